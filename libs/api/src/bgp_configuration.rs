@@ -1,0 +1,83 @@
+//! BGPConfiguration (Calico `api/pkg/apis/projectcalico/v3/bgpconfig.go`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::bgp_peer::{AsNumber, BgpPassword, BgpSessionSettings};
+use crate::kind::Kind;
+use crate::meta::{Body, Resource, WithSpec};
+
+/// The AS of a fleet that names none (Calico's default).
+pub const DEFAULT_AS_NUMBER: u32 = 64512;
+/// BGP's port (RFC 4271 section 8.2.1).
+pub const DEFAULT_LISTEN_PORT: u16 = 179;
+
+pub type BgpConfiguration = Resource<WithSpec<BgpConfigurationSpec>>;
+
+impl Body for WithSpec<BgpConfigurationSpec> {
+    const KIND: Kind = Kind::BgpConfiguration;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CidrBlock {
+    pub cidr: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamedCommunity {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixAdvertisement {
+    pub cidr: String,
+    #[serde(default)]
+    pub communities: Vec<String>,
+}
+
+/// The object `default` is the fleet's; `node.<name>` overrides it on one node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpConfigurationSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_severity_screen: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_to_node_mesh_enabled: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<AsNumber>,
+    #[serde(default, rename = "serviceClusterIPs", skip_serializing_if = "Vec::is_empty")]
+    pub service_cluster_ips: Vec<CidrBlock>,
+    #[serde(default, rename = "serviceExternalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub service_external_ips: Vec<CidrBlock>,
+    #[serde(default, rename = "serviceLoadBalancerIPs", skip_serializing_if = "Vec::is_empty")]
+    pub service_load_balancer_ips: Vec<CidrBlock>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_load_balancer_aggregation: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub communities: Vec<NamedCommunity>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefix_advertisements: Vec<PrefixAdvertisement>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen_port: Option<u16>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bind_mode: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_mesh_password: Option<BgpPassword>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_mesh_max_restart_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignored_interfaces: Vec<String>,
+    #[serde(default, rename = "localWorkloadPeeringIPV4", skip_serializing_if = "Option::is_none")]
+    pub local_workload_peering_ip_v4: Option<String>,
+    #[serde(default, rename = "localWorkloadPeeringIPV6", skip_serializing_if = "Option::is_none")]
+    pub local_workload_peering_ip_v6: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub program_cluster_routes: Option<String>,
+    #[serde(default, rename = "ipv4NormalRoutePriority", skip_serializing_if = "Option::is_none")]
+    pub ipv4_normal_route_priority: Option<i64>,
+    #[serde(default, rename = "ipv6NormalRoutePriority", skip_serializing_if = "Option::is_none")]
+    pub ipv6_normal_route_priority: Option<i64>,
+    /// Defaults for every peer.
+    #[serde(flatten)]
+    pub session: BgpSessionSettings,
+}

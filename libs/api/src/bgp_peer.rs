@@ -1,0 +1,162 @@
+//! BGPPeer (Calico `api/pkg/apis/projectcalico/v3/bgppeer.go`), with the settings of ours that Calico's kind lacks
+//! (stored as annotations `tortie.io/<field>`, see [`BgpSessionSettings`]).
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::kind::Kind;
+use crate::meta::{Body, Resource, WithSpec};
+
+pub type BgpPeer = Resource<WithSpec<BgpPeerSpec>>;
+
+impl Body for WithSpec<BgpPeerSpec> {
+    const KIND: Kind = Kind::BgpPeer;
+}
+
+/// An AS number as users write it: a number, or a string in plain or dotted form (`"1.10"` is 65546).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct AsNumber(pub u32);
+
+impl std::str::FromStr for AsNumber {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let wrong = || format!("'{s}' is not an AS number: use 0 to 4294967295, or two halves up to 65535 as in 1.10");
+        match s.split_once('.') {
+            None => s.parse().map(AsNumber).map_err(|_| wrong()),
+            Some((hi, lo)) => {
+                let (hi, lo): (u16, u16) = (hi.parse().map_err(|_| wrong())?, lo.parse().map_err(|_| wrong())?);
+                Ok(AsNumber(u32::from(hi) << 16 | u32::from(lo)))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for AsNumber {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        match Value::deserialize(d)? {
+            Value::Number(n) => n
+                .as_u64()
+                .and_then(|n| u32::try_from(n).ok())
+                .map(AsNumber)
+                .ok_or_else(|| serde::de::Error::custom(format!("'{n}' is not an AS number: use 0 to 4294967295"))),
+            Value::String(s) => s.parse().map_err(serde::de::Error::custom),
+            other => Err(serde::de::Error::custom(format!("'{other}' is not an AS number"))),
+        }
+    }
+}
+
+impl std::fmt::Display for AsNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKeyRef {
+    pub name: String,
+    pub key: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPassword {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_key_ref: Option<SecretKeyRef>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SourceAddress {
+    #[default]
+    UseNodeIP,
+    None,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NextHopMode {
+    #[default]
+    Auto,
+    #[serde(rename = "Self")]
+    Itself,
+    Keep,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpPeerSpec {
+    /// Exactly this node; excludes `node_selector`. Both empty: every node (a global peer).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<String>,
+    /// `ip`, `ip:port` or `[ip6]:port`.
+    #[serde(default, rename = "peerIP", skip_serializing_if = "Option::is_none")]
+    pub peer_ip: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_number: Option<AsNumber>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_selector: Option<String>,
+    #[serde(default, rename = "localASNumber", skip_serializing_if = "Option::is_none")]
+    pub local_as_number: Option<AsNumber>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<BgpPassword>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<SourceAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_hop_mode: Option<NextHopMode>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keep_original_next_hop: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_restart_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keepalive_time: Option<String>,
+    #[serde(default, rename = "numAllowedLocalASNumbers", skip_serializing_if = "Option::is_none")]
+    pub num_allowed_local_as_numbers: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl_security: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reachable_by: Option<String>,
+    /// BGPFilter names, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_workload_selector: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reverse_peering: Option<String>,
+    #[serde(flatten)]
+    pub session: BgpSessionSettings,
+}
+
+/// Session settings that Calico's kinds lack. Ordinary `spec` fields in YAML; stored as annotations `tortie.io/<field>`
+/// (each value as JSON), so that Calico's own tools carry them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BgpSessionSettings {
+    /// A duration such as `9s`; 0 or at least 3 s (RFC 4271 section 4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connect_retry_time: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub graceful_restart: Option<GracefulRestartSettings>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<bool>,
+}
+
+impl BgpSessionSettings {
+    /// The `spec` fields that are stored as annotations `tortie.io/<field>`.
+    pub const FIELDS: &'static [&'static str] = &["holdTime", "connectRetryTime", "gracefulRestart", "passive"];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum GracefulRestartMode {
+    Enabled,
+    Disabled,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GracefulRestartSettings {
+    pub mode: GracefulRestartMode,
+}

@@ -1,0 +1,149 @@
+//! The stored forms of IPAM (Calico `libcalico-go/lib/backend/model/block.go`, `ipam_handle.go`, `block_affinity.go`):
+//! blocks, affinities, handles, configuration. The algebra on them is the `ipam` crate's.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::kind::Kind;
+use crate::meta::{Body, Resource, WithSpec};
+
+/// An AllocationBlock as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AllocationBlock {
+    pub cidr: IpNet,
+    /// `host:<node>`, `virtual:load-balancer`, or null: no owner.
+    pub affinity: Option<String>,
+    /// RFC 3339; when the block was claimed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub affinity_claim_time: Option<String>,
+    /// Ordinal to index into `attributes`; null is free. Length is the number of addresses.
+    pub allocations: Vec<Option<usize>>,
+    /// Free ordinals, first in first out: the head is allocated next.
+    pub unallocated: Vec<usize>,
+    pub attributes: Vec<AllocationAttribute>,
+    #[serde(rename = "sequenceNumber", default)]
+    pub sequence_number: u64,
+    /// Decimal ordinal to the block's sequence number when that ordinal was allocated.
+    #[serde(rename = "sequenceNumberForAllocation", default)]
+    pub sequence_number_for_allocation: BTreeMap<String, u64>,
+    #[serde(default)]
+    pub deleted: bool,
+    /// Deprecated: read, never written.
+    #[serde(rename = "hostAffinity", default, skip_serializing)]
+    pub host_affinity: Option<String>,
+    /// What we do not know, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AllocationAttribute {
+    #[serde(default)]
+    pub handle_id: Option<String>,
+    /// The active owner's attributes: `pod`, `namespace`, `node`, `type`, `service`, `timestamp` ([`attr`]).
+    #[serde(default)]
+    pub secondary: Option<BTreeMap<String, String>>,
+    #[serde(rename = "alternateOwnerAttrs", default, skip_serializing_if = "Option::is_none")]
+    pub alternate_owner_attrs: Option<BTreeMap<String, String>>,
+    /// RFC 3339; set while the address cools down.
+    #[serde(rename = "releasedAt", default, skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<String>,
+}
+
+/// Keys of [`AllocationAttribute::secondary`].
+pub mod attr {
+    pub const POD: &str = "pod";
+    pub const NAMESPACE: &str = "namespace";
+    pub const NODE: &str = "node";
+    pub const TYPE: &str = "type";
+    pub const SERVICE: &str = "service";
+    pub const TIMESTAMP: &str = "timestamp";
+}
+
+/// State of a node's claim on a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AffinityState {
+    #[serde(rename = "pending")]
+    Pending,
+    #[serde(rename = "confirmed", alias = "")]
+    Confirmed,
+    #[serde(rename = "pendingDeletion")]
+    PendingDeletion,
+}
+
+/// A block affinity as it is stored; an empty value reads as confirmed (Calico's legacy form).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockAffinity {
+    pub state: AffinityState,
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+/// A handle: block CIDR to the number of its addresses in that block.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IpamHandle {
+    pub block: BTreeMap<String, usize>,
+    #[serde(default)]
+    pub deleted: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The IPAM configuration as it is stored under `/calico/ipam/v2/config`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct IpamConfig {
+    #[serde(default)]
+    pub strict_affinity: bool,
+    #[serde(default = "yes")]
+    pub auto_allocate_blocks: bool,
+    /// 0 means the default, 20.
+    #[serde(rename = "maxBlocksPerHost", default, skip_serializing_if = "is_zero")]
+    pub max_blocks_per_host: u32,
+    #[serde(rename = "kubeVirtVMAddressPersistence", default, skip_serializing_if = "Option::is_none")]
+    pub kube_virt_vm_address_persistence: Option<String>,
+    #[serde(rename = "ipCooldownSeconds", default, skip_serializing_if = "is_zero")]
+    pub ip_cooldown_seconds: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl Default for IpamConfig {
+    fn default() -> Self {
+        Self {
+            strict_affinity: false,
+            auto_allocate_blocks: true,
+            max_blocks_per_host: 0,
+            kube_virt_vm_address_persistence: None,
+            ip_cooldown_seconds: 0,
+        }
+    }
+}
+
+/// The user's form of the IPAM configuration; the object is always named `default`. It is stored as [`IpamConfig`].
+pub type IpamConfiguration = Resource<WithSpec<IpamConfigurationSpec>>;
+
+impl Body for WithSpec<IpamConfigurationSpec> {
+    const KIND: Kind = Kind::IpamConfiguration;
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamConfigurationSpec {
+    #[serde(default)]
+    pub strict_affinity: bool,
+    #[serde(default = "yes")]
+    pub auto_allocate_blocks: bool,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub max_blocks_per_host: u32,
+    #[serde(default, rename = "kubeVirtVMAddressPersistence", skip_serializing_if = "Option::is_none")]
+    pub kube_virt_vm_address_persistence: Option<String>,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub ip_cooldown_seconds: u32,
+}

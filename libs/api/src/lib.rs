@@ -1,0 +1,40 @@
+//! The resource types that every program of Tortie speaks, their keys in the store, their validation and the
+//! selector grammar.
+//!
+//! Pure: no sockets, files, clocks or tasks. The JSON form of every type is Calico's (`projectcalico.org/v3`) or
+//! Kubernetes' (`v1`, `discovery.k8s.io/v1`), field for field; what a document holds beyond the fields we use
+//! survives a round trip in `extra`.
+//!
+//! - [`meta`]: `Metadata` and `Resource<S>`, the envelope of every kind
+//! - [`kind`]: the kinds, their plurals, aliases, scope and API groups
+//! - [`key`]: where an object lives in the store (Calico's etcd layout, byte for byte)
+//! - one module per kind or family of kinds
+//! - [`selector`], [`validate`]: the selector grammar; checks a schema cannot express
+
+pub mod bgp_configuration;
+pub mod bgp_filter;
+pub mod bgp_peer;
+pub mod felix_configuration;
+pub mod ip_pool;
+pub mod ipam;
+pub mod key;
+pub mod kind;
+pub mod meta;
+pub mod node;
+pub mod selector;
+pub mod service;
+pub mod validate;
+pub mod workload;
+
+pub use bgp_configuration::{BgpConfiguration, BgpConfigurationSpec};
+pub use bgp_filter::{BgpFilter, BgpFilterSpec};
+pub use bgp_peer::{BgpPeer, BgpPeerSpec};
+pub use felix_configuration::{FelixConfiguration, FelixConfigurationSpec};
+pub use ip_pool::{IpPool, IpPoolSpec, IpReservation, IpReservationSpec};
+pub use key::Key;
+pub use kind::Kind;
+pub use meta::{Metadata, Resource};
+pub use node::{Node, NodeSpec};
+pub use selector::Selector;
+pub use service::{EndpointSlice, Namespace, Pod, Service};
+pub use workload::{WorkloadEndpoint, WorkloadEndpointSpec};

@@ -1,0 +1,78 @@
+//! WorkloadEndpoint (Calico `libcalico-go/lib/apis/v3/workloadendpoint.go`), its name and its interface's name.
+
+use serde::{Deserialize, Serialize};
+
+use crate::kind::Kind;
+use crate::meta::{Body, Resource, WithSpec};
+
+/// Labels that Calico puts on every WorkloadEndpoint beside the pod's own.
+pub const LABEL_NAMESPACE: &str = "projectcalico.org/namespace";
+pub const LABEL_ORCHESTRATOR: &str = "projectcalico.org/orchestrator";
+
+pub type WorkloadEndpoint = Resource<WithSpec<WorkloadEndpointSpec>>;
+
+impl Body for WithSpec<WorkloadEndpointSpec> {
+    const KIND: Kind = Kind::WorkloadEndpoint;
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadEndpointSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub orchestrator: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload: Option<String>,
+    #[serde(default)]
+    pub node: String,
+    #[serde(default, rename = "containerID", skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+    /// Addresses as /32 or /128.
+    #[serde(default)]
+    pub ip_networks: Vec<String>,
+    #[serde(default, rename = "ipv4Gateway", skip_serializing_if = "Option::is_none")]
+    pub ipv4_gateway: Option<String>,
+    #[serde(default, rename = "ipv6Gateway", skip_serializing_if = "Option::is_none")]
+    pub ipv6_gateway: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub profiles: Vec<String>,
+    #[serde(default)]
+    pub interface_name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<WorkloadPort>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadPort {
+    #[serde(default)]
+    pub name: String,
+    #[serde(default)]
+    pub protocol: String,
+    pub port: u16,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_port: Option<u16>,
+    #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<String>,
+}
+
+/// The name of the endpoint of a Kubernetes pod: `<node>-k8s-<pod>-<endpoint>`, dashes inside each part doubled.
+pub fn k8s_endpoint_name(node: &str, pod: &str, endpoint: &str) -> String {
+    format!("{}-k8s-{}-{}", escape(node), escape(pod), escape(endpoint))
+}
+
+/// The name of the endpoint of a container without Kubernetes: `<node>-cni-<containerID>-<endpoint>`.
+pub fn cni_endpoint_name(node: &str, container_id: &str, endpoint: &str) -> String {
+    format!("{}-cni-{}-{}", escape(node), escape(container_id), escape(endpoint))
+}
+
+fn escape(part: &str) -> String {
+    part.replace('-', "--")
+}

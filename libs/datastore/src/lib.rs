@@ -1,0 +1,16 @@
+//! The datastore: one trait, several stores.
+//!
+//! Objects are JSON texts under [`api::Key`]s. Every write is a compare-and-swap on the revision of a key; [`Txn`] does it for
+//! several keys at once where the store can. Revisions only grow; a watch continues from one without loss or says that it
+//! cannot ([`Error::Compacted`]).
+//!
+//! - [`store`]: the trait, keys and values, transactions, errors
+//! - [`sqlite`], [`etcd`]: the embedded store and etcd; [`memory`]: for tests, fails on demand
+//! - [`watcher`]: list and watch as one stream of updates, then in-sync
+//! - [`typed`]: resources in and out, with metadata filled as Calico does
+//! - [`config`]: which store the environment asks for
+//! - [`conformance`]: the suite that every store passes
+
+pub mod store;
+
+pub use store::{DynStore, Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};

@@ -1,0 +1,128 @@
+//! The trait that every store implements.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use api::key::{Key, KeyRange};
+use async_trait::async_trait;
+use futures::Stream;
+
+/// A store-wide version: etcd's revision, SQLite's write counter. Zero is before everything.
+pub type Revision = u64;
+
+/// One stored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyValue {
+    pub key: Key,
+    /// JSON text.
+    pub value: Vec<u8>,
+    /// The revision of the last write of this key.
+    pub mod_revision: Revision,
+}
+
+/// All objects of a range, as they were at `revision`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    pub items: Vec<KeyValue>,
+    /// Watch from here to miss nothing.
+    pub revision: Revision,
+}
+
+/// A change of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Put(KeyValue),
+    Delete { key: Key, revision: Revision },
+}
+
+/// Changes after the revision asked for, in order. An `Err` is the last item.
+pub type WatchStream = Pin<Box<dyn Stream<Item = Result<Event, Error>> + Send>>;
+
+/// One step of a transaction: a condition on the key's present state, and a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// The key must not exist.
+    Create(Key, Vec<u8>),
+    /// The key must be at this revision.
+    Update(Key, Vec<u8>, Revision),
+    /// Unconditional.
+    Put(Key, Vec<u8>),
+    /// The key must be at this revision, or just exist where none is given.
+    Delete(Key, Option<Revision>),
+    /// No write: the key must be at this revision (0: must not exist).
+    Check(Key, Revision),
+}
+
+/// Operations that all happen, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    pub ops: Vec<Op>,
+}
+
+/// What can go wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    #[error("resource already exists: {0}")]
+    AlreadyExists(Key),
+    #[error("resource does not exist: {0}")]
+    NotFound(Key),
+    /// The key has another revision than the caller has seen: read again and retry.
+    #[error("update conflict: {0}")]
+    Conflict(Key),
+    /// The revision to watch from is gone: list again.
+    #[error("revision {0} has been compacted")]
+    Compacted(Revision),
+    /// The write may or may not have happened: read before retrying.
+    #[error("outcome of the write is unknown: {0}")]
+    Unknown(String),
+    /// The store cannot be reached; the text says which, where and why.
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("{key} holds what cannot be read: {reason}")]
+    Corrupt { key: String, reason: String },
+}
+
+/// A store. All methods may be called from many tasks at once.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The object, or `None`.
+    async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error>;
+
+    /// All objects of a range, sorted by path.
+    async fn list(&self, range: &KeyRange) -> Result<Listing, Error>;
+
+    /// Every change of the range after `from`, which a [`Listing`] or a write gave.
+    ///
+    /// # Errors
+    /// [`Error::Compacted`], here or as an item of the stream, when `from` is too old.
+    async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error>;
+
+    /// All operations, or none; the revision of the writes. Fails with the first operation whose condition does not hold:
+    /// [`Error::AlreadyExists`] for a create, [`Error::NotFound`] or [`Error::Conflict`] for the others.
+    async fn txn(&self, txn: Txn) -> Result<Revision, Error>;
+
+    /// Forgets history before `revision`; watches from there on still work.
+    async fn compact(&self, revision: Revision) -> Result<(), Error>;
+
+    /// What and where this is, for messages: `sqlite /var/lib/tortie/tortie.db`, `etcd http://10.0.0.1:2379`.
+    fn describe(&self) -> String;
+
+    async fn create(&self, key: Key, value: Vec<u8>) -> Result<Revision, Error> {
+        self.txn(Txn { ops: vec![Op::Create(key, value)] }).await
+    }
+
+    async fn update(&self, key: Key, value: Vec<u8>, revision: Revision) -> Result<Revision, Error> {
+        self.txn(Txn { ops: vec![Op::Update(key, value, revision)] }).await
+    }
+
+    async fn put(&self, key: Key, value: Vec<u8>) -> Result<Revision, Error> {
+        self.txn(Txn { ops: vec![Op::Put(key, value)] }).await
+    }
+
+    async fn delete(&self, key: Key, revision: Option<Revision>) -> Result<Revision, Error> {
+        self.txn(Txn { ops: vec![Op::Delete(key, revision)] }).await
+    }
+}
+
+/// A shared store.
+pub type DynStore = Arc<dyn Store>;
