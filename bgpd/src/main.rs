@@ -1,1 +1,6 @@
+//! bgpd: Tortie's BGP speaker.
+
+mod config;
+mod speaker;
+
 fn main() {}
