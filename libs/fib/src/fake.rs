@@ -1,0 +1,154 @@
+//! A kernel in memory that fails on demand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link};
+use crate::route::{Route, RouteKey};
+
+/// A kernel in memory. What is changed through its own methods is reported to monitors, as are writes.
+#[derive(Debug, Default)]
+pub struct Fake {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    routes: BTreeMap<RouteKey, Route>,
+    links: BTreeMap<u32, Link>,
+    addrs: BTreeSet<Addr>,
+    refused: BTreeSet<RouteKey>,
+    dumps_fail: bool,
+    changes: Vec<Change>,
+    monitors: Vec<mpsc::Sender<Vec<Event>>>,
+}
+
+impl State {
+    fn emit(&mut self, event: &Event) {
+        self.monitors.retain(|m| m.try_send(vec![event.clone()]).is_ok());
+    }
+
+    fn write(&mut self, change: Change) -> Result<(), Error> {
+        let key = change.key();
+        if self.refused.contains(&key) {
+            let source = io::Error::from_raw_os_error(libc::EINVAL);
+            return Err(Error::Refused { attempted: format!("write {key}"), reason: None, source });
+        }
+        self.changes.push(change.clone());
+        match change {
+            Change::Replace(key, route) => {
+                self.routes.insert(key, route.clone());
+                self.emit(&Event::RouteChanged(KernelRoute { key, route }));
+            }
+            Change::Delete(key, protocol) => {
+                if self.routes.get(&key).is_some_and(|r| r.protocol == protocol) {
+                    self.routes.remove(&key);
+                    self.emit(&Event::RouteRemoved(key, protocol));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Fake {
+    /// An empty kernel.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The routes it holds.
+    pub fn routes(&self) -> BTreeMap<RouteKey, Route> {
+        self.state().routes.clone()
+    }
+
+    /// The writes since the last call, without refused ones.
+    pub fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut self.state().changes)
+    }
+
+    /// Somebody else sets a route.
+    pub fn set_route(&self, key: RouteKey, route: Route) {
+        let mut state = self.state();
+        state.routes.insert(key, route.clone());
+        state.emit(&Event::RouteChanged(KernelRoute { key, route }));
+    }
+
+    /// Somebody else removes a route.
+    pub fn remove_route(&self, key: &RouteKey) {
+        let mut state = self.state();
+        if let Some(route) = state.routes.remove(key) {
+            state.emit(&Event::RouteRemoved(*key, route.protocol));
+        }
+    }
+
+    /// A link appears or changes.
+    pub fn set_link(&self, link: Link) {
+        let mut state = self.state();
+        state.links.insert(link.index, link.clone());
+        state.emit(&Event::LinkChanged(link));
+    }
+
+    /// An address appears.
+    pub fn add_addr(&self, addr: Addr) {
+        let mut state = self.state();
+        state.addrs.insert(addr);
+        state.emit(&Event::AddrAdded(addr));
+    }
+
+    /// Refuses to write this key, or no longer.
+    pub fn refuse(&self, key: RouteKey, refuse: bool) {
+        let mut state = self.state();
+        if refuse {
+            state.refused.insert(key)
+        } else {
+            state.refused.remove(&key)
+        };
+    }
+
+    /// Makes every dump fail, or no longer.
+    pub fn fail_dumps(&self, fail: bool) {
+        self.state().dumps_fail = fail;
+    }
+
+    fn dump<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Error> {
+        let state = self.state();
+        if state.dumps_fail {
+            return Err(Error::Socket { attempted: "dump", source: io::Error::from_raw_os_error(libc::ENOBUFS) });
+        }
+        Ok(read(&state))
+    }
+}
+
+#[async_trait::async_trait]
+impl Kernel for Fake {
+    async fn dump_routes(&self) -> Result<Vec<KernelRoute>, Error> {
+        self.dump(|s| s.routes.iter().map(|(k, r)| KernelRoute { key: *k, route: r.clone() }).collect())
+    }
+
+    async fn dump_links(&self) -> Result<Vec<Link>, Error> {
+        self.dump(|s| s.links.values().cloned().collect())
+    }
+
+    async fn dump_addrs(&self) -> Result<Vec<Addr>, Error> {
+        self.dump(|s| s.addrs.iter().copied().collect())
+    }
+
+    async fn apply(&self, changes: Vec<Change>) -> Vec<Result<(), Error>> {
+        let mut state = self.state();
+        changes.into_iter().map(|change| state.write(change)).collect()
+    }
+
+    fn monitor(&self) -> Result<mpsc::Receiver<Vec<Event>>, Error> {
+        let (tx, rx) = mpsc::channel(4096);
+        self.state().monitors.push(tx);
+        Ok(rx)
+    }
+}

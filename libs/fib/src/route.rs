@@ -1,0 +1,99 @@
+//! Routes of the main table: key, target, ownership.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+/// The protocol number of felix's routes: no other program's (`/etc/iproute2/rt_protos`).
+pub const PROTOCOL_FELIX: u8 = 201;
+/// The protocol number of the routes that bgpd learned.
+pub const PROTOCOL_BGPD: u8 = 202;
+
+/// Priority (metric) of what this node serves itself: workloads, blocks, services. Calico's normal priority.
+pub const PRIORITY_LOCAL: u32 = 1024;
+/// Priority of routes learned by BGP: they lose against what this node serves itself and win against
+/// [`PRIORITY_BORROWED`].
+pub const PRIORITY_LEARNED: u32 = 1536;
+/// Priority of felix's routes to borrowed addresses on other nodes: used only while BGP teaches no better one.
+pub const PRIORITY_BORROWED: u32 = 2048;
+
+/// What identifies a route of the main table. The kernel replaces a route of the same key, whoever owns it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Masked.
+    pub dst: IpNet,
+    /// The metric; the lowest is used. IPv6 has no 0: the kernel makes it 1024.
+    pub priority: u32,
+}
+
+impl RouteKey {
+    /// The key of `dst` (masked here) at `priority`.
+    pub fn new(dst: IpNet, priority: u32) -> Self {
+        Self { dst: dst.trunc(), priority }
+    }
+}
+
+impl std::fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} metric {}", self.dst, self.priority)
+    }
+}
+
+/// A gateway on a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NextHop {
+    /// Of either family: an IPv4 route may go by an IPv6 gateway (RFC 8950).
+    pub via: IpAddr,
+    pub ifindex: u32,
+    /// The gateway is taken to be on the link, whatever the addresses there say.
+    pub onlink: bool,
+}
+
+/// Where a route's packets go.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    Blackhole,
+    /// Directly on a link (scope link), without a gateway.
+    Link {
+        ifindex: u32,
+    },
+    /// One gateway, or several with equal cost; sorted, without duplicates, never empty.
+    Gateways(Vec<NextHop>),
+    /// Something that we read and never write (unreachable, prohibit, next-hop objects, gateways mixed with links).
+    Other,
+}
+
+/// The value of a route.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Route {
+    pub target: Target,
+    /// The owner.
+    pub protocol: u8,
+    /// The preferred source address of what this host sends.
+    pub source: Option<IpAddr>,
+}
+
+impl Route {
+    /// A route without a source address, in normal form.
+    pub fn new(target: Target, protocol: u8) -> Self {
+        Self { target, protocol, source: None }.normal()
+    }
+
+    /// The same route with its next hops sorted and without duplicates: the kernel keeps IPv6 ones in no order.
+    pub fn normal(mut self) -> Self {
+        if let Target::Gateways(hops) = &mut self.target {
+            hops.sort_unstable();
+            hops.dedup();
+        }
+        self
+    }
+
+    /// The links that the route needs.
+    pub fn links(&self) -> Vec<u32> {
+        match &self.target {
+            Target::Link { ifindex } => vec![*ifindex],
+            Target::Gateways(hops) => hops.iter().map(|h| h.ifindex).collect(),
+            Target::Blackhole | Target::Other => Vec::new(),
+        }
+    }
+}
