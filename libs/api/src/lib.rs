@@ -9,11 +9,13 @@
 //! - [`kind`]: the kinds, their plurals, aliases, scope and API groups
 //! - [`key`]: where an object lives in the store (Calico's etcd layout, byte for byte)
 //! - one module per kind or family of kinds
+//! - [`extension`]: `spec` fields that Calico lacks, kept as annotations in the store
 //! - [`selector`], [`validate`]: the selector grammar; checks a schema cannot express
 
 pub mod bgp_configuration;
 pub mod bgp_filter;
 pub mod bgp_peer;
+pub mod extension;
 pub mod felix_configuration;
 pub mod ip_pool;
 pub mod ipam;
