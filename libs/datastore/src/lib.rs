@@ -11,6 +11,11 @@
 //! - [`config`]: which store the environment asks for
 //! - [`conformance`]: the suite that every store passes
 
+pub mod config;
+pub mod memory;
+pub mod sqlite;
 pub mod store;
+pub mod typed;
+pub mod watcher;
 
 pub use store::{DynStore, Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};

@@ -1,5 +1,6 @@
 //! The trait that every store implements.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -35,6 +36,24 @@ pub enum Event {
     Delete { key: Key, revision: Revision },
 }
 
+impl Event {
+    /// The revision of the write that this event tells of.
+    pub fn revision(&self) -> Revision {
+        match self {
+            Self::Put(kv) => kv.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+
+    /// The key that changed.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Put(kv) => &kv.key,
+            Self::Delete { key, .. } => key,
+        }
+    }
+}
+
 /// Changes after the revision asked for, in order. An `Err` is the last item.
 pub type WatchStream = Pin<Box<dyn Stream<Item = Result<Event, Error>> + Send>>;
 
@@ -53,10 +72,57 @@ pub enum Op {
     Check(Key, Revision),
 }
 
-/// Operations that all happen, or none.
+impl Op {
+    /// The key this operation is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Self::Create(key, _)
+            | Self::Update(key, _, _)
+            | Self::Put(key, _)
+            | Self::Delete(key, _)
+            | Self::Check(key, _) => key,
+        }
+    }
+
+    /// Whether the condition holds for a key that is at `present` (`None`: absent), and the error where it does not.
+    pub fn check(&self, present: Option<Revision>) -> Result<(), Error> {
+        let key = || self.key().clone();
+        match (self, present) {
+            (Self::Put(..), _)
+            | (Self::Create(..), None)
+            | (Self::Check(_, 0), None)
+            | (Self::Delete(_, None), Some(_)) => Ok(()),
+            (Self::Create(..), Some(_)) => Err(Error::AlreadyExists(key())),
+            (Self::Update(..) | Self::Delete(..) | Self::Check(..), None) => Err(Error::NotFound(key())),
+            (
+                Self::Update(_, _, expected) | Self::Delete(_, Some(expected)) | Self::Check(_, expected),
+                Some(present),
+            ) => {
+                if *expected == present {
+                    Ok(())
+                } else {
+                    Err(Error::Conflict(key()))
+                }
+            }
+        }
+    }
+}
+
+/// Operations that all happen, or none. Conditions are about the state before the transaction; no key occurs twice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Txn {
     pub ops: Vec<Op>,
+}
+
+impl Txn {
+    /// Refuses a transaction that names a key twice: no store can say what that would mean.
+    pub fn check_keys(&self) -> Result<(), Error> {
+        let mut seen = HashSet::new();
+        match self.ops.iter().find(|op| !seen.insert(op.key())) {
+            Some(op) => Err(Error::Invalid(format!("a transaction names {} twice", op.key()))),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What can go wrong.
@@ -78,6 +144,9 @@ pub enum Error {
     /// The store cannot be reached; the text says which, where and why.
     #[error("{0}")]
     Unavailable(String),
+    /// The request or the configuration is wrong; trying again does not help.
+    #[error("{0}")]
+    Invalid(String),
     #[error("{key} holds what cannot be read: {reason}")]
     Corrupt { key: String, reason: String },
 }
