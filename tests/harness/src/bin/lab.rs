@@ -1,0 +1,173 @@
+//! `lab`: builds the network of the seed out of namespaces and proves that it works; see `lab quickstart --help`.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+use harness::capability::{self, Capability};
+use harness::cluster::{Options, Store};
+use harness::evidence::say;
+use harness::switch::Tor;
+use harness::traffic::{self, Transport};
+use harness::{guard, main_job};
+
+#[derive(Parser)]
+#[command(version, about = "Two leaf switches, a client, three workers: Tortie's network in namespaces of this machine")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds the lab, runs the main job with its evidence, and removes the lab.
+    Quickstart {
+        /// Leave the lab running, and print how to enter it and how to take it down.
+        #[arg(long)]
+        keep: bool,
+        /// The router of the leaf switches.
+        #[arg(long, value_enum, default_value_t)]
+        tor: Tor,
+        /// The store of the cluster.
+        #[arg(long, value_enum, default_value_t)]
+        store: Store,
+        /// Give the leaves AS numbers of their own.
+        #[arg(long)]
+        ebgp: bool,
+    },
+    /// Removes a lab, or all that dead runs left behind.
+    Down {
+        id: Option<String>,
+        /// Every kept lab and every one whose owner is gone.
+        #[arg(long, conflicts_with = "id")]
+        all_mine: bool,
+    },
+    /// Lists the labs of this machine.
+    List,
+    /// Says which tests this machine can run; one capability a line, with the reason when it is missing.
+    Probe,
+    /// A server that answers with its name, TCP and UDP.
+    #[command(hide = true)]
+    Serve {
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        port: u16,
+    },
+    /// Sends requests and prints the answers.
+    Fetch {
+        transport: Transport,
+        to: SocketAddr,
+        #[arg(long, default_value_t = 1)]
+        count: usize,
+    },
+    /// Sends requests until SIGTERM and prints what was lost.
+    Load {
+        transport: Transport,
+        to: SocketAddr,
+        #[arg(long, default_value_t = 10)]
+        interval_ms: u64,
+    },
+    /// Reads a stream until SIGTERM and prints how long it stalled.
+    Transfer { to: SocketAddr },
+    /// Keeps this namespace's kernel in step with its GoBGP.
+    #[command(hide = true)]
+    GobgpFib,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Quickstart { keep, tor, store, ebgp } => quickstart(Options { tor, store, ebgp }, keep),
+        Command::Down { id, all_mine } => down(id, all_mine),
+        Command::List => {
+            for (id, alive, keep) in guard::labs() {
+                let state = if alive { "running" } else if keep { "kept" } else { "left behind" };
+                say(&format!("{id}  {state}  {}", guard::dir(&id).display()));
+            }
+            Ok(())
+        }
+        Command::Probe => {
+            for capability in Capability::ALL {
+                match capability::missing(capability) {
+                    None => say(&format!("{capability}\tyes")),
+                    Some(reason) => say(&format!("{capability}\tno\t{reason}")),
+                }
+            }
+            Ok(())
+        }
+        Command::Serve { name, port } => traffic::serve(&name, port),
+        Command::Fetch { transport, to, count } => fetch(transport, to, count),
+        Command::Load { transport, to, interval_ms } => traffic::load(transport, to, Duration::from_millis(interval_ms)),
+        Command::Transfer { to } => traffic::transfer(to),
+        Command::GobgpFib => harness::switch::gobgp_fib(),
+    }
+}
+
+fn quickstart(options: Options, keep: bool) -> Result<()> {
+    let mut needed = vec![Capability::Namespaces, Capability::Bpf];
+    needed.push(match options.tor {
+        Tor::Frr => Capability::Frr,
+        Tor::Bird => Capability::Bird,
+        Tor::Gobgp => Capability::Gobgp,
+    });
+    if options.store == Store::Etcd {
+        needed.push(Capability::Etcd);
+    }
+    let missing: Vec<String> = needed.into_iter().filter_map(|c| Some(format!("{c}: {}", capability::missing(c)?))).collect();
+    if !missing.is_empty() {
+        bail!("the lab needs, and this machine lacks:\n  {}", missing.join("\n  "));
+    }
+    let lab = main_job::run(options)?;
+    if keep {
+        say(&format!("\n{}", lab.keep()?));
+    }
+    Ok(())
+}
+
+fn down(id: Option<String>, all_mine: bool) -> Result<()> {
+    let labs = guard::labs();
+    let chosen: Vec<String> = match (id, all_mine) {
+        (Some(id), _) => {
+            if !labs.iter().any(|(known, ..)| *known == id) {
+                bail!("no lab {id} in {}; `lab list` shows what there is", guard::LABS);
+            }
+            vec![id]
+        }
+        (None, true) => labs.into_iter().filter(|(_, alive, _)| !alive).map(|(id, ..)| id).collect(),
+        (None, false) => bail!("say which lab (`lab list` shows them), or --all-mine"),
+    };
+    for id in chosen {
+        guard::down(&id)?;
+        say(&format!("lab {id} is gone"));
+    }
+    Ok(())
+}
+
+fn fetch(transport: Transport, to: SocketAddr, count: usize) -> Result<()> {
+    let mut lost = 0;
+    for _ in 0..count {
+        match traffic::fetch(transport, to) {
+            Ok(answer) => say(&answer),
+            Err(error) => {
+                lost += 1;
+                say(&format!("lost: {error:#}"));
+            }
+        }
+    }
+    if lost > 0 {
+        bail!("{lost} of {count} requests to {to} had no answer");
+    }
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What this machine allows. A test names the strongest thing it needs in its `#[ignore = "needs …"]`; `tests/run.sh` runs
+//! it where that is there, and lists it as skipped where it is not.
+
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::guard;
+use crate::switch::{Tor, is_installed};
+
+/// One thing a test may need. Each includes the ones that its tests cannot do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Capability {
+    Namespaces,
+    Bpf,
+    Etcd,
+    Frr,
+    Bird,
+    Gobgp,
+}
+
+impl Capability {
+    pub const ALL: [Capability; 6] = [
+        Capability::Namespaces,
+        Capability::Bpf,
+        Capability::Etcd,
+        Capability::Frr,
+        Capability::Bird,
+        Capability::Gobgp,
+    ];
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Capability::Namespaces => "network namespaces",
+            Capability::Bpf => "BPF",
+            Capability::Etcd => "etcd",
+            Capability::Frr => "FRR",
+            Capability::Bird => "BIRD",
+            Capability::Gobgp => "GoBGP",
+        })
+    }
+}
+
+/// Why a capability is missing, or `None` when it is there.
+pub fn missing(capability: Capability) -> Option<String> {
+    match capability {
+        Capability::Namespaces => no_namespaces(),
+        Capability::Bpf => no_namespaces().or_else(no_bpf),
+        Capability::Etcd => {
+            let there = ["/usr/bin/etcd", "/usr/local/bin/etcd"].iter().any(|p| Path::new(p).exists());
+            (!there).then(|| "etcd is not installed (Debian package etcd-server)".into())
+        }
+        Capability::Frr => no_router(Tor::Frr, "frr"),
+        Capability::Bird => no_router(Tor::Bird, "bird2"),
+        Capability::Gobgp => no_router(Tor::Gobgp, "gobgpd"),
+    }
+}
+
+fn no_router(tor: Tor, package: &str) -> Option<String> {
+    let absent = || (!is_installed(tor)).then(|| format!("{} is not installed (Debian package {package})", tor.title()));
+    no_namespaces().or_else(absent)
+}
+
+/// Makes a namespace with a veth pair in it: what an unprivileged container may not.
+fn no_namespaces() -> Option<String> {
+    if !nix::unistd::geteuid().is_root() {
+        return Some("network namespaces need root; run it with sudo".into());
+    }
+    let script = "ip link add probe0 type veth peer name probe1 && sysctl -q -w net.ipv4.ip_forward=1";
+    let why = "this machine does not allow it to make network namespaces (in a container: --privileged)";
+    refused(&["unshare", "--net", "sh", "-c", script], why)
+}
+
+/// Mounts a bpffs and looks for a place to attach: what felix needs from the kernel it checks itself, by name.
+fn no_bpf() -> Option<String> {
+    if !Path::new("/sys/kernel/btf/vmlinux").exists() {
+        return Some("the kernel has no BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF)".into());
+    }
+    let mount = "mount -t bpf bpf /mnt";
+    if let Some(reason) = refused(&["unshare", "--mount", "sh", "-c", mount], "this machine does not allow it to mount a bpffs") {
+        return Some(reason);
+    }
+    if guard::cgroup_mount().is_some() {
+        return None;
+    }
+    refused(&["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /mnt"], "there is no cgroup v2, and none can be mounted")
+}
+
+fn refused(argv: &[&str], why: &str) -> Option<String> {
+    match Command::new(argv[0]).args(&argv[1..]).output() {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            Some(format!("{why}; `{}` said: {}", argv.join(" "), said.trim()))
+        }
+        Err(error) => Some(format!("{why}; {} cannot be started: {error}", argv[0])),
+    }
+}
