@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::etcd::EtcdStore;
 use crate::sqlite::SqliteStore;
 use crate::store::{DynStore, Error};
 
@@ -102,7 +103,7 @@ impl StoreConfig {
     pub async fn open(&self) -> Result<DynStore, Error> {
         match self {
             Self::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path).await?)),
-            Self::Etcd(_) => Err(Error::Invalid("etcd".into())),
+            Self::Etcd(config) => Ok(Arc::new(EtcdStore::connect(config).await?)),
         }
     }
 }
