@@ -1,1 +1,23 @@
-//! ipam
+//! Address management: pools, blocks, affinities and handles, as Calico keeps them in the store.
+//!
+//! An allocation is one transaction over the block, its owner's affinity and the handle, so that no crash leaves one without the
+//! others, and no reader sees a claim that is half made. Every write is conditional on what was read; a lost race is read again
+//! and retried. The crate decides which address; it knows nothing of interfaces and routes.
+//!
+//! - [`block`]: the arithmetic of one block (pure)
+//! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
+//! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
+//! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`], [`release`]: its two directions
+
+pub mod allocator;
+pub mod assign;
+pub mod block;
+pub mod handle;
+pub mod pool;
+pub mod release;
+
+pub use allocator::{Error, IpInfo, Ipam};
+pub use api::ip_pool::AllowedUse;
+pub use api::ipam::{AllocationBlock, IpamConfig};
+pub use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
+pub use assign::{AssignRequest, Assignment};
