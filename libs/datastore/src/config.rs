@@ -107,3 +107,6 @@ impl StoreConfig {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@
 //! - [`conformance`]: the suite that every store passes
 
 pub mod config;
+pub mod conformance;
 pub mod etcd;
 pub mod memory;
 pub mod sqlite;

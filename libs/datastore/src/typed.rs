@@ -197,3 +197,6 @@ fn ipam_config(document: &Value) -> Value {
     }
     Value::Object(stored)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::key::{Key, KeyRange};
 use futures::StreamExt;
@@ -23,7 +23,7 @@ use crate::store::{DynStore, Error, Event, KeyValue, Listing, Revision};
 /// Updates that may wait for the receiver before the store is read more slowly.
 const QUEUE: usize = 1024;
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LAST: Duration = Duration::from_secs(5);
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
 
 /// What a receiver learns, in order per key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,12 +132,17 @@ impl Follower {
             Err(error) => return Ok(error),
         };
         self.shared.reached();
+        let opened = Instant::now();
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.send_event(event).await?,
-                Err(error) => return Ok(error),
+                Err(error) => {
+                    if opened.elapsed() > BACKOFF_LAST {
+                        self.backoff = BACKOFF_FIRST;
+                    }
+                    return Ok(error);
+                }
             }
-            self.backoff = BACKOFF_FIRST;
         }
         Ok(Error::Unavailable(format!("{}: the watch ended", store.describe())))
     }

@@ -1,0 +1,234 @@
+//! etcd passes the suite, also through a restart of the server. Each test runs a server of its own on free loopback ports.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::key::{Key, KeyRange};
+use datastore::config::{EtcdConfig, StoreConfig, from_vars};
+use datastore::conformance;
+use datastore::etcd::EtcdStore;
+use datastore::watcher::{self, Update};
+use datastore::{DynStore, Error, Event};
+use futures::StreamExt;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server that is killed when the test ends.
+struct Server {
+    process: Child,
+    directory: tempfile::TempDir,
+    client_port: u16,
+    peer_port: u16,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+struct Tls {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl Server {
+    async fn start(tls: Option<Tls>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        // Both listeners are open at once, so that the ports differ.
+        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [client_port, peer_port] = ports.map(|l| l.local_addr().unwrap().port());
+        let process = spawn(directory.path(), client_port, peer_port, tls.as_ref());
+        let server = Self { process, directory, client_port, peer_port, tls };
+        server.wait().await;
+        server
+    }
+
+    async fn restart(&mut self) {
+        self.kill();
+        self.process = spawn(self.directory.path(), self.client_port, self.peer_port, self.tls.as_ref());
+        self.wait().await;
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn config(&self) -> EtcdConfig {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let mut config = EtcdConfig {
+            endpoints: vec![format!("{scheme}://127.0.0.1:{}", self.client_port)],
+            ..EtcdConfig::default()
+        };
+        if let Some(tls) = &self.tls {
+            config.ca_cert_file = Some(tls.ca.clone());
+            config.cert_file = Some(tls.cert.clone());
+            config.key_file = Some(tls.key.clone());
+        }
+        config
+    }
+
+    async fn open(&self) -> DynStore {
+        StoreConfig::Etcd(self.config()).open().await.unwrap()
+    }
+
+    async fn wait(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = EtcdStore::connect(&self.config()).await {
+            assert!(Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(directory: &Path, client_port: u16, peer_port: u16, tls: Option<&Tls>) -> Child {
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let client = format!("{scheme}://127.0.0.1:{client_port}");
+    let peer = format!("http://127.0.0.1:{peer_port}");
+    let mut command = Command::new("etcd");
+    command
+        .args(["--name", "test", "--log-level", "error", "--data-dir"])
+        .arg(directory.join("data"))
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .arg(format!("--initial-cluster=test={peer}"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if let Some(tls) = tls {
+        command.arg("--client-cert-auth").arg("--trusted-ca-file").arg(&tls.ca);
+        command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
+    }
+    command.spawn().unwrap()
+}
+
+fn handle(name: &str) -> Key {
+    Key::IpamHandle(name.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn conforms() {
+    let server = Arc::new(Server::start(None).await);
+    let shared = server.clone();
+    conformance::all(conformance::open_with(move || {
+        let server = shared.clone();
+        async move { server.open().await }
+    }))
+    .await;
+}
+
+/// `kill -9` and a restart: what was acknowledged is there, the same client goes on, a watcher misses nothing.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn a_killed_server_loses_nothing_and_clients_reconnect() {
+    let mut server = Server::start(None).await;
+    let store = server.open().await;
+    let mut updates = watcher::watch(store.clone(), vec![KeyRange::Handles]);
+    assert_eq!(updates.recv().await, Some(Update::InSync));
+    for round in 0..3 {
+        for n in 0..20 {
+            store.put(handle(&format!("{round}-{n}")), b"{}".into()).await.unwrap();
+        }
+        server.kill();
+        let error = store.put(handle("lost"), b"{}".into()).await.unwrap_err();
+        assert!(matches!(error, Error::Unknown(_) | Error::Unavailable(_)), "{error}");
+        server.restart().await;
+        // The client reconnects by itself.
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = store.put(handle(&format!("{round}-after")), b"{}".into()).await {
+            assert!(Instant::now() < deadline, "{error}");
+        }
+        for _ in 0..21 {
+            let update = tokio::time::timeout(PATIENCE, updates.recv()).await.unwrap().unwrap();
+            let Update::Put(kv) = update else { panic!("{update:?}") };
+            assert!(kv.key.to_string().contains(&format!("/{round}-")), "{}", kv.key);
+        }
+        // Later rounds see the watcher's next session; nothing of this one is repeated.
+        assert!(updates.is_empty(), "{:?}", updates.recv().await);
+    }
+    assert_eq!(store.list(&KeyRange::Handles).await.unwrap().items.len(), 63);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn tls_with_client_certificates() {
+    let directory = tempfile::tempdir().unwrap();
+    let tls = make_certificates(directory.path());
+    let server = Server::start(Some(tls.clone())).await;
+    let store = server.open().await;
+    let revision = store.put(handle("a"), b"{}".into()).await.unwrap();
+    let mut events = store.watch(&KeyRange::Handles, revision - 1).await.unwrap();
+    assert!(matches!(events.next().await, Some(Ok(Event::Put(_)))));
+
+    let plain =
+        EtcdConfig { endpoints: vec![format!("http://127.0.0.1:{}", server.client_port)], ..EtcdConfig::default() };
+    let no_ca = EtcdConfig { ca_cert_file: None, ..server.config() };
+    let no_file = EtcdConfig { cert_file: Some("/nonexistent/cert.pem".into()), ..server.config() };
+    let no_pem = EtcdConfig { ca_cert_file: Some("/dev/null".into()), ..server.config() };
+    let rows: [(EtcdConfig, &[&str]); 4] = [
+        (plain, &["https://"]),
+        (no_ca, &["ETCD_CA_CERT_FILE"]),
+        (no_file, &["ETCD_CERT_FILE", "/nonexistent/cert.pem", "No such file"]),
+        (no_pem, &["ETCD_CA_CERT_FILE", "/dev/null", "no PEM"]),
+    ];
+    for (config, parts) in rows {
+        let Err(error) = EtcdStore::connect(&config).await else { panic!("connected with {config:?}") };
+        for part in parts {
+            assert!(error.to_string().contains(part), "\"{error}\" lacks \"{part}\"");
+        }
+    }
+}
+
+/// A CA and a certificate for 127.0.0.1 that serves both sides.
+fn make_certificates(directory: &Path) -> Tls {
+    let at = |name: &str| directory.join(name);
+    let run = |args: &[&str]| {
+        let output = Command::new("openssl").args(args).current_dir(directory).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    std::fs::write(at("san"), "subjectAltName=IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n").unwrap();
+    run(&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.pem"]);
+    run(&["req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=test", "-keyout", "key.pem", "-out", "csr"]);
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        "csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-extfile",
+        "san",
+        "-out",
+        "cert.pem",
+    ]);
+    Tls { ca: at("ca.pem"), cert: at("cert.pem"), key: at("key.pem") }
+}
+
+/// No etcd needed: nobody listens there, or what listens never answers.
+#[tokio::test]
+async fn an_unreachable_store_is_reported_within_five_seconds() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    let rows = [(closed, "Connection refused"), (silent_address, "the port is open")];
+    for (address, cause) in rows {
+        let config = from_vars(|name| (name == "ETCD_ENDPOINTS").then(|| format!("http://{address}"))).unwrap();
+        let started = Instant::now();
+        let Err(error) = config.open().await else { panic!("opened {address}") };
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        for part in [&format!("http://{address}"), cause, "check", "ETCD_ENDPOINTS"] {
+            assert!(error.to_string().contains(part), "\"{error}\" lacks \"{part}\"");
+        }
+    }
+}

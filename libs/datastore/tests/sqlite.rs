@@ -1,0 +1,245 @@
+//! SQLite passes the suite; several processes share the file; a killed process loses nothing that was acknowledged.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use api::key::{Key, KeyRange};
+use datastore::conformance;
+use datastore::sqlite::SqliteStore;
+use datastore::watcher::{self, Update};
+use datastore::{DynStore, Error, Event, Op, Txn};
+use futures::StreamExt;
+
+/// What a child process does, and where: the test binary starts itself with these and runs [`child`].
+const ROLE: &str = "TORTIE_TEST_ROLE";
+const FILE: &str = "TORTIE_TEST_FILE";
+
+const CHILD_INCREMENTS: u64 = 25;
+
+fn handle(name: &str) -> Key {
+    Key::IpamHandle(name.into())
+}
+
+fn nanos_now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()
+}
+
+async fn open(path: &Path) -> DynStore {
+    Arc::new(SqliteStore::open(path).await.unwrap())
+}
+
+/// A child process that is killed when the test ends.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(role: &str, path: &Path) -> Process {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env(ROLE, role)
+        .env(FILE, path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+/// Not a test by itself: what the other tests run in processes of their own.
+#[tokio::test]
+async fn child() {
+    let (Ok(role), Ok(path)) = (std::env::var(ROLE), std::env::var(FILE)) else { return };
+    let store = open(Path::new(&path)).await;
+    match role.as_str() {
+        "increment" => {
+            for _ in 0..CHILD_INCREMENTS {
+                conformance::increment(&*store, &handle("counter")).await;
+            }
+        }
+        // Writes the time, so that whoever watches knows how old an event is.
+        "clock" => {
+            for _ in 0..100 {
+                store.put(handle("clock"), nanos_now().to_string().into_bytes()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        // Two keys in step, and a line for each acknowledged write, until killed.
+        "pairs" => {
+            for n in 1_u64.. {
+                let value = n.to_string().into_bytes();
+                let ops = vec![Op::Put(handle("left"), value.clone()), Op::Put(handle("right"), value)];
+                store.txn(Txn { ops }).await.unwrap();
+                let mut out = std::io::stdout().lock();
+                writeln!(out, "acknowledged {n}").unwrap();
+                out.flush().unwrap();
+            }
+        }
+        other => panic!("no such role: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    conformance::all(conformance::open_with(move || {
+        let path = path.clone();
+        async move { open(&path).await }
+    }))
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_increment_one_counter_and_none_is_lost() {
+    const PROCESSES: u64 = 8;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let from = store.put(handle("counter"), b"0".into()).await.unwrap();
+    let mut events = store.watch(&KeyRange::Handles, from).await.unwrap();
+    let children: Vec<Process> = (0..PROCESSES).map(|_| start("increment", &path)).collect();
+    for expected in 1..=PROCESSES * CHILD_INCREMENTS {
+        let event = tokio::time::timeout(Duration::from_secs(60), events.next()).await.unwrap().unwrap().unwrap();
+        let Event::Put(kv) = event else { panic!("{event:?}") };
+        assert_eq!(kv.value, expected.to_string().into_bytes(), "each value is seen once, in order");
+    }
+    for mut child in children {
+        assert!(child.0.wait().unwrap().success());
+    }
+}
+
+/// The signal wakes watchers of other processes: an event is far younger than the fallback poll of 1 s.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_processs_write_is_seen_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let mut events = store.watch(&KeyRange::Handles, 0).await.unwrap();
+    let _child = start("clock", &path);
+    let mut ages = Vec::new();
+    while ages.len() < 100 {
+        let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap().unwrap();
+        let Event::Put(kv) = event else { panic!("{event:?}") };
+        let written: u128 = String::from_utf8(kv.value).unwrap().parse().unwrap();
+        ages.push(Duration::from_nanos(u64::try_from(nanos_now() - written).unwrap()));
+    }
+    ages.sort();
+    println!("age of an event, commit included: median {:?}, 90 of 100 below {:?}", ages[50], ages[90]);
+    assert!(ages[50] < Duration::from_millis(200), "median {:?}", ages[50]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_process_loses_no_acknowledged_write_and_leaves_no_half() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    for round in 0..6_u64 {
+        let mut child = start("pairs", &path);
+        let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+        let mut acknowledged = 0;
+        let deadline = Instant::now() + Duration::from_millis(30 + 17 * round);
+        // At least some writes, then a kill at a moment that differs each round.
+        let mut read = |acknowledged: &mut u64| match lines.next() {
+            Some(Ok(line)) => {
+                if let Some(n) = line.split("acknowledged ").nth(1) {
+                    *acknowledged = n.parse().unwrap();
+                }
+                true
+            }
+            _ => false,
+        };
+        while acknowledged < 5 || Instant::now() < deadline {
+            assert!(read(&mut acknowledged), "the child ended by itself");
+        }
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+        // What it had acknowledged before it died is still in the pipe.
+        while read(&mut acknowledged) {}
+
+        let store = open(&path).await;
+        let items = store.list(&KeyRange::Handles).await.unwrap().items;
+        let values: Vec<u64> = items.iter().map(|kv| String::from_utf8_lossy(&kv.value).parse().unwrap()).collect();
+        assert_eq!(items.len(), 2);
+        assert_eq!((values[0], items[0].mod_revision), (values[1], items[1].mod_revision), "both keys, or none");
+        assert!(values[0] >= acknowledged, "{} stored, {acknowledged} acknowledged", values[0]);
+        assert!(values[0] <= acknowledged + 1, "{} stored, {acknowledged} acknowledged", values[0]);
+        for key in ["left", "right"] {
+            store.delete(handle(key), None).await.unwrap();
+        }
+    }
+}
+
+/// A process that goes away and comes back finds what others wrote meanwhile, from the revision it had seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_reopened_continues_its_watch() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let mut child = start("clock", &path);
+    let mut last = 0;
+    let mut seen = Vec::new();
+    while seen.len() < 100 {
+        let store = open(&path).await;
+        let mut events = store.watch(&KeyRange::Handles, last).await.unwrap();
+        for _ in 0..20.min(100 - seen.len()) {
+            let event = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap().unwrap();
+            last = event.revision();
+            seen.push(last);
+        }
+    }
+    assert!(child.0.wait().unwrap().success());
+    assert_eq!(seen, (1..=100).collect::<Vec<u64>>());
+}
+
+/// The log is trimmed by itself; who watches from before the trim is told, and the watcher copes.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_is_trimmed_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let first = store.put(handle("k"), b"0".into()).await.unwrap();
+    let writes = (1..=11_000_u32).map(|n| store.put(handle("k"), n.to_string().into_bytes()));
+    futures::stream::iter(writes).buffer_unordered(64).for_each(|written| async { assert!(written.is_ok()) }).await;
+    let Err(error) = store.watch(&KeyRange::Handles, first).await else { panic!("the log was not trimmed") };
+    assert!(matches!(error, Error::Compacted(_)), "{error}");
+    let head = store.list(&KeyRange::Handles).await.unwrap().revision;
+    assert!(store.watch(&KeyRange::Handles, head - 9_000).await.is_ok(), "the last revisions are kept");
+    let mut updates = watcher::watch(store, vec![KeyRange::Handles]);
+    assert!(matches!(updates.recv().await, Some(Update::Put(_))));
+}
+
+/// Every message names the path, the cause and what to do.
+#[tokio::test]
+async fn a_file_that_cannot_be_used_is_refused_with_advice() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("text"), "this is a text file, and long enough that SQLite reads a header of it.".repeat(20))
+        .unwrap();
+    std::fs::create_dir(at("directory")).unwrap();
+    let foreign = rusqlite::Connection::open(at("foreign")).unwrap();
+    foreign.execute_batch("CREATE TABLE songs (title TEXT)").unwrap();
+    drop(open(&at("newer")).await);
+    let newer = rusqlite::Connection::open(at("newer")).unwrap();
+    newer.execute("UPDATE meta SET value = 99 WHERE name = 'schema'", []).unwrap();
+    let rows = [
+        ("text", "not a database", "SQLITE_PATH"),
+        ("directory", "cannot open", "write the file"),
+        ("foreign", "another program", "SQLITE_PATH"),
+        ("newer", "schema 99", "upgrade"),
+        ("text/below/store.db", "cannot create the directory", "SQLITE_PATH"),
+    ];
+    for (name, cause, advice) in rows {
+        let Err(error) = SqliteStore::open(at(name)).await else { panic!("{name} was opened") };
+        let text = error.to_string();
+        for part in [at(name).to_str().unwrap(), cause, advice] {
+            assert!(text.contains(part), "{name}: \"{text}\" lacks \"{part}\"");
+        }
+    }
+    let tables: u32 = foreign.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).unwrap();
+    assert_eq!(tables, 1, "a database of another program is left as it was");
+}
