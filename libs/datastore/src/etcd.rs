@@ -50,8 +50,8 @@ impl EtcdStore {
         let connecting = timeout(REQUEST_TIMEOUT, Client::connect(&endpoints, Some(options))).await;
         let client = match connecting {
             Ok(Ok(client)) => client,
-            Ok(Err(e)) => return Err(refused(&endpoints, "connect", &e)),
-            Err(_) => return Err(unreachable(&endpoints).await),
+            Ok(Err(e)) => return Err(failure(&endpoints, "connect", &e).await),
+            Err(_) => return Err(timed_out(&endpoints).await),
         };
         let store = Self { client, endpoints };
         store.get(&Key::IpamConfig).await?;
@@ -65,8 +65,9 @@ impl EtcdStore {
         request: impl Future<Output = Result<T, etcd_client::Error>>,
     ) -> Result<T, Error> {
         match timeout(REQUEST_TIMEOUT, request).await {
-            Ok(outcome) => outcome.map_err(|e| refused(&self.endpoints, doing, &e)),
-            Err(_) => Err(unreachable(&self.endpoints).await),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(e)) => Err(failure(&self.endpoints, doing, &e).await),
+            Err(_) => Err(timed_out(&self.endpoints).await),
         }
     }
 
@@ -132,12 +133,14 @@ impl Store for EtcdStore {
         let mut kv = self.client.kv_client();
         let outcome = match timeout(REQUEST_TIMEOUT, kv.txn(request(&txn)?)).await {
             Ok(outcome) => outcome,
-            Err(_) => return Err(Error::Unknown(unreachable(&self.endpoints).await.to_string())),
+            Err(_) => return Err(Error::Unknown(timed_out(&self.endpoints).await.to_string())),
         };
         let response = match outcome {
             Ok(response) => response,
-            Err(e) if is_certainly_not_applied(&e) => return Err(refused(&self.endpoints, "write", &e)),
-            Err(e) => return Err(Error::Unknown(refused(&self.endpoints, "write", &e).to_string())),
+            Err(e) => {
+                let error = failure(&self.endpoints, "write", &e).await;
+                return Err(if is_certainly_not_applied(&e) { error } else { Error::Unknown(error.to_string()) });
+            }
         };
         if response.succeeded() {
             return Ok(revision_of(response.header()));
@@ -196,7 +199,7 @@ impl Watch {
         let response = match self.stream.message().await {
             Ok(Some(response)) => response,
             Ok(None) => return Err(ended("closed by the server")),
-            Err(e) => return Err(refused(&self.endpoints, "watch", &e)),
+            Err(e) => return Err(failure(&self.endpoints, "watch", &e).await),
         };
         if response.compact_revision() != 0 {
             return Err(Error::Compacted(self.from));
@@ -287,42 +290,33 @@ fn read_pem(variable: &str, path: &Path) -> Result<Vec<u8>, Error> {
     if bytes.windows(10).any(|w| w == b"-----BEGIN") { Ok(bytes) } else { Err(failed("holds no PEM text".into())) }
 }
 
-/// The error for a request that etcd, or the way to it, refused.
-fn refused(endpoints: &[String], doing: &str, error: &etcd_client::Error) -> Error {
+/// The error for a request that failed, by etcd's answer or on the way to it.
+async fn failure(endpoints: &[String], doing: &str, error: &etcd_client::Error) -> Error {
     let etcd = describe(endpoints);
-    match error {
-        etcd_client::Error::GRpcStatus(status) => {
-            let message = status.message();
-            if message.contains("has been compacted") {
-                return Error::Compacted(0);
-            }
-            let advice = if message.contains("authentication")
-                || message.contains("permission denied")
-                || message.contains("user name")
-            {
-                "; check ETCD_USERNAME, ETCD_PASSWORD and the user's role"
-            } else if message.contains("database space exceeded") {
-                "; compact and defragment etcd, then disarm its alarm (etcdctl alarm disarm)"
-            } else {
-                ""
-            };
-            Error::Unavailable(format!("{etcd}: cannot {doing}: {message}{advice}"))
-        }
-        etcd_client::Error::InvalidArgs(_) | etcd_client::Error::InvalidUri(_) => {
-            Error::Invalid(format!("{etcd}: {error}; check ETCD_ENDPOINTS"))
-        }
-        // The sources of a transport error carry the cause.
-        etcd_client::Error::TransportError(e) => {
-            let mut causes = e.to_string();
-            let mut source = std::error::Error::source(e);
-            while let Some(cause) = source {
-                causes.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            Error::Unavailable(format!("{etcd}: cannot {doing}: {causes}"))
-        }
-        other => Error::Unavailable(format!("{etcd}: cannot {doing}: {other}")),
+    let etcd_client::Error::GRpcStatus(status) = error else {
+        return Error::Unavailable(format!("{etcd}: cannot {doing}: {error}"));
+    };
+    let message = status.message();
+    if message.contains("has been compacted") {
+        return Error::Compacted(0);
     }
+    if is_of_transport(status.code() as i32, message) {
+        return unreachable(endpoints, message).await;
+    }
+    let advice = if ["authentication", "permission denied", "user name"].iter().any(|word| message.contains(word)) {
+        "; check ETCD_USERNAME, ETCD_PASSWORD and the user's role"
+    } else if message.contains("database space exceeded") {
+        "; compact and defragment etcd, then disarm its alarm (etcdctl alarm disarm)"
+    } else {
+        ""
+    };
+    Error::Unavailable(format!("{etcd}: cannot {doing}: {message}{advice}"))
+}
+
+/// Whether a status was made on the way and not by etcd, whose own messages start with its name.
+fn is_of_transport(code: i32, message: &str) -> bool {
+    // gRPC status codes: 1 cancelled, 2 unknown, 4 deadline exceeded, 13 internal, 14 unavailable.
+    matches!(code, 1 | 2 | 4 | 13 | 14) && !message.starts_with("etcdserver:") && !message.starts_with("auth:")
 }
 
 /// Whether etcd answered that it did not take the write.
@@ -333,16 +327,19 @@ fn is_certainly_not_applied(error: &etcd_client::Error) -> bool {
     matches!(code, 3 | 7 | 8 | 9 | 16)
 }
 
-/// The error for a store that does not answer: finds out what each endpoint does.
-async fn unreachable(endpoints: &[String]) -> Error {
+/// The error for a store that cannot be reached: finds out what each endpoint does.
+async fn unreachable(endpoints: &[String], why: &str) -> Error {
     let causes = futures::future::join_all(endpoints.iter().map(|endpoint| probe(endpoint))).await;
-    let causes: Vec<String> =
-        endpoints.iter().zip(causes).map(|(endpoint, cause)| format!("{endpoint}: {cause}")).collect();
+    let causes = endpoints.iter().zip(causes).map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
     Error::Unavailable(format!(
-        "etcd does not answer within {} s ({}); check that etcd runs there, ETCD_ENDPOINTS, and the network between",
-        REQUEST_TIMEOUT.as_secs(),
-        causes.join("; ")
+        "cannot reach etcd: {why} ({}); check that etcd runs there, ETCD_ENDPOINTS, and the network between",
+        causes.collect::<Vec<_>>().join("; ")
     ))
+}
+
+/// The error for a request that was not answered in time.
+async fn timed_out(endpoints: &[String]) -> Error {
+    unreachable(endpoints, &format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())).await
 }
 
 async fn probe(endpoint: &str) -> String {
