@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::guard;
 use crate::switch::{Tor, is_installed};
 
-/// One thing a test may need. Each includes the ones that its tests cannot do without.
+/// One thing a test may need. The routers are needed by tests of whole labs, which mount a bpffs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
     Namespaces,
@@ -59,8 +59,9 @@ pub fn missing(capability: Capability) -> Option<String> {
 }
 
 fn no_router(tor: Tor, package: &str) -> Option<String> {
-    let absent = || (!is_installed(tor)).then(|| format!("{} is not installed (Debian package {package})", tor.title()));
-    no_namespaces().or_else(absent)
+    let absent =
+        || (!is_installed(tor)).then(|| format!("{} is not installed (Debian package {package})", tor.title()));
+    no_namespaces().or_else(no_bpf).or_else(absent)
 }
 
 /// Makes a namespace with a veth pair in it: what an unprivileged container may not.
@@ -79,13 +80,18 @@ fn no_bpf() -> Option<String> {
         return Some("the kernel has no BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF)".into());
     }
     let mount = "mount -t bpf bpf /mnt";
-    if let Some(reason) = refused(&["unshare", "--mount", "sh", "-c", mount], "this machine does not allow it to mount a bpffs") {
+    if let Some(reason) =
+        refused(&["unshare", "--mount", "sh", "-c", mount], "this machine does not allow it to mount a bpffs")
+    {
         return Some(reason);
     }
     if guard::cgroup_mount().is_some() {
         return None;
     }
-    refused(&["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /mnt"], "there is no cgroup v2, and none can be mounted")
+    refused(
+        &["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /mnt"],
+        "there is no cgroup v2, and none can be mounted",
+    )
 }
 
 fn refused(argv: &[&str], why: &str) -> Option<String> {

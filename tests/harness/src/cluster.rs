@@ -106,7 +106,8 @@ impl Lab {
             connect_worker(&netns, address, &leaf_spaces, i + 1)?;
             nodes.push(Node::new(netns, address, cgroup.join(name), &dir)?);
         }
-        let mut lab = Self { options, leaves: Vec::new(), nodes, client, controller: None, etcd: None, dir, cgroup, guard };
+        let mut lab =
+            Self { options, leaves: Vec::new(), nodes, client, controller: None, etcd: None, dir, cgroup, guard };
         lab.start_store()?;
         for (i, netns) in leaf_spaces.into_iter().enumerate() {
             let config = SwitchConfig {
@@ -151,8 +152,12 @@ impl Lab {
         if self.options.store == Store::Etcd {
             text += &format!("  (inside nsenter --net={}, from where etcd is reached)\n", self.nodes[0].netns.path());
         }
-        text += &format!("Logs and sockets are in {}.\nTake it down with: {} down {}", self.dir.display(),
-            std::env::current_exe()?.display(), self.id());
+        text += &format!(
+            "Logs and sockets are in {}.\nTake it down with: {} down {}",
+            self.dir.display(),
+            std::env::current_exe()?.display(),
+            self.id()
+        );
         // Everything stays: nothing of this value may be dropped.
         std::mem::forget(self);
         Ok(text)
@@ -250,7 +255,12 @@ impl Lab {
         for node in &self.nodes {
             for (name, process) in [("felix", &node.felix), ("bgpd", &node.bgpd)] {
                 if let Some(process) = process {
-                    text += &format!("--- {name} of {} ({})\n{}\n", node.name, process.log_path().display(), process.log_tail());
+                    text += &format!(
+                        "--- {name} of {} ({})\n{}\n",
+                        node.name,
+                        process.log_path().display(),
+                        process.log_tail()
+                    );
                 }
             }
         }
@@ -284,7 +294,10 @@ impl Lab {
                 }
                 let process = self.start_etcd(&netns)?;
                 self.etcd = Some((netns, process));
-                self.set_store(&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", &format!("http://{STORE_ADDRESS}:2379"))]);
+                self.set_store(&[
+                    ("DATASTORE_TYPE", "etcdv3"),
+                    ("ETCD_ENDPOINTS", &format!("http://{STORE_ADDRESS}:2379")),
+                ]);
             }
         }
         Ok(())
@@ -295,8 +308,19 @@ impl Lab {
         let dir = self.dir.join("etcd").display().to_string();
         let cluster = format!("default={peer}");
         let argv = [
-            "etcd", "--data-dir", &dir, "--listen-client-urls", &client, "--advertise-client-urls", &client,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", &cluster,
+            "etcd",
+            "--data-dir",
+            &dir,
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+            "--listen-peer-urls",
+            peer,
+            "--initial-advertise-peer-urls",
+            peer,
+            "--initial-cluster",
+            &cluster,
         ];
         let spec = Spec {
             name: "etcd".into(),

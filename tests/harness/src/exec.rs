@@ -142,7 +142,8 @@ impl Exec {
         let Some(status) = status else {
             bail!("`{}` did not end within {:?}\n{stdout}{stderr}", self.shown, self.limit);
         };
-        let code = std::os::unix::process::ExitStatusExt::signal(&status).map_or(status.code().unwrap_or(-1), |s| 128 + s);
+        let code =
+            std::os::unix::process::ExitStatusExt::signal(&status).map_or(status.code().unwrap_or(-1), |s| 128 + s);
         Ok(Output { command: self.shown, code, stdout, stderr })
     }
 }
@@ -211,7 +212,8 @@ mod tests {
     #[test]
     fn a_command_that_hangs_is_killed_with_its_children() {
         let start = Instant::now();
-        let error = Exec::new(&["sh", "-c", "sleep 60 & sleep 60"]).limit(Duration::from_millis(100)).run().unwrap_err();
+        let error =
+            Exec::new(&["sh", "-c", "sleep 60 & sleep 60"]).limit(Duration::from_millis(100)).run().unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(10));
     }

@@ -176,9 +176,9 @@ pub fn labs() -> Vec<(String, bool, bool)> {
     ids.map(|id| {
         let dir = dir(&id);
         let owner = fs::read_to_string(dir.join(OWNER)).unwrap_or_default();
-        let alive = owner.split_once(' ').is_some_and(|(pid, started)| {
-            pid.parse().ok().and_then(start_time).is_some_and(|now| now == started)
-        });
+        let alive = owner
+            .split_once(' ')
+            .is_some_and(|(pid, started)| pid.parse().ok().and_then(start_time).is_some_and(|now| now == started));
         let keep = dir.join(KEEP).exists();
         (id, alive, keep)
     })
@@ -254,7 +254,8 @@ fn cgroup_tree(top: &Path) -> Vec<PathBuf> {
     let mut next = 0;
     while next < found.len() {
         let children = fs::read_dir(&found[next]).into_iter().flatten().flatten();
-        let dirs: Vec<PathBuf> = children.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
+        let dirs: Vec<PathBuf> =
+            children.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect();
         found.extend(dirs);
         next += 1;
     }
@@ -272,12 +273,8 @@ fn is_mounted(at: &Path) -> bool {
 }
 
 fn names_in(dir: &str) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|e| e.file_name().into_string().ok())
-        .collect();
+    let mut names: Vec<String> =
+        fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok()).collect();
     names.sort();
     names
 }

@@ -92,7 +92,9 @@ impl Netns {
     /// # Errors
     /// When `ip` fails.
     pub fn routes(&self) -> Result<Vec<Value>> {
-        let out = Exec::new(&["ip", "-n", &self.full_name, "-j", "-d", "-4", "route", "show", "table", "main"]).run()?.json()?;
+        let out = Exec::new(&["ip", "-n", &self.full_name, "-j", "-d", "-4", "route", "show", "table", "main"])
+            .run()?
+            .json()?;
         Ok(out.as_array().cloned().unwrap_or_default())
     }
 

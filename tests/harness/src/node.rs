@@ -89,7 +89,8 @@ impl Node {
     /// When it cannot be started.
     pub fn start_felix(&mut self) -> Result<()> {
         let (pins, cgroup) = (self.pin_root().display().to_string(), self.cgroup.display().to_string());
-        let process = self.spawn("felix", &["--bpf-pin-root", &pins, "--cgroup", &cgroup], &self.dir.join("felix.log"))?;
+        let process =
+            self.spawn("felix", &["--bpf-pin-root", &pins, "--cgroup", &cgroup], &self.dir.join("felix.log"))?;
         self.felix = Some(process);
         Ok(())
     }
@@ -173,11 +174,11 @@ impl Node {
         let mut argv = vec![path.as_str()];
         argv.extend(args);
         let run_dir = self.run_dir().display().to_string();
-        self.netns
-            .exec(&argv)
-            .env(self.env())
-            .env([("TORTIE_RUN_DIR", run_dir)])
-            .shown_as(format!("{}# {program_name} {}", self.name, args.join(" ")))
+        self.netns.exec(&argv).env(self.env()).env([("TORTIE_RUN_DIR", run_dir)]).shown_as(format!(
+            "{}# {program_name} {}",
+            self.name,
+            args.join(" ")
+        ))
     }
 
     /// The CNI network configuration of this node.

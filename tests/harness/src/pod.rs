@@ -14,8 +14,9 @@ use crate::exec::{Exec, Output};
 use crate::netns::Netns;
 use crate::process::{Process, Spec};
 
-/// TCP and UDP port of the server in every pod.
-pub const POD_PORT: u16 = 8080;
+/// Ports of the server in every pod; the examples' services point there.
+pub const TCP_PORT: u16 = 8080;
+pub const UDP_PORT: u16 = 5353;
 
 /// What a pod is made from.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +77,13 @@ impl Lab {
         let result: Value = if output.code == 0 {
             serde_json::from_str(&output.stdout).with_context(|| format!("ADD printed no JSON: {}", output.text()))?
         } else {
-            bail!("CNI ADD of {} on {} failed with code {}: {}", spec.name, self.nodes[node].name, output.code, output.text());
+            bail!(
+                "CNI ADD of {} on {} failed with code {}: {}",
+                spec.name,
+                self.nodes[node].name,
+                output.code,
+                output.text()
+            );
         };
         let address = result["ips"][0]["address"].as_str().context("ADD gave no address")?.to_string();
         let address = address.split('/').next().unwrap_or_default().to_string();
@@ -146,7 +153,16 @@ impl Pod {
 
     fn start_server(&mut self, lab: &Lab) -> Result<()> {
         let program = program("lab")?.display().to_string();
-        let argv = [&program, "serve", "--name", &self.spec.name, "--port", &POD_PORT.to_string()];
+        let argv = [
+            &program,
+            "serve",
+            "--name",
+            &self.spec.name,
+            "--tcp",
+            &TCP_PORT.to_string(),
+            "--udp",
+            &UDP_PORT.to_string(),
+        ];
         let spec = Spec {
             name: format!("server of {}", self.spec.name),
             argv: argv.iter().map(|a| a.to_string()).collect(),
@@ -162,4 +178,3 @@ impl Pod {
         Ok(())
     }
 }
-

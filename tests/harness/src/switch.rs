@@ -193,7 +193,8 @@ impl Switch {
             Tor::Bird => {
                 let text = self.birdc("show protocols")?.stdout;
                 let up = text.lines().filter(|l| l.contains("Established"));
-                let numbers = up.filter_map(|l| l.split_whitespace().next()?.strip_prefix("worker")?.parse::<usize>().ok());
+                let numbers =
+                    up.filter_map(|l| l.split_whitespace().next()?.strip_prefix("worker")?.parse::<usize>().ok());
                 numbers.filter_map(|n| self.config.workers.get(n.checked_sub(1)?).cloned()).collect()
             }
             Tor::Gobgp => {
@@ -232,7 +233,21 @@ impl Switch {
         let (dir, zserv) = (self.dir.display().to_string(), self.file("zserv.api"));
         let (program, conf) = (format!("{FRR_BIN}/{daemon}"), self.file(&format!("{daemon}.conf")));
         let pid = self.file(&format!("{daemon}.pid"));
-        let mut argv = vec![&program, "-f", &conf, "--vty_socket", &dir, "-z", &zserv, "-i", &pid, "--log", "stdout", "-A", "127.0.0.1"];
+        let mut argv = vec![
+            &program,
+            "-f",
+            &conf,
+            "--vty_socket",
+            &dir,
+            "-z",
+            &zserv,
+            "-i",
+            &pid,
+            "--log",
+            "stdout",
+            "-A",
+            "127.0.0.1",
+        ];
         argv.extend(more);
         self.spawn(daemon, &argv)
     }

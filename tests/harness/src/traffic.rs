@@ -71,23 +71,23 @@ pub struct StreamResult {
     pub broken: Option<String>,
 }
 
-/// Serves on `port`, TCP and UDP, until killed.
+/// Serves on a TCP and a UDP port until killed.
 ///
 /// # Errors
-/// When the port cannot be had.
-pub fn serve(name: &str, port: u16) -> Result<()> {
-    let any = SocketAddr::from(([0, 0, 0, 0], port));
-    let tcp = TcpListener::bind(any).with_context(|| format!("cannot listen on TCP {port}"))?;
-    let udp = UdpSocket::bind(any).with_context(|| format!("cannot listen on UDP {port}"))?;
-    println!("listening on {port}");
+/// When a port cannot be had.
+pub fn serve(name: &str, tcp: u16, udp: u16) -> Result<()> {
+    let any = |port| SocketAddr::from(([0, 0, 0, 0], port));
+    let listener = TcpListener::bind(any(tcp)).with_context(|| format!("cannot listen on TCP {tcp}"))?;
+    let socket = UdpSocket::bind(any(udp)).with_context(|| format!("cannot listen on UDP {udp}"))?;
+    println!("listening on TCP {tcp} and UDP {udp}");
     let own = name.to_string();
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
-        while let Ok((_, from)) = udp.recv_from(&mut buffer) {
-            let _ = udp.send_to(format!("{own} {}\n", from.ip()).as_bytes(), from);
+        while let Ok((_, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{own} {}\n", from.ip()).as_bytes(), from);
         }
     });
-    for connection in tcp.incoming().flatten() {
+    for connection in listener.incoming().flatten() {
         let name = name.to_string();
         std::thread::spawn(move || answer(&name, connection));
     }
@@ -214,7 +214,8 @@ fn on_term() -> Result<Arc<AtomicBool>> {
     let flag = stop.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Installed before this returns, so that no signal is missed.
-    let mut term = runtime.block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) })?;
+    let mut term =
+        runtime.block_on(async { tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) })?;
     std::thread::spawn(move || {
         runtime.block_on(term.recv());
         flag.store(true, Ordering::Relaxed);
@@ -311,7 +312,7 @@ mod tests {
     fn a_request_is_answered_with_the_name_over_tcp_and_udp() {
         // A port that was free a moment ago; the server thread ends with the test program.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        std::thread::spawn(move || serve("web-1", port));
+        std::thread::spawn(move || serve("web-1", port, port));
         let to = SocketAddr::from(([127, 0, 0, 1], port));
         let answer = crate::evidence::eventually(Duration::from_secs(5), "tcp", || fetch(Transport::Tcp, to)).unwrap();
         assert_eq!(answer, "web-1 127.0.0.1");

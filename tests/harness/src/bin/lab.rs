@@ -11,10 +11,13 @@ use harness::cluster::{Options, Store};
 use harness::evidence::say;
 use harness::switch::Tor;
 use harness::traffic::{self, Transport};
-use harness::{guard, main_job};
+use harness::{exec, guard, main_job};
 
 #[derive(Parser)]
-#[command(version, about = "Two leaf switches, a client, three workers: Tortie's network in namespaces of this machine")]
+#[command(
+    version,
+    about = "Two leaf switches, a client, three workers: Tortie's network in namespaces of this machine"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -43,6 +46,9 @@ enum Command {
         /// Every kept lab and every one whose owner is gone.
         #[arg(long, conflicts_with = "id")]
         all_mine: bool,
+        /// Every one whose owner is gone and which nobody kept.
+        #[arg(long, conflicts_with_all = ["id", "all_mine"])]
+        all_dead: bool,
     },
     /// Lists the labs of this machine.
     List,
@@ -54,7 +60,9 @@ enum Command {
         #[arg(long)]
         name: String,
         #[arg(long)]
-        port: u16,
+        tcp: u16,
+        #[arg(long)]
+        udp: u16,
     },
     /// Sends requests and prints the answers.
     Fetch {
@@ -80,6 +88,10 @@ enum Command {
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
+        // The thread that took the signal removes the lab and ends the program.
+        Err(_) if exec::check_not_stopping().is_err() => loop {
+            std::thread::park();
+        },
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -90,10 +102,20 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Quickstart { keep, tor, store, ebgp } => quickstart(Options { tor, store, ebgp }, keep),
-        Command::Down { id, all_mine } => down(id, all_mine),
+        Command::Down { all_dead: true, .. } => {
+            guard::reap_dead();
+            Ok(())
+        }
+        Command::Down { id, all_mine, .. } => down(id, all_mine),
         Command::List => {
             for (id, alive, keep) in guard::labs() {
-                let state = if alive { "running" } else if keep { "kept" } else { "left behind" };
+                let state = if alive {
+                    "running"
+                } else if keep {
+                    "kept"
+                } else {
+                    "left behind"
+                };
                 say(&format!("{id}  {state}  {}", guard::dir(&id).display()));
             }
             Ok(())
@@ -107,9 +129,11 @@ fn run(command: Command) -> Result<()> {
             }
             Ok(())
         }
-        Command::Serve { name, port } => traffic::serve(&name, port),
+        Command::Serve { name, tcp, udp } => traffic::serve(&name, tcp, udp),
         Command::Fetch { transport, to, count } => fetch(transport, to, count),
-        Command::Load { transport, to, interval_ms } => traffic::load(transport, to, Duration::from_millis(interval_ms)),
+        Command::Load { transport, to, interval_ms } => {
+            traffic::load(transport, to, Duration::from_millis(interval_ms))
+        }
         Command::Transfer { to } => traffic::transfer(to),
         Command::GobgpFib => harness::switch::gobgp_fib(),
     }
@@ -125,7 +149,8 @@ fn quickstart(options: Options, keep: bool) -> Result<()> {
     if options.store == Store::Etcd {
         needed.push(Capability::Etcd);
     }
-    let missing: Vec<String> = needed.into_iter().filter_map(|c| Some(format!("{c}: {}", capability::missing(c)?))).collect();
+    let missing: Vec<String> =
+        needed.into_iter().filter_map(|c| Some(format!("{c}: {}", capability::missing(c)?))).collect();
     if !missing.is_empty() {
         bail!("the lab needs, and this machine lacks:\n  {}", missing.join("\n  "));
     }
