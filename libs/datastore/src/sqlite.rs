@@ -27,7 +27,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::store::{Error, Event, KeyValue, Listing, Revision, Store, Txn, WatchStream};
 use notify::{Signal, WatchThread};
-use schema::{Cursor, Failure};
+use schema::{Cursor, Failure, Identity};
 
 /// Transactions that share one commit, and so one fdatasync.
 const MAX_BATCH: usize = 64;
@@ -48,6 +48,7 @@ enum Write {
 
 struct Inner {
     path: PathBuf,
+    identity: Identity,
     writes: Sender<Write>,
     reads: Sender<Job>,
     /// The newest revision that this process knows of.
@@ -75,6 +76,7 @@ impl Inner {
     fn open(path: PathBuf) -> Result<Self, Error> {
         let writer = schema::open(&path)?;
         let reader = schema::open(&path)?;
+        let identity = Identity::of(&path)?;
         let signal = Signal::open(&path)?;
         let revision = schema::head(&writer).map_err(|e| schema::unavailable(&path, "read", &e))?;
         let head = watch::Sender::new(revision);
@@ -83,7 +85,7 @@ impl Inner {
         let write_thread = WriteThread { path: path.clone(), connection: writer, signal, head: head.clone() };
         spawn(&path, "sqlite-write", move || write_thread.run(&write_queue))?;
         spawn(&path, "sqlite-read", move || run_reads(reader, &read_queue))?;
-        Ok(Self { path, writes, reads, head, watch_thread: Mutex::new(None) })
+        Ok(Self { path, identity, writes, reads, head, watch_thread: Mutex::new(None) })
     }
 
     /// Runs a read on the read thread.
@@ -91,6 +93,7 @@ impl Inner {
         &self,
         read: impl FnOnce(&mut Connection) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, Error> {
+        self.identity.check()?;
         let (reply, outcome) = oneshot::channel();
         let job: Job = Box::new(move |connection| {
             // A caller that went away needs no answer.
@@ -102,6 +105,7 @@ impl Inner {
     }
 
     async fn write<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Write) -> Result<T, Error> {
+        self.identity.check()?;
         let (reply, outcome) = oneshot::channel();
         self.writes.send(make(reply)).map_err(|_| self.stopped())?;
         outcome.await.map_err(|_| Error::Unknown(format!("sqlite {}: the write thread ended", self.path.display())))?
@@ -114,7 +118,7 @@ impl Inner {
     fn start_watch_thread(&self) -> Result<(), Error> {
         let mut thread = self.watch_thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
-            *thread = Some(WatchThread::start(&self.path, self.head.clone())?);
+            *thread = Some(WatchThread::start(&self.path, self.identity.clone(), self.head.clone())?);
         }
         Ok(())
     }

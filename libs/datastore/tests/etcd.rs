@@ -11,7 +11,7 @@ use datastore::config::{EtcdConfig, StoreConfig, from_vars};
 use datastore::conformance;
 use datastore::etcd::EtcdStore;
 use datastore::watcher::{self, Update};
-use datastore::{DynStore, Error, Event};
+use datastore::{DynStore, Error, Event, Store};
 use futures::StreamExt;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -184,6 +184,27 @@ async fn tls_with_client_certificates() {
         for part in parts {
             assert!(error.to_string().contains(part), "\"{error}\" lacks \"{part}\"");
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn users_and_passwords() {
+    let server = Server::start(None).await;
+    let mut admin = etcd_client::Client::connect(server.config().endpoints, None).await.unwrap();
+    admin.user_add("root", "secret", None).await.unwrap();
+    admin.user_grant_role("root", "root").await.unwrap();
+    admin.auth_enable().await.unwrap();
+    let with = |password: &str| EtcdConfig {
+        username: Some("root".into()),
+        password: Some(password.into()),
+        ..server.config()
+    };
+    let store = EtcdStore::connect(&with("secret")).await.unwrap();
+    store.put(handle("a"), b"{}".into()).await.unwrap();
+    for config in [with("wrong"), server.config()] {
+        let Err(error) = EtcdStore::connect(&config).await else { panic!("connected with {config:?}") };
+        assert!(error.to_string().contains("check ETCD_USERNAME, ETCD_PASSWORD"), "{error}");
     }
 }
 

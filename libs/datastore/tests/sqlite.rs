@@ -204,13 +204,35 @@ async fn the_log_is_trimmed_by_itself() {
     let store = open(&path).await;
     let first = store.put(handle("k"), b"0".into()).await.unwrap();
     let writes = (1..=11_000_u32).map(|n| store.put(handle("k"), n.to_string().into_bytes()));
-    futures::stream::iter(writes).buffer_unordered(64).for_each(|written| async { assert!(written.is_ok()) }).await;
+    futures::stream::iter(writes)
+        .buffer_unordered(64)
+        .for_each(|written| async move { assert!(written.is_ok()) })
+        .await;
     let Err(error) = store.watch(&KeyRange::Handles, first).await else { panic!("the log was not trimmed") };
     assert!(matches!(error, Error::Compacted(_)), "{error}");
     let head = store.list(&KeyRange::Handles).await.unwrap().revision;
     assert!(store.watch(&KeyRange::Handles, head - 9_000).await.is_ok(), "the last revisions are kept");
     let mut updates = watcher::watch(store, vec![KeyRange::Handles]);
     assert!(matches!(updates.recv().await, Some(Update::Put(_))));
+}
+
+/// A file that lost its name takes no more writes: they would be acknowledged and lost.
+#[tokio::test]
+async fn a_file_that_is_removed_in_use_is_an_outage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let revision = store.put(handle("a"), b"{}".into()).await.unwrap();
+    let mut events = store.watch(&KeyRange::Handles, revision).await.unwrap();
+    std::fs::rename(&path, directory.path().join("away")).unwrap();
+    let watched = tokio::time::timeout(Duration::from_secs(30), events.next()).await.unwrap().unwrap();
+    let outcomes = [watched.map(drop), store.put(handle("b"), b"{}".into()).await.map(drop)];
+    for outcome in outcomes {
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.contains("removed or replaced") && text.contains("put the file in place"), "{text}");
+    }
+    std::fs::rename(directory.path().join("away"), &path).unwrap();
+    store.put(handle("b"), b"{}".into()).await.unwrap();
 }
 
 /// Every message names the path, the cause and what to do.

@@ -10,7 +10,7 @@ use inotify::{Inotify, WatchMask};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::schema;
+use super::schema::{self, Identity};
 use crate::store::{Error, Revision};
 
 /// How often the revision is read where no signal came: a process was killed between its commit and its signal, or the signal
@@ -60,7 +60,7 @@ pub(super) struct WatchThread {
 }
 
 impl WatchThread {
-    pub(super) fn start(database: &Path, head: watch::Sender<Revision>) -> Result<Self, Error> {
+    pub(super) fn start(database: &Path, identity: Identity, head: watch::Sender<Revision>) -> Result<Self, Error> {
         let failed = |what: &str, e: std::io::Error| {
             Error::Unavailable(format!("sqlite {}: cannot {what}: {e}", database.display()))
         };
@@ -79,7 +79,7 @@ impl WatchThread {
                 tokio::select! {
                     // Completes with an error when the sender is dropped.
                     _ = stopped => {}
-                    () = follow(inotify, &connection, &head) => {}
+                    () = follow(inotify, &connection, &identity, &head) => {}
                 }
             });
         })?;
@@ -88,7 +88,7 @@ impl WatchThread {
 }
 
 /// Reads the revision at each signal, and at each poll.
-async fn follow(inotify: Inotify, connection: &Connection, head: &watch::Sender<Revision>) {
+async fn follow(inotify: Inotify, connection: &Connection, identity: &Identity, head: &watch::Sender<Revision>) {
     let mut signals = inotify.into_event_stream([0; INOTIFY_BUFFER]).ok();
     loop {
         let signal = async {
@@ -101,6 +101,11 @@ async fn follow(inotify: Inotify, connection: &Connection, head: &watch::Sender<
             Ok(Some(Ok(_))) | Err(_) => {}
             // The signals cannot be read any more: the poll remains.
             Ok(None | Some(Err(_))) => signals = None,
+        }
+        if identity.check().is_err() {
+            // Wakes the streams, which meet the same error and report it.
+            head.send_modify(|_| {});
+            continue;
         }
         // Where the read fails, the streams meet the same failure themselves and report it.
         if let Ok(revision) = schema::head(connection) {

@@ -6,7 +6,8 @@
 //! | `log` | rev, seq, key, value (null: deleted) | the writes after `compacted`, for watches |
 //! | `meta` | name, value | `schema`, `revision`, `compacted` |
 
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use api::key::Key;
@@ -84,6 +85,35 @@ fn describe(path: &Path, doing: &str, error: &rusqlite::Error) -> String {
         _ => String::new(),
     };
     format!("sqlite {}: cannot {doing}: {error}{advice}", path.display())
+}
+
+/// Which file is open: a write to one that has lost its name would be acknowledged and lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    /// The file that the path names now.
+    pub(super) fn of(path: &Path) -> Result<Self, Error> {
+        let metadata = std::fs::metadata(path).map_err(|e| lost(path, &e.to_string()))?;
+        Ok(Self { path: path.to_path_buf(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Whether the path still names the file.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        if Self::of(&self.path)? == *self { Ok(()) } else { Err(lost(&self.path, "it is another file now")) }
+    }
+}
+
+fn lost(path: &Path, why: &str) -> Error {
+    Error::Unavailable(format!(
+        "sqlite {}: the file was removed or replaced while in use ({why}); stop every program of Tortie on this host, put the \
+         file in place, and start them again",
+        path.display()
+    ))
 }
 
 /// Opens the file; creates directory, file and tables where missing.
