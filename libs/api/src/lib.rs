@@ -10,7 +10,7 @@
 //! - [`key`]: where an object lives in the store (Calico's etcd layout, byte for byte)
 //! - one module per kind or family of kinds
 //! - [`extension`]: `spec` fields that Calico lacks, kept as annotations in the store
-//! - [`selector`], [`validate`]: the selector grammar; checks a schema cannot express
+//! - [`selector`], [`schema`], [`validate`]: the selector grammar; the fields of every kind; checks of documents
 
 pub mod bgp_configuration;
 pub mod bgp_filter;
@@ -23,6 +23,7 @@ pub mod key;
 pub mod kind;
 pub mod meta;
 pub mod node;
+pub mod schema;
 pub mod selector;
 pub mod service;
 pub mod validate;

@@ -1,21 +1,348 @@
-//! Checks that a type cannot express, with Calico's texts (Calico `libcalico-go/lib/validator/v3`).
+//! What is wrong with a document, with Calico's texts where it has one (Calico `libcalico-go/lib/validator/v3`, the CEL
+//! rules of `api/pkg/apis/projectcalico/v3`, and Go's JSON decoder).
+//!
+//! [`document`] looks at one document by itself: names, fields and types by the [`schema`](crate::schema), the form of every value
+//! ([`formats`]), the rules between fields ([`rules`]). [`set`] holds what concerns several documents: overlapping pools,
+//! fields that may not change, node ports given twice. All of it collects; nothing stops at the first error.
+
+pub mod formats;
+pub mod rules;
+pub mod set;
 
 use std::fmt;
 
-/// One thing wrong with a resource.
+use serde_json::{Map, Value};
+
+use crate::kind::Kind;
+use crate::meta::Resource;
+use crate::schema::{self, Object, Type};
+
+/// One thing wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
-    /// JSON path under the document, such as `spec.blockSize`.
+    /// JSON path in the document, such as `spec.ports[0].port`; empty for the document itself.
     pub path: String,
-    /// The value as the user wrote it.
+    /// The value as the user wrote it; empty where there is none.
     pub value: String,
-    /// The rule, and what would be right.
-    pub reason: String,
+    /// The rule, in Calico's words where Calico has it.
+    pub message: String,
+    /// What would be right; may be empty.
+    pub advice: String,
+}
+
+impl FieldError {
+    /// An error in Calico's form `error with field <Field> = '<value>' (<reason>)`.
+    pub fn field(path: &str, field: &str, value: &str, reason: &str, advice: impl Into<String>) -> Self {
+        let message = format!("error with field {field} = '{value}' ({reason})");
+        Self { path: path.into(), value: value.into(), message, advice: advice.into() }
+    }
+
+    /// An error in the form of Calico's CEL rules, `field spec (<rule>)`.
+    pub fn spec(path: &str, value: &str, rule: &str, advice: impl Into<String>) -> Self {
+        Self { path: path.into(), value: value.into(), message: format!("field spec ({rule})"), advice: advice.into() }
+    }
+
+    /// An error with a text of its own.
+    pub fn text(path: &str, value: &str, message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { path: path.into(), value: value.into(), message: message.into(), advice: advice.into() }
+    }
 }
 
 impl fmt::Display for FieldError {
-    /// Calico's form of one error.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "error with field {} = '{}' ({})", self.path, self.value, self.reason)
+        f.write_str(&self.message)?;
+        if self.advice.is_empty() { Ok(()) } else { write!(f, "; {}", self.advice) }
     }
 }
+
+/// What a check found. A document with errors must not be stored; a warning is for the user to read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    pub errors: Vec<FieldError>,
+    pub warnings: Vec<FieldError>,
+}
+
+/// Checks one document of a kind by itself. The Kubernetes form of a Node (`v1`) has only its metadata checked.
+pub fn document(kind: Kind, value: &Value) -> Findings {
+    let mut found = Findings::default();
+    let schema = schema::of(kind);
+    let Value::Object(map) = value else {
+        found.errors.push(FieldError::text("", &shown(value), "a document is a mapping of fields", ""));
+        return found;
+    };
+    if kind == Kind::Node && map.get("apiVersion").and_then(Value::as_str) == Some("v1") {
+        if let Some(metadata) = schema.field("metadata") {
+            let only = Map::from_iter(map.get("metadata").map(|m| ("metadata".to_string(), m.clone())));
+            check_type(
+                &Cx { root: schema, object: schema },
+                "metadata",
+                metadata.kind,
+                only.get("metadata"),
+                &mut found,
+            );
+        }
+        return found;
+    }
+    check_object(schema, schema, "", map, &mut found);
+    if found.errors.is_empty() {
+        rules::check(kind, value, &mut found);
+    }
+    if found.errors.is_empty()
+        && let Err(reason) = decodes(kind, value)
+    {
+        found.errors.push(FieldError::text("", "", format!("the document cannot be read as {kind}: {reason}"), ""));
+    }
+    found
+}
+
+/// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3/ippool.go`).
+pub fn fill_defaults(kind: Kind, value: &mut Value) {
+    if kind != Kind::IpPool {
+        return;
+    }
+    let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let is_v6 = spec.get("cidr").and_then(Value::as_str).is_some_and(|c| c.contains(':'));
+    let block_size = if is_v6 { crate::ip_pool::DEFAULT_BLOCK_SIZE_V6 } else { crate::ip_pool::DEFAULT_BLOCK_SIZE_V4 };
+    let defaults = [
+        ("blockSize", block_size.into()),
+        ("ipipMode", "Never".into()),
+        ("vxlanMode", "Never".into()),
+        ("nodeSelector", "all()".into()),
+        ("allowedUses", Value::from(vec!["Workload", "Tunnel"])),
+        ("assignmentMode", "Automatic".into()),
+    ];
+    for (name, default) in defaults {
+        let missing = match spec.get(name) {
+            None | Some(Value::Null) => true,
+            Some(Value::String(s)) => s.is_empty(),
+            Some(_) => false,
+        };
+        if missing {
+            spec.insert(name.into(), default);
+        }
+    }
+}
+
+/// The candidate that is nearest to what was written, if any is near.
+pub fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let lower = written.to_ascii_lowercase();
+    candidates
+        .into_iter()
+        .map(|c| (strsim::jaro_winkler(&lower, &c.to_ascii_lowercase()), c))
+        .filter(|(score, _)| *score > 0.8)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// A value as it reads in a message: strings bare, everything else as JSON.
+pub fn shown(value: &Value) -> String {
+    match value {
+        Value::String(s) => s.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Whether the typed form of the kind reads the document.
+fn decodes(kind: Kind, value: &Value) -> Result<(), String> {
+    fn read<B: crate::meta::Body>(value: &Value) -> Result<(), String> {
+        <Resource<B> as serde::Deserialize>::deserialize(value).map(drop).map_err(|e| e.to_string())
+    }
+    use crate::meta::WithSpec;
+    match kind {
+        Kind::IpPool => read::<WithSpec<crate::IpPoolSpec>>(value),
+        Kind::IpReservation => read::<WithSpec<crate::IpReservationSpec>>(value),
+        Kind::IpamConfiguration => read::<WithSpec<crate::ipam::IpamConfigurationSpec>>(value),
+        Kind::BgpPeer => read::<WithSpec<crate::BgpPeerSpec>>(value),
+        Kind::BgpConfiguration => read::<WithSpec<crate::BgpConfigurationSpec>>(value),
+        Kind::BgpFilter => read::<WithSpec<crate::BgpFilterSpec>>(value),
+        Kind::Node => read::<WithSpec<crate::NodeSpec>>(value),
+        Kind::WorkloadEndpoint => read::<WithSpec<crate::WorkloadEndpointSpec>>(value),
+        Kind::FelixConfiguration => read::<WithSpec<crate::FelixConfigurationSpec>>(value),
+        Kind::ClusterInformation => read::<WithSpec<crate::node::ClusterInformationSpec>>(value),
+        Kind::Namespace => read::<crate::service::NamespaceBody>(value),
+        Kind::Pod => read::<crate::service::PodBody>(value),
+        Kind::Service => read::<crate::service::ServiceBody>(value),
+        Kind::EndpointSlice => read::<crate::service::EndpointSliceBody>(value),
+    }
+}
+
+/// Where a value stands: the document's schema, for "wrong location", and the object that has the field.
+struct Cx {
+    root: &'static Object,
+    object: &'static Object,
+}
+
+fn check_object(
+    root: &'static Object,
+    object: &'static Object,
+    path: &str,
+    map: &Map<String, Value>,
+    found: &mut Findings,
+) {
+    for (name, value) in map {
+        let at = join(path, name);
+        match object.field(name) {
+            Some(field) => check_type(&Cx { root, object }, &at, field.kind, Some(value), found),
+            None if object.open => {
+                if let Some(near) = nearest(name, object.fields.iter().map(|f| f.name)) {
+                    let text = format!("field {name} is stored, but nothing here acts on it");
+                    found.warnings.push(FieldError::text(&at, "", text, format!("did you mean {near}?")));
+                }
+            }
+            None => found.errors.push(unknown_field(root, object, &at, name)),
+        }
+    }
+    for field in object.fields.iter().filter(|f| f.required) {
+        if map.get(field.name).is_none_or(Value::is_null) {
+            let at = join(path, field.name);
+            let name = formats::go_name(field.name);
+            let reason = format!("Reason: failed to validate Field: {name} because of Tag: required ");
+            found.errors.push(FieldError::field(path, &name, "", &reason, format!("{at} must be given")));
+        }
+    }
+}
+
+fn unknown_field(root: &Object, object: &Object, at: &str, name: &str) -> FieldError {
+    let message = format!("field in document is not recognized or is in the wrong location: {name}");
+    let advice = if let Some(near) = object.fields.iter().find(|f| f.name.eq_ignore_ascii_case(name)) {
+        format!("it is spelled {}", near.name)
+    } else if let Some(place) = root.locate(name).or_else(|| root.locate(&name.to_ascii_lowercase())) {
+        format!("it belongs at {place}")
+    } else if let Some(near) = nearest(name, object.fields.iter().map(|f| f.name)) {
+        format!("did you mean {near}?")
+    } else {
+        let names: Vec<_> = object.fields.iter().map(|f| f.name).collect();
+        format!("the fields here are {}", names.join(", "))
+    };
+    FieldError::text(at, "", message, advice)
+}
+
+fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut Findings) {
+    let Some(value) = value.filter(|v| !v.is_null()) else { return };
+    match (kind, value) {
+        (Type::Any, _) | (Type::Bool, Value::Bool(_)) => {}
+        (Type::Text(format), Value::String(s)) => found.errors.extend(formats::check(format, at, s)),
+        (Type::Int(min, max), Value::Number(n)) => {
+            if n.as_i64().is_none_or(|n| n < min || n > max) {
+                let name = formats::go_name(last(at));
+                let reason = format!("must be a whole number from {min} to {max}");
+                found.errors.push(FieldError::field(at, &name, &n.to_string(), &reason, ""));
+            }
+        }
+        (Type::As, Value::Number(_) | Value::String(_)) => found.errors.extend(formats::check_as(cx.object, at, value)),
+        (Type::Port, Value::Number(n)) => {
+            if n.as_u64().is_none_or(|n| n == 0 || n > 65535) {
+                found.errors.push(FieldError::field(
+                    at,
+                    &formats::go_name(last(at)),
+                    &n.to_string(),
+                    "must be a port number from 1 to 65535",
+                    "",
+                ));
+            }
+        }
+        (Type::Port, Value::String(_)) => {}
+        (Type::Object(object), Value::Object(map)) => check_object(cx.root, object, at, map, found),
+        (Type::List(item), Value::Array(items)) => {
+            for (i, value) in items.iter().enumerate() {
+                check_type(cx, &format!("{at}[{i}]"), *item, Some(value), found);
+            }
+        }
+        (Type::Map, Value::Object(map)) => {
+            for (name, value) in map.iter().filter(|(_, v)| !v.is_string()) {
+                let path = format!("{at}.{name}");
+                found.errors.push(wrong_type(
+                    cx.object,
+                    &path,
+                    "string",
+                    value,
+                    format!("quote it: {name}: \"{}\"", shown(value)),
+                ));
+            }
+        }
+        (Type::Text(_), _) => found.errors.push(wrong_type(cx.object, at, "string", value, text_advice(at, value))),
+        (Type::Bool, _) => found.errors.push(wrong_type(cx.object, at, "bool", value, bool_advice(at, value))),
+        (Type::Int(..) | Type::Port, _) => {
+            let advice = format!("{} is a number without quotes", last(at));
+            found.errors.push(wrong_type(cx.object, at, "int", value, advice));
+        }
+        (Type::As, _) => {
+            found.errors.push(wrong_type(cx.object, at, "numorstring.ASNumber", value, formats::AS_ADVICE.into()))
+        }
+        (Type::Object(object), _) => {
+            let fields: Vec<_> = object.fields.iter().map(|f| f.name).collect();
+            let advice = format!("{} is a mapping with the fields {}", last(at), fields.join(", "));
+            found.errors.push(wrong_type(cx.object, at, object.go_type, value, advice));
+        }
+        (Type::List(_), _) => {
+            let advice = format!("{} is a list: put `- ` before each item, or [ ] around them", last(at));
+            found.errors.push(wrong_type(cx.object, at, "[]", value, advice));
+        }
+        (Type::Map, _) => {
+            let advice = format!("{} is a mapping from names to strings", last(at));
+            found.errors.push(wrong_type(cx.object, at, "map[string]string", value, advice));
+        }
+    }
+}
+
+/// Go's wording of a value of the wrong type.
+fn wrong_type(object: &Object, at: &str, wanted: &str, value: &Value, advice: String) -> FieldError {
+    let got = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    let message = format!(
+        "cannot unmarshal {got} into Go struct field {}.{} of type {wanted}",
+        object.go_type,
+        without_indices(at)
+    );
+    FieldError::text(at, &shown(value), message, advice)
+}
+
+fn text_advice(at: &str, value: &Value) -> String {
+    match value {
+        Value::Object(_) | Value::Array(_) => format!("{} is a single string", last(at)),
+        _ => format!("quote it: {}: \"{}\"", last(at), shown(value)),
+    }
+}
+
+fn bool_advice(at: &str, value: &Value) -> String {
+    let meant = match shown(value).to_ascii_lowercase().as_str() {
+        "true" | "yes" | "on" | "1" => "true",
+        "false" | "no" | "off" | "0" => "false",
+        _ => "true or false",
+    };
+    format!("write {}: {meant}, without quotes", last(at))
+}
+
+/// The path of a field below `path`.
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.into() } else { format!("{path}.{name}") }
+}
+
+/// The last field name of a path, without an index.
+fn last(path: &str) -> &str {
+    let name = path.rsplit('.').next().unwrap_or(path);
+    name.split('[').next().unwrap_or(name)
+}
+
+fn without_indices(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut depth = 0;
+    for c in path.chars() {
+        match c {
+            '[' => depth += 1,
+            ']' => depth -= 1,
+            c if depth == 0 => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

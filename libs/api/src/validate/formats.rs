@@ -1,0 +1,251 @@
+//! The form of single values.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{FieldError, last, nearest, shown};
+use crate::bgp_peer::AsNumber;
+use crate::schema::{Format, Object};
+use crate::selector::Selector;
+
+pub(super) const AS_ADVICE: &str =
+    "an AS number is 0 to 4294967295, or a quoted string of two halves up to 65535 such as \"1.10\"";
+/// Kubernetes' rule for names (RFC 1123 subdomain).
+const NAME_REGEX: &str = "[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*";
+const MAX_NAME_LEN: usize = 253;
+/// Calico's bound on the length of a selector.
+const MAX_SELECTOR_LEN: usize = 1024;
+/// Linux IFNAMSIZ without the terminating zero.
+const MAX_INTERFACE_LEN: usize = 15;
+
+/// Checks a string against the form its field asks for.
+pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError> {
+    let (tag, advice) = match format {
+        Format::Free => return None,
+        // An empty string is an unset field in Go, except where the form is what makes the object.
+        _ if value.is_empty() && !matches!(format, Format::Name | Format::Cidr) => return None,
+        Format::Name => return name_error(at, value),
+        Format::Cidr => ("net", cidr_problem(value)?),
+        Format::CidrOrIp => ("net", if value.parse::<IpAddr>().is_ok() { return None } else { cidr_problem(value)? }),
+        Format::Ip => ("ip", address_problem(value)?),
+        Format::Ipv4 => match value.parse::<Ipv4Addr>() {
+            Ok(_) => return None,
+            Err(_) => ("ipv4", "write four numbers up to 255, such as 192.168.1.1".into()),
+        },
+        Format::IpPort => ("IP:port", ip_port_problem(value)?),
+        Format::Selector => ("selector", selector_problem(value)?),
+        Format::Duration => ("duration", duration_problem(value)?),
+        Format::Community => ("communities", community_problem(value)?),
+        Format::Interface => ("interface", interface_problem(value)?),
+        Format::OneOf(words) => {
+            if words.contains(&value) {
+                return None;
+            }
+            let near =
+                nearest(value, words.iter().copied()).map(|w| format!("; did you mean {w}?")).unwrap_or_default();
+            ("oneof", format!("the values are {}{near}", words.join(", ")))
+        }
+    };
+    let field = go_name(last(at));
+    let reason = format!("Reason: failed to validate Field: {field} because of Tag: {tag} ");
+    Some(FieldError::field(at, &field, value, &reason, advice))
+}
+
+/// Checks an AS number. Calico reads a number that is no uint32 as a string and says so.
+pub(super) fn check_as(object: &Object, at: &str, value: &Value) -> Option<FieldError> {
+    match value {
+        Value::Number(n) if n.as_u64().is_some_and(|n| u32::try_from(n).is_ok()) => None,
+        Value::Number(n) => {
+            let path = super::without_indices(at);
+            let message =
+                format!("cannot unmarshal number into Go struct field {}.{path} of type string", object.go_type);
+            Some(FieldError::text(at, &n.to_string(), message, AS_ADVICE))
+        }
+        other => {
+            let text = shown(other);
+            let reason = "Reason: failed to validate Field: ASNumber because of Tag: ASNumber ";
+            text.parse::<AsNumber>().err().map(|_| FieldError::field(at, "ASNumber", &text, reason, AS_ADVICE))
+        }
+    }
+}
+
+/// The name of the Go struct's field for a JSON field, as Calico's messages have it.
+pub(super) fn go_name(json: &str) -> String {
+    for (prefix, upper) in [
+        ("cidr", "CIDR"),
+        ("asNumber", "ASNumber"),
+        ("asPath", "ASPath"),
+        ("ipip", "IPIP"),
+        ("vxlan", "VXLAN"),
+        ("ip", "IP"),
+        ("nat", "NAT"),
+        ("mac", "MAC"),
+    ] {
+        if let Some(rest) = json.strip_prefix(prefix)
+            && rest.chars().next().is_none_or(|c| !c.is_ascii_lowercase() || c == 'v')
+        {
+            return format!("{upper}{rest}");
+        }
+    }
+    let mut chars = json.chars();
+    chars.next().map(|c| c.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
+}
+
+/// Whether a character is one of the quotes that word processors put in place of `'` and `"`.
+pub fn is_typographic_quote(c: char) -> bool {
+    matches!(c, '\u{2018}'..='\u{201f}' | '\u{ff02}' | '\u{ff07}' | '\u{2032}' | '\u{2033}')
+}
+
+fn name_error(at: &str, value: &str) -> Option<FieldError> {
+    let is_label = |part: &str| {
+        let alnum = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let b = part.as_bytes();
+        !b.is_empty() && alnum(b[0]) && alnum(b[b.len() - 1]) && b.iter().all(|&c| alnum(c) || c == b'-')
+    };
+    if value.len() <= MAX_NAME_LEN && value.split('.').all(is_label) {
+        return None;
+    }
+    // A node that is wanted may be unset by an empty string.
+    if value.is_empty() && at != "metadata.name" {
+        return None;
+    }
+    let fixed: String = value
+        .to_ascii_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
+        .collect();
+    let fixed = fixed.trim_matches(['-', '.']);
+    let advice = match fixed {
+        _ if value.len() > MAX_NAME_LEN => format!("{} characters are the most", MAX_NAME_LEN),
+        "" => "give it a name such as test-0".into(),
+        fixed if fixed.split('.').all(is_label) => format!("{fixed} would do"),
+        _ => String::new(),
+    };
+    let rule = format!("name must consist of lower case alphanumeric characters, '-' or '.' (regex: {NAME_REGEX})");
+    let field = if at == "metadata.name" { "Metadata.Name".into() } else { go_name(last(at)) };
+    Some(FieldError::field(at, &field, value, &rule, advice))
+}
+
+fn cidr_problem(value: &str) -> Option<String> {
+    if value.parse::<IpNet>().is_ok() {
+        return None;
+    }
+    let (address, length) = match value.split_once('/') {
+        Some((a, l)) => (a, Some(l)),
+        None => (value, None),
+    };
+    if let Some(problem) = address_problem(address) {
+        return Some(problem);
+    }
+    let is_v6 = address.contains(':');
+    let (example, max) = if is_v6 { (64, 128) } else { (24, 32) };
+    Some(match length {
+        None => format!("a CIDR has a prefix length, such as {address}/{example}"),
+        Some(_) => format!("the prefix length is a number from 0 to {max}, such as {address}/{example}"),
+    })
+}
+
+fn address_problem(value: &str) -> Option<String> {
+    if value.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    if value.chars().any(is_typographic_quote) {
+        return Some(QUOTES.into());
+    }
+    if value.contains(':') {
+        let doubled = value.matches("::").count() > 1;
+        return Some(if doubled {
+            "an IPv6 address has :: at most once".into()
+        } else {
+            "write an IPv6 address such as fd00::1".to_string()
+        });
+    }
+    let parts: Vec<&str> = value.split('.').collect();
+    if let Some(part) = parts.iter().find(|p| p.parse::<u16>().is_ok_and(|n| n > 255)) {
+        return Some(format!("{part} in {value} is over 255, the most that a part of an IPv4 address can be"));
+    }
+    if value.contains('/') {
+        return Some("write the address without a prefix length".into());
+    }
+    Some("write an IPv4 address such as 192.168.1.1 or an IPv6 address such as fd00::1".into())
+}
+
+/// What to say about text that came through a word processor or a web page.
+pub const QUOTES: &str = "typographic quotes were pasted from a text that curls quotes; use straight quotes, \" or '";
+
+fn ip_port_problem(value: &str) -> Option<String> {
+    if value.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    if let Ok(socket) = value.parse::<SocketAddr>() {
+        return (socket.port() == 0).then(|| "the port is 1 to 65535".into());
+    }
+    // A name, a bad address, or a bad port: say which.
+    let address = match (value.strip_prefix('[').and_then(|v| v.split_once(']')), value.matches(':').count()) {
+        (Some((address, _)), _) => address,
+        (None, 1) => value.split(':').next().unwrap_or(value),
+        _ => value,
+    };
+    Some(
+        address_problem(address)
+            .unwrap_or_else(|| "the port is 1 to 65535, as in 192.168.1.1:179 or [fd00::1]:179".into()),
+    )
+}
+
+fn selector_problem(value: &str) -> Option<String> {
+    if value.len() > MAX_SELECTOR_LEN {
+        return Some(format!("a selector has at most {MAX_SELECTOR_LEN} characters, this has {}", value.len()));
+    }
+    let error = Selector::parse(value).err()?;
+    if value.chars().any(is_typographic_quote) {
+        return Some(format!("{} at offset {}: {QUOTES}", error.reason, error.offset));
+    }
+    let hint = match error.reason.as_str() {
+        "expected ==" => ": write == between a label and its value",
+        "expected string" | "unterminated string" => ": a value stands in straight quotes, as in rr-group == 'rr1'",
+        _ => "",
+    };
+    Some(format!("{} at offset {}{hint}", error.reason, error.offset))
+}
+
+/// Go's durations: numbers with units, one after the other (Go `time.ParseDuration`).
+fn duration_problem(value: &str) -> Option<String> {
+    let advice = || Some("write a duration with its unit, such as 90s or 2m30s".to_string());
+    let mut rest = value;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let unit = &rest[digits..];
+        let Some(unit) = ["ms", "us", "µs", "ns", "h", "m", "s"].iter().find(|u| unit.starts_with(**u)) else {
+            return advice();
+        };
+        if digits == 0 || rest[..digits].parse::<f64>().is_err() {
+            return advice();
+        }
+        rest = &rest[digits + unit.len()..];
+    }
+    None
+}
+
+fn community_problem(value: &str) -> Option<String> {
+    let parts: Vec<&str> = value.split(':').collect();
+    let fits = match parts.as_slice() {
+        [a, b] => a.parse::<u16>().is_ok() && b.parse::<u16>().is_ok(),
+        [a, b, c] => [a, b, c].iter().all(|p| p.parse::<u32>().is_ok()),
+        _ => false,
+    };
+    (!fits).then(|| {
+        "a community is aa:nn with two numbers up to 65535, or a large community aa:nn:mm with three up to 4294967295".into()
+    })
+}
+
+fn interface_problem(value: &str) -> Option<String> {
+    if value.len() > MAX_INTERFACE_LEN {
+        return Some(format!("an interface name has at most {MAX_INTERFACE_LEN} characters, this has {}", value.len()));
+    }
+    value
+        .chars()
+        .any(|c| c.is_whitespace() || c == '/')
+        .then(|| "an interface name has no spaces and no slashes".into())
+}
