@@ -1,1 +1,5 @@
-fn main() {}
+//! `bgpctl`: `calicoctl` under its other name.
+
+fn main() -> std::process::ExitCode {
+    calicoctl::main()
+}

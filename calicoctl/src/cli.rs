@@ -1,0 +1,184 @@
+//! The command tree: one definition per command and flag, with its help.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Where the daemons' sockets are.
+const DEFAULT_RUN_DIR: &str = "/run/tortie";
+
+/// Manages Tortie's resources and shows its state
+///
+/// The store is chosen by DATASTORE_TYPE (sqlite, etcdv3), SQLITE_PATH and ETCD_ENDPOINTS.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Creates resources, or updates those that exist
+    Apply(FileArgs),
+    /// Creates resources
+    Create {
+        #[command(flatten)]
+        files: FileArgs,
+        /// Leave resources alone that exist already
+        #[arg(long)]
+        skip_exists: bool,
+    },
+    /// Replaces resources that exist
+    Replace(FileArgs),
+    /// Deletes resources, by file or by kind and name
+    Delete(DeleteArgs),
+    /// Checks documents without a store
+    Validate(FileArgs),
+    /// Shows resources
+    Get(GetArgs),
+    /// This node's daemons
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Shows the sessions of this node's BGP speaker
+    Peers(SocketArgs),
+    /// Shows the routes of this node's BGP speaker
+    Routes(RoutesArgs),
+    /// IP address management
+    #[command(subcommand)]
+    Ipam(IpamCommand),
+    /// This node's service load balancer
+    #[command(subcommand)]
+    Lb(LbCommand),
+    /// Shows the version of this program
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub struct FileArgs {
+    /// File, directory, or - for standard input; may be given several times
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    pub filename: Vec<String>,
+    /// Look into directories within the directory too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Namespace of documents that name none [default: default]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Kind of the resources
+    #[arg(required_unless_present = "filename", requires = "names")]
+    pub kind: Option<String>,
+    /// Names of the resources
+    pub names: Vec<String>,
+    /// File, directory, or - for standard input; may be given several times
+    #[arg(short, long, value_name = "FILE", conflicts_with = "kind")]
+    pub filename: Vec<String>,
+    /// Look into directories within the directory too
+    #[arg(short = 'R', long)]
+    pub recursive: bool,
+    /// Namespace of the resources [default: default]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Leave out what does not exist
+    #[arg(short, long)]
+    pub skip_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// Kind of the resources, or a short name of it
+    #[arg(required_unless_present = "filename")]
+    pub kind: Option<String>,
+    /// Names of the resources; all where none is given
+    pub names: Vec<String>,
+    /// Show the resources that these documents name
+    #[arg(short, long, value_name = "FILE", conflicts_with = "kind")]
+    pub filename: Vec<String>,
+    /// ps, wide, yaml or json
+    #[arg(short, long, default_value = "ps")]
+    pub output: String,
+    /// Namespace of the resources [default: default]
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Resources of all namespaces
+    #[arg(short = 'A', long, visible_short_alias = 'a', conflicts_with = "namespace")]
+    pub all_namespaces: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TableOrJson {
+    Ps,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct SocketArgs {
+    /// Where the daemons' sockets are
+    #[arg(long, env = "TORTIE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// A table (ps) or JSON
+    #[arg(short, long, value_enum, default_value = "ps")]
+    pub output: TableOrJson,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Shows the BGP sessions as Calico does
+    Status(SocketArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoutesView {
+    /// The chosen path of every prefix
+    Best,
+    /// What peers sent
+    Received,
+    /// What is sent to peers
+    Advertised,
+}
+
+#[derive(Debug, Args)]
+pub struct RoutesArgs {
+    #[arg(value_enum, default_value = "best")]
+    pub view: RoutesView,
+    /// Only routes of this peer
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<IpAddr>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum IpamCommand {
+    /// Shows pools and what is used of them, or who has an address
+    Show {
+        /// The blocks of each pool too
+        #[arg(long)]
+        show_blocks: bool,
+        /// Who has this address
+        #[arg(long, value_name = "ADDRESS")]
+        ip: Option<IpAddr>,
+    },
+    /// Changes how addresses are given out
+    Configure {
+        /// Nodes take addresses only from their own blocks
+        #[arg(long, value_name = "true|false")]
+        strictaffinity: Option<bool>,
+        /// Most blocks that a node may have; 0 is the default, 20
+        #[arg(long, value_name = "N")]
+        max_blocks_per_host: Option<u32>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LbCommand {
+    /// Shows the services that this node serves
+    List(SocketArgs),
+    /// Shows the state of the load balancer
+    Status(SocketArgs),
+}

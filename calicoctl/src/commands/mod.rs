@@ -1,0 +1,58 @@
+//! One file per family of commands.
+
+mod get;
+mod ipam;
+mod resources;
+mod sockets;
+
+use anyhow::{Result, bail};
+use api::kind::Kind;
+use api::validate;
+use datastore::DynStore;
+
+use crate::cli::{Command, NodeCommand};
+use crate::plan::Verb;
+
+/// Runs one command.
+///
+/// # Errors
+/// What to print on standard error; the process exits with 1.
+pub async fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Apply(files) => resources::change(&files, Verb::Apply).await,
+        Command::Create { files, skip_exists } => resources::change(&files, Verb::Create { skip_exists }).await,
+        Command::Replace(files) => resources::change(&files, Verb::Replace).await,
+        Command::Delete(args) => resources::delete(args).await,
+        Command::Validate(files) => resources::validate(&files),
+        Command::Get(args) => get::get(args).await,
+        Command::Node(NodeCommand::Status(args)) => sockets::node_status(&args).await,
+        Command::Peers(args) => sockets::peers(&args).await,
+        Command::Routes(args) => sockets::routes(&args).await,
+        Command::Ipam(command) => ipam::run(command).await,
+        Command::Lb(command) => sockets::lb(&command).await,
+        Command::Version => {
+            println!("Client Version:    {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+    }
+}
+
+/// The store that the environment asks for.
+async fn open_store() -> Result<DynStore> {
+    Ok(datastore::config::from_env()?.open().await?)
+}
+
+/// The kind that a word of the command line means.
+fn kind(word: &str) -> Result<Kind> {
+    if let Some(kind) = Kind::from_arg(word) {
+        return Ok(kind);
+    }
+    let names = Kind::ALL.iter().flat_map(|k| [k.plural()].into_iter().chain(k.aliases().iter().copied()));
+    match validate::nearest(word, names) {
+        Some(near) => bail!("resource type '{word}' is not supported; did you mean {near}?"),
+        None => {
+            let plurals: Vec<_> = Kind::ALL.iter().map(|k| k.plural()).collect();
+            bail!("resource type '{word}' is not supported; the types are {}", plurals.join(", "))
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! apply, create, replace, delete, validate.
+
+use anyhow::{Result, bail};
+use api::kind::Kind;
+
+use super::open_store;
+use crate::cli::{DeleteArgs, FileArgs};
+use crate::documents::{self, Document, Loaded, Problem, Source};
+use crate::plan::{self, Failure, Verb};
+
+/// Problems printed before the rest is only counted.
+const MAX_SHOWN: usize = 50;
+
+/// apply, create and replace.
+pub async fn change(files: &FileArgs, verb: Verb) -> Result<()> {
+    let sources = documents::read(&files.filename, files.recursive)?;
+    carry_out(&sources, files.namespace.as_deref(), verb).await
+}
+
+/// delete, by file or by kind and name.
+pub async fn delete(args: DeleteArgs) -> Result<()> {
+    let verb = Verb::Delete { skip_missing: args.skip_not_exists };
+    let sources = match &args.kind {
+        None => documents::read(&args.filename, args.recursive)?,
+        Some(word) => {
+            let kind = super::kind(word)?;
+            return delete_named(kind, &args).await;
+        }
+    };
+    // What is to be deleted need not be valid; its kind and name are enough.
+    carry_out(&sources, args.namespace.as_deref(), verb).await
+}
+
+async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
+    if args.namespace.is_some() && !kind.is_namespaced() {
+        bail!("{kind} is not namespaced");
+    }
+    let store = open_store().await?;
+    let mut missing = Vec::new();
+    let mut ops = Vec::new();
+    for name in &args.names {
+        match crate::stored::get(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
+            Some(found) => ops.push(datastore::Op::Delete(found.key, None)),
+            None if args.skip_not_exists => {}
+            None => {
+                let namespace = args.namespace.as_deref().or(Some("default"));
+                missing.push(format!("resource does not exist: {}", plan::identity(kind, namespace, name)));
+            }
+        }
+    }
+    if !missing.is_empty() {
+        let plural = if args.names.len() > 1 { "any '" } else { "'" };
+        let s = if args.names.len() > 1 { "s" } else { "" };
+        bail!("failed to delete {plural}{kind}' resource{s}: [{}]", missing.join(" "));
+    }
+    let count = ops.len();
+    if count > 0 {
+        store.txn(datastore::Txn { ops }).await?;
+    }
+    println!("Successfully deleted {count} '{kind}' resource(s)");
+    Ok(())
+}
+
+/// validate: no store is asked.
+pub fn validate(files: &FileArgs) -> Result<()> {
+    let sources = documents::read(&files.filename, files.recursive)?;
+    let loaded = checked(&sources, files.namespace.as_deref(), "validated")?;
+    success("validated", &loaded.documents);
+    Ok(())
+}
+
+async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> Result<()> {
+    let (present, past) = match verb {
+        Verb::Apply => ("apply", "applied"),
+        Verb::Create { .. } => ("create", "created"),
+        Verb::Replace => ("replace", "replaced"),
+        Verb::Delete { .. } => ("delete", "deleted"),
+    };
+    let loaded = checked(sources, namespace, past)?;
+    let store = open_store().await?;
+    match plan::execute(&store, &loaded.documents, verb).await {
+        Ok(warnings) => {
+            show(&warnings, "warning: ");
+            success(past, &loaded.documents);
+            Ok(())
+        }
+        Err(Failure::Problems(problems)) => {
+            show(&problems, "");
+            bail!("{}", nothing(past, &problems, loaded.total))
+        }
+        Err(Failure::Store(done, error)) => bail!("{}", store_failure(present, past, &loaded.documents, done, &error)),
+    }
+}
+
+/// Reads all documents; fails with every error printed where there is one.
+fn checked<'a>(sources: &'a [Source], namespace: Option<&str>, past: &str) -> Result<Loaded<'a>> {
+    let loaded = documents::load(sources, namespace);
+    show(&loaded.warnings, "warning: ");
+    if !loaded.errors.is_empty() {
+        show(&loaded.errors, "");
+        bail!("{}", nothing(past, &loaded.errors, loaded.total));
+    }
+    if loaded.documents.is_empty() {
+        match sources {
+            [one] => bail!("no resources specified in file {}", one.name),
+            _ => bail!("No resources specified"),
+        }
+    }
+    Ok(loaded)
+}
+
+fn show(problems: &[Problem], prefix: &str) {
+    for problem in problems.iter().take(MAX_SHOWN) {
+        eprintln!("{prefix}{problem}");
+    }
+    if problems.len() > MAX_SHOWN {
+        eprintln!("{prefix}and {} more", problems.len() - MAX_SHOWN);
+    }
+}
+
+fn nothing(past: &str, problems: &[Problem], total: usize) -> String {
+    let mut bad: Vec<_> = problems.iter().map(|p| (&p.file, p.document, &p.subject)).collect();
+    bad.sort();
+    bad.dedup();
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    format!(
+        "nothing was {past}: {} error{} in {} of {total} document{}",
+        problems.len(),
+        plural(problems.len()),
+        bad.len(),
+        plural(total)
+    )
+}
+
+/// `Successfully applied 4 'IPPool' resource(s)`, without the kind where there are several.
+fn success(past: &str, documents: &[Document]) {
+    match one_kind(documents) {
+        Some(kind) => println!("Successfully {past} {} '{kind}' resource(s)", documents.len()),
+        None => println!("Successfully {past} {} resource(s)", documents.len()),
+    }
+}
+
+fn one_kind(documents: &[Document]) -> Option<Kind> {
+    let first = documents.first()?.kind;
+    documents.iter().all(|d| d.kind == first).then_some(first)
+}
+
+/// Calico's texts for what the store refuses.
+fn store_failure(present: &str, past: &str, documents: &[Document], done: usize, error: &anyhow::Error) -> String {
+    let kind = one_kind(documents).map(|k| format!("'{k}' ")).unwrap_or_default();
+    match (documents.len(), done) {
+        (1, _) => format!("failed to {present} {kind}resource: [{error:#}]"),
+        (_, 0) => format!("failed to {present} any {kind}resources: [{error:#}]"),
+        (total, done) => {
+            format!("Partial success: {past} the first {done} out of {total} {kind}resources:\nhit error: [{error:#}]")
+        }
+    }
+}

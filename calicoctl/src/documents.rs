@@ -1,0 +1,349 @@
+//! Files to documents: reads, splits, recognises kinds and validates. Every error of every document is collected, each with its
+//! file, document, line, column and field.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use api::kind::{CALICO_V3, Kind};
+use api::validate::{self, FieldError};
+use serde_json::{Map, Value};
+
+use crate::pasted;
+use crate::yaml::{self, Chunk, Mark, SyntaxError};
+
+/// A text and where it came from.
+#[derive(Debug)]
+pub struct Source {
+    /// The path as it was given, or `stdin`.
+    pub name: String,
+    pub text: String,
+}
+
+/// A document that has been read and is valid by itself.
+#[derive(Debug)]
+pub struct Document<'a> {
+    pub kind: Kind,
+    /// The user's form: canonical kind and apiVersion, namespace filled in, nulls removed.
+    pub value: Value,
+    /// Whether it is a Kubernetes Node, which only brings labels and addresses.
+    pub is_kubernetes_node: bool,
+    place: Place<'a>,
+}
+
+/// Where a document stands.
+#[derive(Clone, Debug)]
+struct Place<'a> {
+    file: &'a str,
+    /// Counts from 1 within its file.
+    number: usize,
+    chunk: Chunk<'a>,
+    /// `items[3].` for a document within a list.
+    prefix: String,
+    /// `IPPool test`, or empty where that is not known.
+    subject: String,
+}
+
+/// One thing wrong with a document, as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub file: String,
+    pub document: usize,
+    pub line: usize,
+    pub column: usize,
+    pub subject: String,
+    /// The field and its value; empty for the document itself.
+    pub path: String,
+    pub value: String,
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: document {}", self.file, self.document)?;
+        if !self.subject.is_empty() {
+            write!(f, " ({})", self.subject)?;
+        }
+        write!(f, ", line {}, column {}: ", self.line, self.column)?;
+        match (self.path.is_empty(), self.value.is_empty()) {
+            (true, _) => {}
+            (false, true) => write!(f, "{}: ", self.path)?,
+            (false, false) => write!(f, "{} '{}': ", self.path, self.value)?,
+        }
+        f.write_str(&self.text)
+    }
+}
+
+/// What a set of files holds.
+#[derive(Debug, Default)]
+pub struct Loaded<'a> {
+    pub documents: Vec<Document<'a>>,
+    pub errors: Vec<Problem>,
+    pub warnings: Vec<Problem>,
+    /// How many documents were read, good and bad.
+    pub total: usize,
+}
+
+/// Reads what `-f` names: a file, `-` for standard input, or a directory's .yaml, .yml and .json files in the order of their names.
+///
+/// # Errors
+/// Names the path that cannot be read.
+pub fn read(names: &[String], recursive: bool) -> Result<Vec<Source>> {
+    let mut sources = Vec::new();
+    for name in names {
+        if name == "-" {
+            let mut bytes = Vec::new();
+            std::io::stdin().read_to_end(&mut bytes).context("cannot read standard input")?;
+            sources.push(source("stdin".into(), bytes)?);
+            continue;
+        }
+        let path = Path::new(name);
+        let meta = std::fs::metadata(path).with_context(|| format!("cannot read {name}"))?;
+        let mut files = Vec::new();
+        if meta.is_dir() {
+            walk(path, recursive, &mut files)?;
+            if files.is_empty() {
+                bail!("no resources specified in directory {name}: it has no .yaml, .yml or .json file");
+            }
+        } else {
+            files.push(path.to_path_buf());
+        }
+        for file in files {
+            let bytes = std::fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            sources.push(source(file.display().to_string(), bytes)?);
+        }
+    }
+    Ok(sources)
+}
+
+fn source(name: String, bytes: Vec<u8>) -> Result<Source> {
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Source { name, text }),
+        Err(e) => {
+            let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+            let line = good.iter().filter(|&&b| b == b'\n').count() + 1;
+            bail!("{name}: line {line}: the text is not UTF-8; save the file as UTF-8")
+        }
+    }
+}
+
+fn walk(directory: &Path, recursive: bool, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = std::fs::read_dir(directory).with_context(|| format!("cannot read {}", directory.display()))?;
+    let mut paths = Vec::new();
+    for entry in entries {
+        paths.push(entry.with_context(|| format!("cannot read {}", directory.display()))?.path());
+    }
+    paths.sort();
+    for path in paths {
+        if path.is_dir() {
+            if recursive {
+                walk(&path, recursive, files)?;
+            }
+        } else if path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// Reads and checks every document of every source. `namespace` is for namespaced documents that name none.
+pub fn load<'a>(sources: &'a [Source], namespace: Option<&str>) -> Loaded<'a> {
+    let mut loaded = Loaded::default();
+    for source in sources {
+        for (i, chunk) in yaml::split(&source.text).into_iter().enumerate() {
+            loaded.total += 1;
+            let place =
+                Place { file: &source.name, number: i + 1, chunk, prefix: String::new(), subject: String::new() };
+            match yaml::load(chunk) {
+                Err(errors) => {
+                    let causes = pasted::causes(chunk);
+                    let errors = if causes.is_empty() { errors } else { causes };
+                    loaded.errors.extend(errors.into_iter().map(|e| place.syntax(e)));
+                }
+                Ok(value) => document(value, place, namespace, &mut loaded),
+            }
+        }
+    }
+    loaded
+}
+
+fn document<'a>(mut value: Value, place: Place<'a>, namespace: Option<&str>, loaded: &mut Loaded<'a>) {
+    let lost_a_child =
+        value.as_object().is_some_and(|m| ["metadata", "spec"].iter().any(|k| m.get(*k) == Some(&Value::Null)));
+    if lost_a_child || !value.is_object() {
+        let causes = pasted::causes(place.chunk);
+        if !causes.is_empty() {
+            loaded.errors.extend(causes.into_iter().map(|e| place.syntax(e)));
+            return;
+        }
+    }
+    if let Some(items) = value.get_mut("items").filter(|_| place.prefix.is_empty()).and_then(Value::as_array_mut) {
+        let items = std::mem::take(items);
+        loaded.total = loaded.total - 1 + items.len();
+        for (i, item) in items.into_iter().enumerate() {
+            document(item, Place { prefix: format!("items[{i}]."), ..place.clone() }, namespace, loaded);
+        }
+        return;
+    }
+    let mut place = place;
+    let kind = match recognise(&value) {
+        Ok(kind) => kind,
+        Err(error) => return loaded.errors.extend(place.problems(vec![error])),
+    };
+    let name = value["metadata"]["name"].as_str().unwrap_or_default();
+    place.subject = format!("{kind} {name}").trim_end().to_string();
+    let is_kubernetes_node = kind == Kind::Node && value["apiVersion"] == "v1";
+    strip_nulls(&mut value);
+    normalise(kind, &mut value, namespace);
+    let found = validate::document(kind, &value);
+    if !is_kubernetes_node {
+        value["apiVersion"] = kind.api_version().into();
+    }
+    loaded.warnings.extend(place.problems(found.warnings));
+    if found.errors.is_empty() {
+        loaded.documents.push(Document { kind, value, is_kubernetes_node, place });
+    } else {
+        loaded.errors.extend(place.problems(found.errors));
+    }
+}
+
+/// The kind of a document, by its `kind` and `apiVersion`.
+fn recognise(value: &Value) -> Result<Kind, FieldError> {
+    let Some(map) = value.as_object() else {
+        let advice = "it begins with apiVersion: and kind:";
+        return Err(FieldError::text("", &short(value), "a document is a mapping of fields", advice));
+    };
+    let text = |field: &str| map.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (kind, version) = (text("kind"), text("apiVersion"));
+    for (field, example) in [("kind", "kind: IPPool"), ("apiVersion", "apiVersion: projectcalico.org/v3")] {
+        if text(field).is_empty() {
+            return Err(FieldError::text("", "", format!("the document has no {field}"), format!("write {example}")));
+        }
+    }
+    let message = format!("unknown resource type ({kind}) and/or version ({version})");
+    match Kind::from_document(kind) {
+        Some(found) if found.accepts_version(version) => Ok(found),
+        Some(found) => {
+            let wanted = found.api_version();
+            let also = if wanted == CALICO_V3 { " or crd.projectcalico.org/v1" } else { "" };
+            Err(FieldError::text("apiVersion", version, message, format!("{found} has apiVersion: {wanted}{also}")))
+        }
+        None => {
+            let names = || Kind::ALL.iter().map(|k| k.as_str());
+            let advice = match validate::nearest(kind, names()) {
+                Some(near) => format!("did you mean {near}?"),
+                None => format!("the kinds are {}", names().collect::<Vec<_>>().join(", ")),
+            };
+            Err(FieldError::text("kind", kind, message, advice))
+        }
+    }
+}
+
+/// Gives the document the envelope that is stored: a namespace where its kind has one, and a spec.
+fn normalise(kind: Kind, value: &mut Value, namespace: Option<&str>) {
+    if kind != Kind::EndpointSlice
+        && let Some(map) = value.as_object_mut()
+    {
+        map.entry("spec").or_insert_with(|| Value::Object(Map::new()));
+    }
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        if kind.is_namespaced() {
+            let namespace = namespace.unwrap_or("default");
+            metadata.entry("namespace").or_insert_with(|| namespace.into());
+        } else {
+            metadata.shift_remove("namespace");
+        }
+    }
+}
+
+/// A null is a field that is not set, as in Go.
+fn strip_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(strip_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nulls),
+        _ => {}
+    }
+}
+
+fn short(value: &Value) -> String {
+    let text = validate::shown(value);
+    let mut line: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+    if line.len() < text.len() {
+        line.push_str("...");
+    }
+    line
+}
+
+impl<'a> Place<'a> {
+    fn syntax(&self, error: SyntaxError) -> Problem {
+        Problem {
+            file: self.file.into(),
+            document: self.number,
+            line: error.line,
+            column: error.column,
+            subject: self.subject.clone(),
+            path: String::new(),
+            value: String::new(),
+            text: error.message,
+        }
+    }
+
+    /// Finds the line and column of each error. The document is read once more for that.
+    fn problems(&self, errors: Vec<FieldError>) -> Vec<Problem> {
+        if errors.is_empty() {
+            return Vec::new();
+        }
+        let marks = yaml::marks(self.chunk);
+        let problem = |error: FieldError| {
+            let path = format!("{}{}", self.prefix, error.path);
+            let mark = locate(&marks, path.trim_end_matches('.'), self.chunk);
+            Problem {
+                file: self.file.into(),
+                document: self.number,
+                line: mark.line,
+                column: mark.column,
+                subject: self.subject.clone(),
+                path,
+                text: error.to_string(),
+                value: error.value,
+            }
+        };
+        errors.into_iter().map(problem).collect()
+    }
+}
+
+/// The place of a path, or of the nearest field above it that is in the text.
+fn locate(marks: &HashMap<String, Mark>, path: &str, chunk: Chunk) -> Mark {
+    let mut path = path;
+    loop {
+        if let Some(mark) = marks.get(path) {
+            return mark.clone();
+        }
+        if path.is_empty() {
+            return Mark { line: chunk.lines_before + 1, column: 1 };
+        }
+        path = path.rfind(['.', '[']).map_or("", |at| &path[..at]);
+    }
+}
+
+impl Document<'_> {
+    /// The name in its metadata.
+    pub fn name(&self) -> &str {
+        self.value["metadata"]["name"].as_str().unwrap_or_default()
+    }
+
+    /// The namespace in its metadata.
+    pub fn namespace(&self) -> Option<&str> {
+        self.value["metadata"]["namespace"].as_str()
+    }
+
+    /// An error or warning about this document, with its place.
+    pub fn problems(&self, errors: Vec<FieldError>) -> Vec<Problem> {
+        self.place.problems(errors)
+    }
+}

@@ -1,0 +1,51 @@
+//! The command line: `calicoctl`, and `bgpctl`, which is the same program under its other name.
+//!
+//! Documents go down: file -> [`yaml`] -> [`documents`] (kinds, validation, every error with its place) -> [`plan`] (checked
+//! against what is stored, written in one transaction where it fits) -> store. State comes up: the store through [`kinds`], the
+//! daemons through their sockets.
+//!
+//! It refuses to write anything while any document has an error.
+
+mod cli;
+mod commands;
+mod documents;
+mod kinds;
+mod pasted;
+mod plan;
+mod stored;
+mod table;
+mod yaml;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+/// Runs the command of the process's arguments: 0, or 1 with the reason on standard error.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(commands::run(cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

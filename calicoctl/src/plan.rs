@@ -1,0 +1,430 @@
+//! What a set of documents changes in the store: planned as a whole, checked against what is stored, then written.
+//!
+//! Nothing is written while any document has an error. Up to [`CHUNK`] changes are one transaction, so that an ordinary file
+//! happens entirely or not at all; more are written as several, in the order of the documents.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use anyhow::{Result, anyhow};
+use api::key::Key;
+use api::kind::Kind;
+use api::validate::{self, FieldError, set};
+use datastore::{DynStore, Error, Op, Txn};
+use ipnet::IpNet;
+use serde_json::{Map, Value};
+
+use crate::documents::{Document, Problem};
+use crate::stored::{self, Stored};
+
+/// Most changes of one transaction; etcd's limit is 128 (`--max-txn-ops`).
+const CHUNK: usize = 100;
+/// Bytes of one transaction; etcd's limit for a request is 1.5 MiB.
+const CHUNK_BYTES: usize = 1 << 20;
+/// How often a plan is made again when somebody else writes at the same time (Calico's number).
+const ATTEMPTS: usize = 5;
+
+/// What to do with documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Apply,
+    Create { skip_exists: bool },
+    Replace,
+    Delete { skip_missing: bool },
+}
+
+/// Why nothing, or not everything, was done.
+#[derive(Debug)]
+pub enum Failure {
+    /// Nothing was written.
+    Problems(Vec<Problem>),
+    /// The first `.0` documents are written.
+    Store(usize, anyhow::Error),
+}
+
+/// One key: what is stored and what is wanted, `None` for absent.
+struct Slot {
+    kind: Kind,
+    stored: Option<Stored>,
+    wanted: Option<Value>,
+    /// The last document that concerns it.
+    document: usize,
+}
+
+#[derive(Default)]
+struct Plan {
+    slots: Vec<Slot>,
+    by_key: HashMap<Key, usize>,
+}
+
+/// Carries out a verb; warnings about the set are returned. Done again where somebody else wrote in between.
+///
+/// # Errors
+/// [`Failure`].
+pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<Vec<Problem>, Failure> {
+    let mut last = None;
+    for _ in 0..ATTEMPTS {
+        let failed = |e| Failure::Store(0, e);
+        let (plan, problems, warnings) = plan(store, documents, verb).await.map_err(failed)?;
+        if !problems.is_empty() {
+            return Err(Failure::Problems(problems));
+        }
+        match write(store, &plan).await {
+            Ok(()) => return Ok(warnings),
+            Err((done, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_), e)) => last = Some((done, e)),
+            Err((done, _, e)) => return Err(Failure::Store(done, e)),
+        }
+    }
+    let (done, error) = last.unwrap_or((0, anyhow!("nothing was tried")));
+    Err(Failure::Store(
+        done,
+        error.context(format!("gave up after {ATTEMPTS} attempts, others write the same objects")),
+    ))
+}
+
+async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(Plan, Vec<Problem>, Vec<Problem>)> {
+    let mut plan = Plan::default();
+    let mut problems = Vec::new();
+    let listed = prefetch(store, documents, &mut plan).await?;
+    for (i, document) in documents.iter().enumerate() {
+        let (kind, name, namespace) = (document.kind, document.name(), document.namespace());
+        let key = stored::key_of(kind, namespace, name);
+        let slot = match plan.by_key.get(&key) {
+            Some(&slot) => slot,
+            None => {
+                let found = if listed.contains(&kind) {
+                    None
+                } else {
+                    stored::get(store.as_ref(), kind, namespace, name).await?
+                };
+                plan.add(key, kind, found)
+            }
+        };
+        let slot = &mut plan.slots[slot];
+        slot.document = i;
+        let errors = change(slot, document, verb);
+        problems.extend(document.problems(errors));
+    }
+    let mut warnings = Vec::new();
+    if !matches!(verb, Verb::Delete { .. }) && problems.is_empty() {
+        between(&plan, documents, &mut problems);
+        missing_filters(store, &plan, documents, &mut warnings).await?;
+    }
+    Ok((plan, problems, warnings))
+}
+
+/// Reads whole kinds where rules look at all of a kind, or where many documents of it come: one read in place of thousands.
+async fn prefetch(store: &DynStore, documents: &[Document<'_>], plan: &mut Plan) -> Result<HashSet<Kind>> {
+    const MANY: usize = 8;
+    let mut counts: BTreeMap<Kind, usize> = BTreeMap::new();
+    for document in documents {
+        *counts.entry(document.kind).or_default() += 1;
+    }
+    let mut listed = HashSet::new();
+    for (kind, count) in counts {
+        if kind != Kind::IpamConfiguration && (count > MANY || matches!(kind, Kind::IpPool | Kind::Service)) {
+            for found in stored::list(store.as_ref(), kind, None).await?.0 {
+                plan.add(found.key.clone(), kind, Some(found));
+            }
+            listed.insert(kind);
+        }
+    }
+    Ok(listed)
+}
+
+impl Plan {
+    fn add(&mut self, key: Key, kind: Kind, stored: Option<Stored>) -> usize {
+        let wanted = stored.as_ref().map(|s| s.value.clone());
+        self.slots.push(Slot { kind, stored, wanted, document: usize::MAX });
+        self.by_key.insert(key, self.slots.len() - 1);
+        self.slots.len() - 1
+    }
+
+    fn of(&self, kind: Kind) -> impl Iterator<Item = (&Slot, &Value)> {
+        self.slots.iter().filter(move |s| s.kind == kind).filter_map(|s| Some((s, s.wanted.as_ref()?)))
+    }
+}
+
+/// Changes what is wanted of one key; what is wrong with that.
+fn change(slot: &mut Slot, document: &Document, verb: Verb) -> Vec<FieldError> {
+    let id = identity(document.kind, document.namespace(), document.name());
+    let present = slot.wanted.clone();
+    match (verb, present) {
+        (Verb::Delete { skip_missing }, None) if !skip_missing => {
+            return vec![FieldError::text(
+                "metadata.name",
+                "",
+                format!("resource does not exist: {id}"),
+                "-s skips what does not exist",
+            )];
+        }
+        (Verb::Delete { .. }, _) => slot.wanted = None,
+        (Verb::Create { skip_exists: true }, Some(_)) => {}
+        (Verb::Create { .. }, Some(_)) => {
+            let advice = "use apply or replace to change it";
+            return vec![FieldError::text("metadata.name", "", format!("resource already exists: {id}"), advice)];
+        }
+        (Verb::Replace, None) => {
+            return vec![FieldError::text(
+                "metadata.name",
+                "",
+                format!("resource does not exist: {id}"),
+                "use apply or create to make it",
+            )];
+        }
+        (_, None) => slot.wanted = Some(new_object(document)),
+        (_, Some(present)) => return update(slot, document, &present, &id),
+    }
+    Vec::new()
+}
+
+fn update(slot: &mut Slot, document: &Document, present: &Value, id: &str) -> Vec<FieldError> {
+    let version = |v: &Value| v["metadata"]["resourceVersion"].as_str().map(str::to_string);
+    if let (Some(wanted), Some(latest)) = (version(&document.value), version(present))
+        && wanted != latest
+    {
+        let text = format!("update conflict: {id}: resource version '{wanted}' is out of date (latest: {latest})");
+        return vec![FieldError::text(
+            "metadata.resourceVersion",
+            &wanted,
+            text,
+            "get it again, or leave resourceVersion out",
+        )];
+    }
+    let mut wanted = if document.is_kubernetes_node { present.clone() } else { document.value.clone() };
+    if document.is_kubernetes_node {
+        add_kubernetes_node(&mut wanted, &document.value);
+    } else {
+        keep(document.kind, present, &mut wanted);
+        validate::fill_defaults(document.kind, &mut wanted);
+    }
+    let errors = set::immutable(document.kind, present, &wanted);
+    slot.wanted = Some(wanted);
+    errors
+}
+
+fn new_object(document: &Document) -> Value {
+    let mut value = if document.is_kubernetes_node {
+        let mut node = serde_json::json!({
+            "apiVersion": document.kind.api_version(), "kind": document.kind.as_str(),
+            "metadata": {"name": document.name()}, "spec": {},
+        });
+        add_kubernetes_node(&mut node, &document.value);
+        node
+    } else {
+        document.value.clone()
+    };
+    validate::fill_defaults(document.kind, &mut value);
+    value
+}
+
+/// Puts the labels of a Kubernetes Node, and its addresses, on our Node; what else that has, stays.
+fn add_kubernetes_node(node: &mut Value, kubernetes: &Value) {
+    for field in ["labels", "annotations"] {
+        let Some(more) = kubernetes["metadata"][field].as_object() else { continue };
+        if !node["metadata"][field].is_object() {
+            node["metadata"][field] = Value::Object(Map::new());
+        }
+        for (name, value) in more {
+            node["metadata"][field][name] = value.clone();
+        }
+    }
+    let addresses: Vec<Value> = kubernetes["status"]["addresses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|a| matches!(a["type"].as_str(), Some("InternalIP" | "ExternalIP")))
+        .cloned()
+        .collect();
+    if !addresses.is_empty() {
+        node["spec"]["addresses"] = addresses.into();
+    }
+}
+
+/// What an update keeps of the stored object: identity, status, and what the controller assigned (Kubernetes' API server keeps
+/// clusterIP and nodePort the same way).
+fn keep(kind: Kind, stored: &Value, wanted: &mut Value) {
+    for field in ["uid", "creationTimestamp"] {
+        if let Some(value) = stored["metadata"].get(field) {
+            wanted["metadata"][field] = value.clone();
+        }
+    }
+    if wanted.get("status").is_none()
+        && let Some(status) = stored.get("status")
+    {
+        wanted["status"] = status.clone();
+    }
+    if kind == Kind::IpPool
+        && wanted["spec"].get("blockSize").is_none()
+        && let Some(size) = stored["spec"].get("blockSize")
+    {
+        wanted["spec"]["blockSize"] = size.clone();
+    }
+    if kind == Kind::Service {
+        keep_service(&stored["spec"], &mut wanted["spec"]);
+    }
+}
+
+fn keep_service(stored: &Value, wanted: &mut Value) {
+    let service_type = wanted["type"].as_str().unwrap_or("ClusterIP").to_string();
+    if service_type != "ExternalName" && wanted.get("clusterIP").is_none() {
+        for field in ["clusterIP", "clusterIPs"] {
+            if let (Some(value), None) = (stored.get(field), wanted.get(field)) {
+                wanted[field] = value.clone();
+            }
+        }
+    }
+    if !matches!(service_type.as_str(), "NodePort" | "LoadBalancer") {
+        return;
+    }
+    let old = stored["ports"].as_array().cloned().unwrap_or_default();
+    let id = |p: &Value| (p["protocol"].as_str().unwrap_or("TCP").to_string(), p["port"].as_u64());
+    for port in wanted["ports"].as_array_mut().into_iter().flatten() {
+        if port.get("nodePort").is_none()
+            && let Some(number) = old.iter().find(|o| id(o) == id(port)).and_then(|o| o.get("nodePort"))
+        {
+            port["nodePort"] = number.clone();
+        }
+    }
+}
+
+/// Rules between objects: pools that overlap, node ports given twice.
+fn between(plan: &Plan, documents: &[Document<'_>], problems: &mut Vec<Problem>) {
+    let name_of = |v: &Value| v["metadata"]["name"].as_str().unwrap_or_default().to_string();
+    let cidr_of = |v: &Value| v["spec"]["cidr"].as_str().and_then(|c| c.parse::<IpNet>().ok());
+    let pools: Vec<(&Slot, String, IpNet)> =
+        plan.of(Kind::IpPool).filter_map(|(slot, v)| Some((slot, name_of(v), cidr_of(v)?))).collect();
+    for (slot, name, cidr) in pools.iter().filter(|(s, ..)| s.document != usize::MAX) {
+        let others = pools.iter().map(|(_, name, cidr)| (name.as_str(), *cidr));
+        let error = set::pool_overlap(name, *cidr, others);
+        problems.extend(documents[slot.document].problems(error.into_iter().collect()));
+    }
+    let mut ports = set::NodePorts::default();
+    // What is stored comes first, so that the error stands with the new one.
+    let mut services: Vec<_> = plan.of(Kind::Service).collect();
+    services.sort_by_key(|(slot, _)| (slot.document != usize::MAX, slot.document));
+    for (slot, value) in services {
+        let id = format!("{}/{}", value["metadata"]["namespace"].as_str().unwrap_or_default(), name_of(value));
+        let errors = ports.add(&id, &value["spec"]);
+        if slot.document != usize::MAX {
+            problems.extend(documents[slot.document].problems(errors));
+        }
+    }
+}
+
+/// Warns of BGPFilters that peers name and nobody has made.
+async fn missing_filters(
+    store: &DynStore,
+    plan: &Plan,
+    documents: &[Document<'_>],
+    warnings: &mut Vec<Problem>,
+) -> Result<()> {
+    let named: Vec<(usize, String)> = plan
+        .of(Kind::BgpPeer)
+        .filter(|(slot, _)| slot.document != usize::MAX)
+        .flat_map(|(slot, v)| {
+            let names = v["spec"]["filters"].as_array().into_iter().flatten().filter_map(Value::as_str);
+            names.map(|n| (slot.document, n.to_string())).collect::<Vec<_>>()
+        })
+        .collect();
+    let mut known: HashSet<String> =
+        plan.of(Kind::BgpFilter).filter_map(|(_, v)| v["metadata"]["name"].as_str().map(Into::into)).collect();
+    for (document, name) in named {
+        if known.contains(&name) {
+            continue;
+        }
+        if stored::get(store.as_ref(), Kind::BgpFilter, None, &name).await?.is_some() {
+            known.insert(name);
+            continue;
+        }
+        let text = format!("BGPFilter(s) not found: {name}");
+        let warning =
+            FieldError::text("spec.filters", &name, text, "the session exchanges no routes until it is there");
+        warnings.extend(documents[document].problems(vec![warning]));
+    }
+    Ok(())
+}
+
+/// Writes the changes; on failure says how many documents are written entirely.
+async fn write(store: &DynStore, plan: &Plan) -> Result<(), (usize, Error, anyhow::Error)> {
+    let mut changed: Vec<&Slot> = plan.slots.iter().filter(|s| s.document != usize::MAX && is_changed(s)).collect();
+    changed.sort_by_key(|s| s.document);
+    let mut ops: Vec<Op> = Vec::new();
+    let (mut bytes, mut done) = (0, 0);
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    for slot in changed {
+        let op = operation(slot, &now).map_err(|e| (done, Error::Invalid(e.to_string()), e))?;
+        let size = match &op {
+            Op::Create(_, v) | Op::Update(_, v, _) | Op::Put(_, v) => v.len(),
+            Op::Delete(..) | Op::Check(..) => 0,
+        };
+        if !ops.is_empty() && (ops.len() == CHUNK || bytes + size > CHUNK_BYTES) {
+            commit(store, std::mem::take(&mut ops), done).await?;
+            (bytes, done) = (0, slot.document);
+        }
+        bytes += size;
+        ops.push(op);
+    }
+    if ops.is_empty() { Ok(()) } else { commit(store, ops, done).await }
+}
+
+async fn commit(store: &DynStore, ops: Vec<Op>, done: usize) -> Result<(), (usize, Error, anyhow::Error)> {
+    store.txn(Txn { ops }).await.map(drop).map_err(|e| (done, e.clone(), anyhow!(described(&e))))
+}
+
+/// A store's error with the resource's name in Calico's form.
+fn described(error: &Error) -> String {
+    let id = |key: &Key| match key.kind() {
+        Some(kind) => identity(kind, key.namespace(), key.name().unwrap_or_default()),
+        None => key.to_string(),
+    };
+    match error {
+        Error::AlreadyExists(key) => format!("resource already exists: {}", id(key)),
+        Error::NotFound(key) => format!("resource does not exist: {}", id(key)),
+        Error::Conflict(key) => format!("update conflict: {}", id(key)),
+        other => other.to_string(),
+    }
+}
+
+fn is_changed(slot: &Slot) -> bool {
+    match (&slot.stored, &slot.wanted) {
+        (None, None) => false,
+        (Some(stored), Some(wanted)) => without_version(&stored.value) != without_version(wanted),
+        _ => true,
+    }
+}
+
+fn without_version(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Some(metadata) = value["metadata"].as_object_mut() {
+        metadata.shift_remove("resourceVersion");
+    }
+    value
+}
+
+fn operation(slot: &Slot, now: &str) -> Result<Op> {
+    let key_of = |v: &Value| {
+        let metadata = &v["metadata"];
+        stored::key_of(slot.kind, metadata["namespace"].as_str(), metadata["name"].as_str().unwrap_or_default())
+    };
+    Ok(match (&slot.stored, &slot.wanted) {
+        (Some(stored), Some(wanted)) => {
+            Op::Update(stored.key.clone(), stored::encode(slot.kind, wanted)?, stored.revision)
+        }
+        (Some(stored), None) => Op::Delete(stored.key.clone(), Some(stored.revision)),
+        (None, Some(wanted)) => {
+            let mut value = wanted.clone();
+            value["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
+            value["metadata"]["creationTimestamp"] = now.into();
+            Op::Create(key_of(wanted), stored::encode(slot.kind, &value)?)
+        }
+        (None, None) => anyhow::bail!("a key that is neither stored nor wanted"),
+    })
+}
+
+/// `IPPool(x)`, `WorkloadEndpoint(ns/x)`: how Calico's messages name an object.
+pub fn identity(kind: Kind, namespace: Option<&str>, name: &str) -> String {
+    match namespace.filter(|_| kind.is_namespaced()) {
+        Some(namespace) => format!("{kind}({namespace}/{name})"),
+        None => format!("{kind}({name})"),
+    }
+}
