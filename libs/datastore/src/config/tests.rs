@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-fn config(vars: &[(&str, &str)]) -> Result<StoreConfig, String> {
+type Vars = &'static [(&'static str, &'static str)];
+
+fn config(vars: Vars) -> Result<StoreConfig, String> {
     let vars: BTreeMap<&str, &str> = vars.iter().copied().collect();
     from_vars(|name| vars.get(name).map(ToString::to_string)).map_err(|e| e.to_string())
 }
@@ -20,7 +22,7 @@ fn etcd(endpoints: &[&str]) -> StoreConfig {
 
 #[test]
 fn the_environment_chooses_the_store() {
-    let rows: [(&[(&str, &str)], StoreConfig); 7] = [
+    let rows: [(Vars, StoreConfig); 7] = [
         (&[], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("SQLITE_PATH", "/x.db")], sqlite("/x.db")),
         (&[("DATASTORE_TYPE", ""), ("ETCD_ENDPOINTS", "")], sqlite(DEFAULT_SQLITE_PATH)),
@@ -50,7 +52,7 @@ fn the_environment_chooses_the_store() {
 
 #[test]
 fn what_is_wrong_in_the_environment_is_named() {
-    let rows: [(&[(&str, &str)], &[&str]); 7] = [
+    let rows: [(Vars, &[&str]); 7] = [
         (&[("DATASTORE_TYPE", "etcd")], &["DATASTORE_TYPE=etcd", "sqlite, etcdv3 and kubernetes"]),
         (&[("DATASTORE_TYPE", "kubernetes")], &["not in this build", "sqlite", "etcdv3"]),
         (&[("DATASTORE_TYPE", "etcdv3")], &["needs ETCD_ENDPOINTS", "http://"]),
