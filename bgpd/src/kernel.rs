@@ -1,0 +1,218 @@
+//! The kernel side of bgpd: it originates what the FIB holds, and puts into the FIB what was learned.
+//!
+//! ```text
+//!   kernel ──events, dumps──►┌──────────┐──originate, set_resolver, next_hop_lost──► speaker
+//!   kernel ◄──routes (202)───│ one task │◄──best routes, in-sync──────────────────── speaker
+//!   resources, peers ───────►└──────────┘──► Status
+//! ```
+//! The task ends when the inputs' or the speaker's channel closes. It decides nothing: [`state::State`] does.
+//!
+//! - Learned routes have protocol 202 and [`fib::PRIORITY_LEARNED`]. They are never originated, so nothing loops.
+//! - What felix serves on this node (its blocks, workloads and services) is never overridden: a learned route for the same
+//!   prefix is not installed. felix's `via` routes to borrowed addresses lose against a learned one.
+//! - Routes of protocol 202 that an earlier process left stay until the speaker has heard End-of-RIB for their family; then
+//!   those that nobody announced again go.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fib::{Error, Event, Kernel, KernelRoute};
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::resources::Resources;
+use crate::speaker::{Handle, InSync, RouteBatch};
+use state::{Actions, State};
+
+mod state;
+
+/// How often everything is read again, in case an event was missed that nobody reported (Calico's felix: 90 s).
+const RESYNC_INTERVAL: Duration = Duration::from_secs(90);
+/// How long to wait after the kernel could not be read.
+const READ_RETRY: Duration = Duration::from_secs(1);
+
+/// What the task needs from the store.
+#[derive(Clone, Debug, Default)]
+pub struct Inputs {
+    pub resources: Arc<Resources>,
+    /// Addresses of the configured peers: sessions with those on a link that is lost go down at once.
+    pub peers: BTreeSet<IpAddr>,
+}
+
+/// What the kernel holds of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// The kernel was read, the origins given to the speaker and every learned route written.
+    pub ready: bool,
+    /// Learned routes wanted in the kernel.
+    pub routes: usize,
+    /// Routes left by an earlier process that nobody announced again so far.
+    pub stale: usize,
+    /// Routes that the last write could not make.
+    pub failed: usize,
+}
+
+/// Starts the task. `inputs` must hold the resources as they are after the store's first in-sync: what is originated from
+/// then on is the whole truth.
+///
+/// # Errors
+/// When the kernel cannot be watched.
+pub fn spawn(
+    kernel: Arc<dyn Kernel>,
+    speaker: Handle,
+    node: String,
+    inputs: watch::Receiver<Inputs>,
+) -> Result<watch::Receiver<Status>, Error> {
+    let events = kernel.monitor()?;
+    let (status, receiver) = watch::channel(Status::default());
+    let task = Task { kernel, speaker, events, inputs, status, state: State::new(node) };
+    tokio::spawn(task.run());
+    Ok(receiver)
+}
+
+struct Task {
+    kernel: Arc<dyn Kernel>,
+    speaker: Handle,
+    events: mpsc::Receiver<Vec<Event>>,
+    inputs: watch::Receiver<Inputs>,
+    status: watch::Sender<Status>,
+    state: State,
+}
+
+impl Task {
+    async fn run(mut self) {
+        self.read_kernel().await;
+        self.state.keep_stale_routes();
+        let inputs = self.inputs.borrow_and_update().clone();
+        self.state.set_inputs(inputs);
+        self.speaker.set_resolver(self.state.resolver());
+        let mut best = self.speaker.best_routes();
+        let mut in_sync = self.speaker.in_sync();
+        let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
+        resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.settle().await;
+            let retry = self.state.next_deadline();
+            tokio::select! {
+                batch = best.recv() => match batch {
+                    Some(batch) => self.learn(batch, &mut best),
+                    None => return,
+                },
+                events = self.events.recv() => match events {
+                    Some(events) => self.observe(events).await,
+                    None => self.watch_again().await,
+                },
+                changed = self.inputs.changed() => match changed {
+                    Ok(()) => {
+                        let inputs = self.inputs.borrow_and_update().clone();
+                        self.state.set_inputs(inputs);
+                    }
+                    Err(_) => return,
+                },
+                Ok(()) = in_sync.changed() => {}
+                _ = resync.tick() => self.read_kernel().await,
+                () = sleep_until(retry) => {}
+            }
+            // The batches that were sent before the speaker said so have all been taken: they are in the same order.
+            let heard: InSync = *in_sync.borrow_and_update();
+            if heard != InSync::default() {
+                while let Ok(batch) = best.try_recv() {
+                    self.state.learn(batch);
+                }
+                self.state.sweep(heard);
+            }
+        }
+    }
+
+    /// Takes what waits, so that the kernel is written once for all of it.
+    fn learn(&mut self, first: RouteBatch, best: &mut mpsc::UnboundedReceiver<RouteBatch>) {
+        self.state.learn(first);
+        while let Ok(batch) = best.try_recv() {
+            self.state.learn(batch);
+        }
+    }
+
+    async fn observe(&mut self, first: Vec<Event>) {
+        let mut needs_resync = false;
+        let mut next = Some(first);
+        while let Some(events) = next {
+            for event in &events {
+                needs_resync |= event.needs_resync();
+                self.state.observe(event);
+            }
+            next = self.events.try_recv().ok();
+        }
+        if needs_resync {
+            // A session over a lost link goes down before anything else is done.
+            self.tell_speaker();
+            self.read_kernel().await;
+        }
+    }
+
+    /// Reads everything; what cannot be read now is read later, and until then the last state stands.
+    async fn read_kernel(&mut self) {
+        loop {
+            let read = async {
+                let links = self.kernel.dump_links().await?;
+                let addrs = self.kernel.dump_addrs().await?;
+                let routes: Vec<KernelRoute> = self.kernel.dump_routes().await?;
+                Ok::<_, Error>((routes, links, addrs))
+            };
+            match read.await {
+                Ok((routes, links, addrs)) => return self.state.resync(&routes, links, addrs),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "the kernel's routes cannot be read");
+                    tokio::time::sleep(READ_RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn watch_again(&mut self) {
+        match self.kernel.monitor() {
+            Ok(events) => self.events = events,
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the kernel cannot be watched");
+                tokio::time::sleep(READ_RETRY).await;
+            }
+        }
+        self.read_kernel().await;
+    }
+
+    fn tell_speaker(&mut self) {
+        let Actions { originate, ask_again, lost } = self.state.settle();
+        for address in lost {
+            tracing::info!(%address, "the link to this peer is lost");
+            self.speaker.next_hop_lost(address);
+        }
+        if ask_again {
+            self.speaker.set_resolver(self.state.resolver());
+        }
+        if let Some(origins) = originate {
+            self.speaker.originate(origins);
+        }
+    }
+
+    async fn settle(&mut self) {
+        self.tell_speaker();
+        let applied = self.state.apply(&*self.kernel, Instant::now()).await;
+        for (route, error) in &applied.failures {
+            tracing::warn!(%route, error = error as &dyn std::error::Error, "a learned route is not in the kernel");
+        }
+        if applied.written + applied.deleted > 0 {
+            tracing::debug!(written = applied.written, deleted = applied.deleted, "learned routes changed");
+        }
+        let status = self.state.status();
+        self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,252 @@
+//! The task's decisions against the fake kernel.
+
+use std::sync::Arc;
+
+use api::Metadata;
+use api::meta::{Body, Resource};
+use bgp_proto::af::Prefix;
+use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL};
+use serde_json::json;
+
+use super::*;
+use crate::filters::prefix;
+use crate::resources::Resources;
+
+const STATIC: u8 = 4;
+
+fn ip(s: &str) -> IpAddr {
+    s.parse().unwrap()
+}
+
+fn net(s: &str) -> IpNet {
+    s.parse().unwrap()
+}
+
+fn link(index: u32, up: bool) -> Link {
+    Link { index, name: format!("eth{index}"), up, carrier: up }
+}
+
+fn hop(gateway: &str, ifindex: u32) -> NextHop {
+    NextHop { via: ip(gateway), ifindex, onlink: true }
+}
+
+fn object<B: Body>(name: &str, spec: serde_json::Value) -> (String, Resource<B>) {
+    let body: B = serde_json::from_value(json!({ "spec": spec })).unwrap();
+    (name.to_string(), Resource::new(Metadata::named(name), body))
+}
+
+/// The lab's worker: two links to two leaves by host routes, no default; a block, a pod and a borrowed address.
+struct Lab {
+    kernel: Fake,
+    state: State,
+    events: tokio::sync::mpsc::Receiver<Vec<Event>>,
+}
+
+impl Lab {
+    async fn new(left_over: &[(&str, NextHop)]) -> Self {
+        let kernel = Fake::new();
+        let set = |dst: &str, priority, protocol, target| {
+            kernel.set_route(RouteKey::new(net(dst), priority), Route::new(target, protocol));
+        };
+        kernel.set_link(link(1, true));
+        kernel.set_link(link(2, true));
+        kernel.add_addr(Addr { ifindex: 9, net: net("192.168.1.4/32") });
+        set("192.168.1.1/32", 0, STATIC, Target::Link { ifindex: 1 });
+        set("192.168.1.2/32", 0, STATIC, Target::Link { ifindex: 2 });
+        set("10.65.0.0/26", PRIORITY_LOCAL, PROTOCOL_FELIX, Target::Blackhole);
+        set("10.65.0.5/32", PRIORITY_LOCAL, PROTOCOL_FELIX, Target::Link { ifindex: 3 });
+        set("10.65.0.6/32", PRIORITY_BORROWED, PROTOCOL_FELIX, Target::Gateways(vec![hop("192.168.1.1", 1)]));
+        for (dst, hop) in left_over {
+            set(dst, PRIORITY_LEARNED, PROTOCOL_BGPD, Target::Gateways(vec![*hop]));
+        }
+        let events = kernel.monitor().unwrap();
+        let mut resources = Resources::default();
+        resources.pools.extend([object("pods", json!({"cidr": "10.65.0.0/16"}))]);
+        resources.own_blocks.insert(net("10.65.0.0/26"));
+        let peers = ["192.168.1.1", "192.168.1.2", "192.168.1.5"].map(ip).into();
+        let mut lab = Self { kernel, state: State::new("a".into()), events };
+        lab.read().await;
+        lab.state.keep_stale_routes();
+        lab.state.set_inputs(Inputs { resources: Arc::new(resources), peers });
+        lab
+    }
+
+    async fn read(&mut self) {
+        let routes = self.kernel.dump_routes().await.unwrap();
+        let (links, addrs) = (self.kernel.dump_links().await.unwrap(), self.kernel.dump_addrs().await.unwrap());
+        self.state.resync(&routes, links, addrs);
+    }
+
+    fn learn(&mut self, routes: &[(&str, &[&str])]) {
+        let one = |(dst, gateways): &(&str, &[&str])| -> (Prefix, Option<Vec<IpAddr>>) {
+            let gateways: Vec<IpAddr> = gateways.iter().map(|g| ip(g)).collect();
+            (prefix(net(dst)), Some(gateways).filter(|g| !g.is_empty()))
+        };
+        self.state.learn(routes.iter().map(one).collect());
+    }
+
+    /// Takes the kernel's events, settles and writes; what was learned as it stands in the kernel, one line a route.
+    async fn settle(&mut self) -> (Actions, Vec<String>) {
+        while let Ok(events) = self.events.try_recv() {
+            events.iter().for_each(|e| self.state.observe(e));
+        }
+        let actions = self.state.settle();
+        let applied = self.state.apply(&self.kernel, Instant::now()).await;
+        assert!(applied.failures.is_empty(), "{:?}", applied.failures);
+        (actions, self.learned())
+    }
+
+    fn learned(&self) -> Vec<String> {
+        let routes = self.kernel.routes();
+        let ours = routes.iter().filter(|(_, r)| r.protocol == PROTOCOL_BGPD);
+        let line = |(key, route): (&RouteKey, &Route)| {
+            assert_eq!(key.priority, PRIORITY_LEARNED);
+            let Target::Gateways(hops) = &route.target else { panic!("{route:?}") };
+            let hops: Vec<String> = hops.iter().map(|h| format!("{}@{}", h.via, h.ifindex)).collect();
+            format!("{} {}", key.dst, hops.join(" "))
+        };
+        ours.map(line).collect()
+    }
+}
+
+#[tokio::test]
+async fn next_hops_are_resolved_and_what_is_served_here_is_not_overridden() {
+    type Learned = &'static [(&'static str, &'static [&'static str])];
+    let rows: [(&str, Learned, &[&str]); 8] = [
+        (
+            "a default from both leaves is one multipath route",
+            &[("0.0.0.0/0", &["192.168.1.1", "192.168.1.2"])],
+            &["0.0.0.0/0 192.168.1.1@1 192.168.1.2@2"],
+        ),
+        (
+            "a node behind the learned default",
+            &[("0.0.0.0/0", &["192.168.1.1", "192.168.1.2"]), ("10.65.1.0/26", &["192.168.1.5"])],
+            &["0.0.0.0/0 192.168.1.1@1 192.168.1.2@2", "10.65.1.0/26 192.168.1.1@1 192.168.1.2@2"],
+        ),
+        ("a next hop that nothing reaches", &[("10.65.1.0/26", &["192.168.1.5"])], &[]),
+        (
+            "one of two next hops is reached",
+            &[("10.65.1.0/26", &["192.168.1.5", "192.168.1.2"])],
+            &["10.65.1.0/26 192.168.1.2@2"],
+        ),
+        (
+            "an own address is no next hop",
+            &[("0.0.0.0/0", &["192.168.1.1"]), ("10.65.1.0/26", &["192.168.1.4"])],
+            &["0.0.0.0/0 192.168.1.1@1"],
+        ),
+        ("an own block is never overridden", &[("10.65.0.0/26", &["192.168.1.1"])], &[]),
+        ("nor is a local workload", &[("10.65.0.5/32", &["192.168.1.1"])], &[]),
+        (
+            "a borrowed address is learned beside felix's own way",
+            &[("10.65.0.6/32", &["192.168.1.2"])],
+            &["10.65.0.6/32 192.168.1.2@2"],
+        ),
+    ];
+    for (name, learned, expected) in rows {
+        let mut lab = Lab::new(&[]).await;
+        lab.learn(learned);
+        assert_eq!(lab.settle().await.1, expected, "{name}");
+        lab.kernel.take_changes();
+        lab.read().await;
+        lab.settle().await;
+        assert_eq!(lab.kernel.take_changes(), [], "{name}: a second pass writes nothing");
+        // The same routes one by one, in the opposite order.
+        let mut one_by_one = Lab::new(&[]).await;
+        for route in learned.iter().rev() {
+            one_by_one.learn(&[*route]);
+            one_by_one.settle().await;
+        }
+        assert_eq!(one_by_one.learned(), expected, "{name}: in any order");
+        lab.learn(&learned.iter().map(|(dst, _)| (*dst, &[][..])).collect::<Vec<_>>());
+        assert_eq!(lab.settle().await.1, [""; 0], "{name}: withdrawn");
+    }
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_is_swept_only_when_proven_stale() {
+    let mut lab = Lab::new(&[
+        ("10.70.0.0/16", hop("192.168.1.1", 1)),
+        ("10.71.0.0/16", hop("192.168.1.1", 1)),
+        ("2001:db8:70::/48", hop("fe80::1", 1)),
+    ])
+    .await;
+    let all = ["10.70.0.0/16 192.168.1.1@1", "10.71.0.0/16 192.168.1.1@1", "2001:db8:70::/48 fe80::1@1"];
+    assert_eq!(lab.settle().await.1, all, "nothing is known, nothing goes");
+    assert_eq!((lab.state.status().stale, lab.kernel.take_changes()), (3, Vec::new()));
+
+    lab.learn(&[("10.70.0.0/16", &["192.168.1.1"])]);
+    lab.settle().await;
+    assert_eq!(lab.kernel.take_changes(), [], "what is learned again as it was is not written");
+    lab.state.sweep(InSync { v4: true, v6: false });
+    assert_eq!(lab.settle().await.1, [all[0], all[2]], "stale in IPv4; IPv6 is not proven");
+    lab.state.sweep(InSync { v4: true, v6: true });
+    assert_eq!(lab.settle().await.1, [all[0]]);
+    assert_eq!(lab.state.status().stale, 0);
+}
+
+#[tokio::test]
+async fn a_lost_link_moves_routes_at_once_and_takes_its_peer_down() {
+    let mut lab = Lab::new(&[]).await;
+    lab.learn(&[("0.0.0.0/0", &["192.168.1.1", "192.168.1.2"]), ("10.65.1.0/26", &["192.168.1.5"])]);
+    let (actions, _) = lab.settle().await;
+    assert_eq!(actions.lost, [] as [IpAddr; 0]);
+    let resolver = lab.state.resolver();
+    assert_eq!(["192.168.1.1", "192.168.1.5", "10.9.9.9"].map(|a| resolver(ip(a))), [Some(0), Some(1), Some(1)]);
+
+    lab.kernel.set_link(Link { carrier: false, ..link(1, true) });
+    let (actions, learned) = lab.settle().await;
+    assert_eq!(learned, ["0.0.0.0/0 192.168.1.2@2", "10.65.1.0/26 192.168.1.2@2"]);
+    assert_eq!(actions.lost, [ip("192.168.1.1")], "only the peer on that link");
+    assert!(actions.ask_again, "192.168.1.1 is behind the other leaf now, no longer on a link");
+    assert_eq!(lab.settle().await.0.lost, [] as [IpAddr; 0], "once");
+}
+
+#[tokio::test]
+async fn the_speaker_is_asked_again_exactly_when_an_answer_changed() {
+    let mut lab = Lab::new(&[]).await;
+    lab.settle().await;
+    let resolver = lab.state.resolver();
+    assert_eq!((resolver(ip("192.168.1.1")), resolver(ip("192.168.1.5"))), (Some(0), None));
+    lab.learn(&[("10.70.0.0/16", &["192.168.1.1"])]);
+    assert!(!lab.settle().await.0.ask_again, "a route to elsewhere");
+    lab.learn(&[("0.0.0.0/0", &["192.168.1.1"])]);
+    assert!(lab.settle().await.0.ask_again, "192.168.1.5 is reached now");
+    assert_eq!(lab.state.resolver()(ip("192.168.1.5")), Some(1));
+    lab.kernel.set_link(link(1, false));
+    assert!(lab.settle().await.0.ask_again, "and no longer");
+}
+
+#[tokio::test]
+async fn felix_routes_are_originated_and_changes_told_once() {
+    let mut lab = Lab::new(&[("10.70.0.0/16", hop("192.168.1.1", 1))]).await;
+    let exported = |actions: Actions| -> Option<Vec<String>> {
+        let accepted = |o: Vec<Origin>| o.into_iter().filter(|o| o.export).map(|o| o.prefix.to_string()).collect();
+        actions.originate.map(accepted)
+    };
+    assert_eq!(exported(lab.settle().await.0).unwrap(), ["10.65.0.0/26"]);
+    assert_eq!(exported(lab.settle().await.0), None, "nothing changed");
+    lab.learn(&[("0.0.0.0/0", &["192.168.1.1"])]);
+    lab.settle().await;
+    assert_eq!(exported(lab.settle().await.0), None, "what was learned and written is never originated");
+
+    let borrowed = RouteKey::new(net("10.65.9.1/32"), PRIORITY_LOCAL);
+    lab.kernel.set_route(borrowed, Route::new(Target::Link { ifindex: 3 }, PROTOCOL_FELIX));
+    assert_eq!(exported(lab.settle().await.0).unwrap(), ["10.65.0.0/26", "10.65.9.1/32"]);
+    lab.kernel.remove_route(&borrowed);
+    assert_eq!(exported(lab.settle().await.0).unwrap(), ["10.65.0.0/26"]);
+}
+
+#[tokio::test]
+async fn a_route_that_felix_takes_over_is_given_up_and_taken_back() {
+    let mut lab = Lab::new(&[]).await;
+    lab.learn(&[("10.65.8.1/32", &["192.168.1.1"])]);
+    assert_eq!(lab.settle().await.1, ["10.65.8.1/32 192.168.1.1@1"]);
+    let key = RouteKey::new(net("10.65.8.1/32"), PRIORITY_LOCAL);
+    lab.kernel.set_route(key, Route::new(Target::Link { ifindex: 3 }, PROTOCOL_FELIX));
+    assert_eq!(lab.settle().await.1, [""; 0], "the pod runs here now");
+    lab.kernel.remove_route(&key);
+    assert_eq!(lab.settle().await.1, ["10.65.8.1/32 192.168.1.1@1"]);
+    // Somebody deletes ours: it comes back.
+    lab.kernel.remove_route(&RouteKey::new(net("10.65.8.1/32"), PRIORITY_LEARNED));
+    assert_eq!(lab.settle().await.1, ["10.65.8.1/32 192.168.1.1@1"]);
+}
