@@ -1,7 +1,6 @@
 //! Files to documents: reads, splits, recognises kinds and validates. Every error of every document is collected, each with its
 //! file, document, line, column and field.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -301,7 +300,8 @@ impl<'a> Place<'a> {
         let marks = yaml::marks(self.chunk);
         let problem = |error: FieldError| {
             let path = format!("{}{}", self.prefix, error.path);
-            let mark = locate(&marks, path.trim_end_matches('.'), self.chunk);
+            let start = Mark { line: self.chunk.lines_before + 1, column: 1 };
+            let mark = marks.of(path.trim_end_matches('.'), error.is_name).unwrap_or(&start);
             Problem {
                 file: self.file.into(),
                 document: self.number,
@@ -314,20 +314,6 @@ impl<'a> Place<'a> {
             }
         };
         errors.into_iter().map(problem).collect()
-    }
-}
-
-/// The place of a path, or of the nearest field above it that is in the text.
-fn locate(marks: &HashMap<String, Mark>, path: &str, chunk: Chunk) -> Mark {
-    let mut path = path;
-    loop {
-        if let Some(mark) = marks.get(path) {
-            return mark.clone();
-        }
-        if path.is_empty() {
-            return Mark { line: chunk.lines_before + 1, column: 1 };
-        }
-        path = path.rfind(['.', '[']).map_or("", |at| &path[..at]);
     }
 }
 

@@ -19,6 +19,9 @@ pub fn causes(chunk: Chunk) -> Vec<SyntaxError> {
         let mut at = |byte: usize, message: String| {
             found.push(SyntaxError { line: number, column: line[..byte].chars().count() + 1, message });
         };
+        if let Some(byte) = line.find('\t').filter(|&byte| line[..byte].trim().is_empty()) {
+            at(byte, "a tab indents this line: YAML takes spaces only".into());
+        }
         if let Some(byte) = curled(line) {
             at(byte, QUOTES.into());
         }

@@ -24,7 +24,7 @@ pub struct Chunk<'a> {
     pub lines_before: usize,
 }
 
-/// Where a field's value stands, and how it is written there. Lines and columns count from 1.
+/// Where a field or its value stands. Lines and columns count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mark {
     pub line: usize,
@@ -85,10 +85,34 @@ pub fn load(chunk: Chunk) -> Result<Value, Vec<SyntaxError>> {
     }
 }
 
-/// Where each field of a document stands, by path as `api::validate` writes paths. The empty path is the document.
-pub fn marks(chunk: Chunk) -> HashMap<String, Mark> {
+/// Where the fields of a document stand, by path as `api::validate` writes paths. The empty path is the document.
+#[derive(Debug, Default)]
+pub struct Marks {
+    names: HashMap<String, Mark>,
+    values: HashMap<String, Mark>,
+}
+
+impl Marks {
+    /// The place of a field's name, or of its value; that of the nearest field above where it is not in the text.
+    pub fn of(&self, path: &str, is_name: bool) -> Option<&Mark> {
+        let mut path = path;
+        loop {
+            let first = if is_name { &self.names } else { &self.values };
+            if let Some(mark) = first.get(path).or_else(|| self.values.get(path)) {
+                return Some(mark);
+            }
+            if path.is_empty() {
+                return None;
+            }
+            path = path.rfind(['.', '[']).map_or("", |at| &path[..at]);
+        }
+    }
+}
+
+/// Where everything in a document stands.
+pub fn marks(chunk: Chunk) -> Marks {
     let mut loader = Loader::new(chunk);
-    loader.marks = Some(HashMap::new());
+    loader.marks = Some(Marks::default());
     // A document that does not load has been reported; what was seen before its error is marked.
     let _ = loader.document();
     loader.marks.unwrap_or_default()
@@ -170,13 +194,14 @@ impl<'de> serde::de::Visitor<'de> for StrictVisitor {
 
 struct Loader<'a> {
     parser: Parser<'a, StrInput<'a>>,
+    lines: usize,
     lines_before: usize,
     path: String,
     /// The values of anchors, and how many values each is made of.
     anchors: HashMap<usize, (Value, usize)>,
     seen: usize,
     aliased: usize,
-    marks: Option<HashMap<String, Mark>>,
+    marks: Option<Marks>,
     errors: Vec<SyntaxError>,
 }
 
@@ -184,6 +209,7 @@ impl<'a> Loader<'a> {
     fn new(chunk: Chunk<'a>) -> Self {
         Self {
             parser: Parser::new_from_str(chunk.text),
+            lines: chunk.text.trim_end().lines().count(),
             lines_before: chunk.lines_before,
             path: String::new(),
             anchors: HashMap::new(),
@@ -218,7 +244,8 @@ impl<'a> Loader<'a> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(e)) => Err(SyntaxError {
-                line: e.marker().line() + self.lines_before,
+                // What is missing at the end is reported on the last line.
+                line: e.marker().line().min(self.lines) + self.lines_before,
                 column: e.marker().col() + 1,
                 message: format!("malformed YAML: {}", e.info()),
             }),
@@ -234,10 +261,11 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn mark(&mut self, span: Span) {
+    fn mark(&mut self, span: Span, is_name: bool) {
         let mark = Mark { line: span.start.line() + self.lines_before, column: span.start.col() + 1 };
         if let Some(marks) = &mut self.marks {
-            marks.insert(self.path.clone(), mark);
+            let of = if is_name { &mut marks.names } else { &mut marks.values };
+            of.insert(self.path.clone(), mark);
         }
     }
 
@@ -246,7 +274,7 @@ impl<'a> Loader<'a> {
             return Err(self.error(span, format!("the document is nested more than {MAX_DEPTH} levels deep")));
         }
         self.seen += 1;
-        self.mark(span);
+        self.mark(span, false);
         let before = self.seen;
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -312,12 +340,13 @@ impl<'a> Loader<'a> {
                 self.path.push('.');
             }
             self.path.push_str(&key);
+            self.mark(key_span, true);
             let (event, span) = self.next()?;
             // An empty value has no place of its own.
             let is_empty = matches!(&event, Event::Scalar(t, ScalarStyle::Plain, ..) if t.is_empty() || t == "~");
             let value = self.node(event, span, depth + 1)?;
             if is_empty || matches!(value, Value::Object(_) | Value::Array(_)) {
-                self.mark(key_span);
+                self.mark(key_span, false);
             }
             self.path.truncate(length);
             if is_plain && key == "<<" && value.is_object() {
@@ -462,7 +491,7 @@ fn scalar(text: &str) -> String {
         && !matches!(text.to_ascii_lowercase().as_str(), "yes" | "no" | "on" | "off" | "y" | "n");
     if plain_text {
         text.into()
-    } else if text.chars().any(|c| c.is_control() || c == '\'') {
+    } else if !plain(text).is_string() || text.chars().any(|c| c.is_control() || c == '\'') {
         Value::from(text).to_string()
     } else {
         format!("'{text}'")

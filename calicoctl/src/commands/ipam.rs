@@ -86,7 +86,7 @@ fn show_text(pools: &[IpPool], blocks: &[AllocationBlock], reserved: &[IpNet], s
     for pool in sorted {
         let cidr = pool.body.spec.cidr;
         let inside: Vec<&AllocationBlock> = blocks.iter().filter(|b| cidr.contains(&b.cidr)).collect();
-        let used = inside.iter().map(|b| used_of(b)).sum();
+        let used = inside.iter().map(|b| used_of(b)).fold(0.0, |a, b| a + b);
         rows.push(row("IP Pool", cidr, Use { total: size(&cidr), used, reserved: reserved_in(&cidr, reserved) }));
         if show_blocks {
             rows.extend(inside.iter().map(|b| block_row(b, reserved)));
@@ -115,7 +115,7 @@ fn reserved_in(cidr: &IpNet, reserved: &[IpNet]) -> f64 {
             (_, true) => size(cidr),
             _ => 0.0,
         })
-        .sum()
+        .fold(0.0, |a, b| a + b)
 }
 
 fn size(cidr: &IpNet) -> f64 {

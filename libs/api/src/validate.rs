@@ -28,23 +28,31 @@ pub struct FieldError {
     pub message: String,
     /// What would be right; may be empty.
     pub advice: String,
+    /// Whether the field's name is wrong, not its value.
+    pub is_name: bool,
 }
 
 impl FieldError {
     /// An error in Calico's form `error with field <Field> = '<value>' (<reason>)`.
     pub fn field(path: &str, field: &str, value: &str, reason: &str, advice: impl Into<String>) -> Self {
         let message = format!("error with field {field} = '{value}' ({reason})");
-        Self { path: path.into(), value: value.into(), message, advice: advice.into() }
+        Self { path: path.into(), value: value.into(), message, advice: advice.into(), is_name: false }
     }
 
     /// An error in the form of Calico's CEL rules, `field spec (<rule>)`.
     pub fn spec(path: &str, value: &str, rule: &str, advice: impl Into<String>) -> Self {
-        Self { path: path.into(), value: value.into(), message: format!("field spec ({rule})"), advice: advice.into() }
+        Self {
+            path: path.into(),
+            value: value.into(),
+            message: format!("field spec ({rule})"),
+            advice: advice.into(),
+            is_name: false,
+        }
     }
 
     /// An error with a text of its own.
     pub fn text(path: &str, value: &str, message: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { path: path.into(), value: value.into(), message: message.into(), advice: advice.into() }
+        Self { path: path.into(), value: value.into(), message: message.into(), advice: advice.into(), is_name: false }
     }
 }
 
@@ -186,7 +194,8 @@ fn check_object(
             None if object.open => {
                 if let Some(near) = nearest(name, object.fields.iter().map(|f| f.name)) {
                     let text = format!("field {name} is stored, but nothing here acts on it");
-                    found.warnings.push(FieldError::text(&at, "", text, format!("did you mean {near}?")));
+                    let warning = FieldError::text(&at, "", text, format!("did you mean {near}?"));
+                    found.warnings.push(FieldError { is_name: true, ..warning });
                 }
             }
             None => found.errors.push(unknown_field(root, object, &at, name)),
@@ -214,7 +223,7 @@ fn unknown_field(root: &Object, object: &Object, at: &str, name: &str) -> FieldE
         let names: Vec<_> = object.fields.iter().map(|f| f.name).collect();
         format!("the fields here are {}", names.join(", "))
     };
-    FieldError::text(at, "", message, advice)
+    FieldError { is_name: true, ..FieldError::text(at, "", message, advice) }
 }
 
 fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut Findings) {

@@ -1,0 +1,542 @@
+//! The command line as users see it: the real binary against a store of its own, row by row.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+struct Outcome {
+    stdout: String,
+    stderr: String,
+    code: i32,
+}
+
+/// A store in a directory of its own.
+struct Fleet {
+    dir: TempDir,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn run(&self, args: &[&str], stdin: &str) -> Outcome {
+        run(env!("CARGO_BIN_EXE_calicoctl"), self.dir.path(), args, stdin)
+    }
+
+    /// Applies what must be good.
+    fn apply(&self, yaml: &str) -> String {
+        let outcome = self.run(&["apply", "-f", "-"], yaml);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout
+    }
+
+    fn get(&self, args: &[&str]) -> String {
+        let outcome = self.run(&[&["get"], args].concat(), "");
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout
+    }
+}
+
+fn run(program: &str, dir: &Path, args: &[&str], stdin: &str) -> Outcome {
+    let mut child = Command::new(program)
+        .args(args)
+        .env_clear()
+        .env("TZ", "UTC")
+        .env("DATASTORE_TYPE", "sqlite")
+        .env("SQLITE_PATH", dir.join("store.db"))
+        .current_dir(examples())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    Outcome {
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+        code: output.status.code().unwrap(),
+    }
+}
+
+fn examples() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/examples")
+}
+
+fn pool(name: &str, cidr: &str) -> String {
+    format!("apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata:\n  name: {name}\nspec:\n  cidr: {cidr}\n---\n")
+}
+
+fn service(name: &str, node_port: u16) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: NodePort\n  ports:\n  - port: 80\n    nodePort: {node_port}\n---\n"
+    )
+}
+
+#[test]
+fn the_examples_apply_in_both_versions() {
+    for version in ["calico-bgp/v3", "calico-bgp/crd-v1"] {
+        let fleet = Fleet::new();
+        let outcome = fleet.run(&["apply", "-f", version, "-f", "nodes.yaml", "-f", "services"], "");
+        assert_eq!((outcome.code, outcome.stderr.as_str()), (0, ""));
+        assert_eq!(outcome.stdout, "Successfully applied 16 resource(s)\n");
+        assert_eq!(
+            fleet.get(&["ippool"]),
+            "NAME            CIDR            SELECTOR   \n\
+             ippool-test-0   1.1.1.0/24      !all()     \n\
+             ippool-test-1   1.1.2.0/24      !all()     \n\
+             ippool-test-2   1.1.3.0/24      !all()     \n\
+             loadbalancer    172.31.0.0/24   all()      \n\n"
+        );
+        assert_eq!(
+            fleet.get(&["bgppeer"]),
+            "NAME         PEERIP        NODE                ASN       \n\
+             bgp-peer-1   192.168.1.1   rr-group == 'rr1'   1111111   \n\
+             bgp-peer-2   192.168.1.2   rr-group == 'rr1'   1111111   \n\n"
+        );
+        assert_eq!(
+            fleet.get(&["bgpconfig"]),
+            "NAME      LOGSEVERITY   MESHENABLED   ASNUMBER   \ndefault   Info          false         1111111    \n\n"
+        );
+        assert_eq!(fleet.get(&["node"]), "NAME       \nworker01   \nworker02   \nworker03   \n\n");
+        assert!(fleet.get(&["node", "-o", "wide"]).contains("worker01   (1111111)   192.168.1.4/24          \n"));
+        assert!(
+            fleet
+                .get(&["svc", "-A"])
+                .contains("test        web-lb         LoadBalancer   <none>       <pending>     80/TCP,53/UDP   \n")
+        );
+        let stored = fleet.get(&["ippool", "ippool-test-0", "-o", "json"]);
+        assert!(stored.contains("\"projectcalico.org/v3\"") && stored.contains("\"blockSize\": 32"), "{stored}");
+        assert!(
+            fleet.get(&["ns", "test", "-o", "yaml"]).contains("cni.projectcalico.org/ipv4pools: '[\"ippool-test-0\"]'")
+        );
+        // What get prints applies again, and changes nothing.
+        let before = fleet.get(&["ippool", "-o", "yaml"]);
+        assert_eq!(fleet.apply(&before), "Successfully applied 4 'IPPool' resource(s)\n");
+        assert_eq!(
+            fleet.get(&["ippool", "-o", "yaml"]).split("metadata:\n  resourceVersion").next(),
+            before.split("metadata:\n  resourceVersion").next()
+        );
+    }
+}
+
+#[test]
+fn pasted_text_gets_the_cause_named() {
+    let rows: &[(&str, &[&str])] = &[
+        (
+            "pasted/ippool.yaml",
+            &[
+                "line 1, column 12: a space is missing after the colon: write apiVersion: crd.projectcalico.org/v1",
+                "line 4, column 1: the indentation is gone: `name` stands at the same level as `metadata` (line 3)",
+                "line 10, column 15: typographic quotes were pasted from a text that curls quotes; use straight quotes",
+            ],
+        ),
+        ("pasted/ippool-quotes.yaml", &["line 10, column 17: typographic quotes were pasted"]),
+        ("pasted/bgpconfigurations.yaml", &["the indentation is gone: `name` stands at the same level as `metadata`"]),
+        ("pasted/bgppeer1.yaml", &["the indentation is gone: `name`"]),
+        ("pasted/namespace.yaml", &["the indentation is gone: `annotations`"]),
+    ];
+    for (file, wanted) in rows {
+        let fleet = Fleet::new();
+        let outcome = fleet.run(&["apply", "-f", file], "");
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{file}");
+        for want in *wanted {
+            assert!(outcome.stderr.contains(&format!("{file}: document 1, ")), "{}", outcome.stderr);
+            assert!(outcome.stderr.contains(want), "{file}: want {want}\n{}", outcome.stderr);
+        }
+        assert_eq!(outcome.stderr.lines().count(), wanted.len() + 1, "{}", outcome.stderr);
+    }
+}
+
+/// (what is stored, arguments, standard input, exit code, what standard output is, what standard error has)
+type Row = (&'static str, &'static [&'static str], String, i32, &'static str, &'static [&'static str]);
+
+#[test]
+fn commands_do_what_they_say() {
+    let apply: &[&str] = &["apply", "-f", "-"];
+    let rows: Vec<Row> = vec![
+        (
+            "",
+            apply,
+            pool("a", "10.0.0.0/16") + &pool("b", "10.1.0.0/16"),
+            0,
+            "Successfully applied 2 'IPPool' resource(s)\n",
+            &[],
+        ),
+        (
+            "pool",
+            &["apply", "-f", "-"],
+            pool("stored", "10.0.0.0/16"),
+            0,
+            "Successfully applied 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        ("", &["create", "-f", "-"], pool("a", "10.0.0.0/16"), 0, "Successfully created 1 'IPPool' resource(s)\n", &[]),
+        (
+            "pool",
+            &["create", "-f", "-"],
+            pool("stored", "10.0.0.0/16"),
+            1,
+            "",
+            &["resource already exists: IPPool(stored)", "nothing was created"],
+        ),
+        (
+            "pool",
+            &["create", "--skip-exists", "-f", "-"],
+            pool("stored", "10.0.0.0/16"),
+            0,
+            "Successfully created 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        (
+            "pool",
+            &["replace", "-f", "-"],
+            pool("stored", "10.0.0.0/16"),
+            0,
+            "Successfully replaced 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        ("", &["replace", "-f", "-"], pool("a", "10.0.0.0/16"), 1, "", &["resource does not exist: IPPool(a)"]),
+        (
+            "pool",
+            &["delete", "-f", "-"],
+            pool("stored", "10.0.0.0/16"),
+            0,
+            "Successfully deleted 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        (
+            "pool",
+            &["delete", "ippool", "stored"],
+            String::new(),
+            0,
+            "Successfully deleted 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        (
+            "",
+            &["delete", "ippool", "x"],
+            String::new(),
+            1,
+            "",
+            &["failed to delete 'IPPool' resource: [resource does not exist: IPPool(x)]"],
+        ),
+        ("", &["delete", "ippool", "x", "-s"], String::new(), 0, "Successfully deleted 0 'IPPool' resource(s)\n", &[]),
+        (
+            "",
+            &["validate", "-f", "-"],
+            pool("a", "10.0.0.0/16"),
+            0,
+            "Successfully validated 1 'IPPool' resource(s)\n",
+            &[],
+        ),
+        (
+            "",
+            &["validate", "-f", "-"],
+            pool("a", "10.0.0.0/33"),
+            1,
+            "",
+            &["nothing was validated: 1 error in 1 of 1 document"],
+        ),
+        ("", apply, String::new(), 1, "", &["no resources specified in file stdin"]),
+        ("", &["apply", "-f", "missing.yaml"], String::new(), 1, "", &["cannot read missing.yaml: No such file"]),
+        (
+            "",
+            &["get", "ippool", "x"],
+            String::new(),
+            1,
+            "",
+            &["failed to get resources: resource does not exist: IPPool(x)"],
+        ),
+        ("", &["get", "ipool"], String::new(), 1, "", &["resource type 'ipool' is not supported; did you mean "]),
+        ("", &["get", "ippool", "-n", "x"], String::new(), 1, "", &["IPPool is not namespaced"]),
+        ("", &["get", "ippool", "-o", "xml"], String::new(), 1, "", &["unrecognized output format 'xml'"]),
+        (
+            "",
+            &["get", "ippool", "-o", "yaml"],
+            String::new(),
+            0,
+            "apiVersion: projectcalico.org/v3\nitems: []\nkind: IPPoolList\nmetadata: {}\n",
+            &[],
+        ),
+        (
+            "",
+            &["ipam", "configure", "--strictaffinity=true"],
+            String::new(),
+            0,
+            "Successfully set StrictAffinity to: true\n",
+            &[],
+        ),
+        ("", &["ipam", "configure"], String::new(), 1, "", &["nothing to configure"]),
+        ("", &["ipam", "show", "--ip=10.0.0.1"], String::new(), 0, "10.0.0.1 is not assigned\n", &[]),
+        (
+            "",
+            &["node", "status", "--run-dir", "/nonexistent"],
+            String::new(),
+            1,
+            "",
+            &["Calico process is not running.", "/nonexistent/bgpd.sock"],
+        ),
+        ("", &["nonsense"], String::new(), 1, "", &["unrecognized subcommand"]),
+    ];
+    for (state, args, stdin, code, stdout, stderr) in rows {
+        let fleet = Fleet::new();
+        if state == "pool" {
+            fleet.apply(&pool("stored", "10.0.0.0/16"));
+        }
+        let outcome = fleet.run(args, &stdin);
+        assert_eq!(outcome.code, code, "{args:?} {}", outcome.stderr);
+        assert_eq!(outcome.stdout, stdout, "{args:?} {}", outcome.stderr);
+        for want in stderr {
+            assert!(outcome.stderr.contains(want), "{args:?}\nwant {want}\ngot {}", outcome.stderr);
+        }
+        if code == 0 {
+            assert_eq!(outcome.stderr, "", "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn a_bad_document_means_that_nothing_is_applied_and_every_error_is_told() {
+    let fleet = Fleet::new();
+    fleet.apply(&pool("stored", "10.9.0.0/16"));
+    fleet.apply(&service("first", 30080));
+    let v3 = "apiVersion: projectcalico.org/v3\n";
+    let rows: Vec<(String, &[&str])> = vec![
+        (
+            format!("{v3}kind: BGPPeer\nmetadata: {{name: p}}\nspec:\n  peerIP: 1.1.1.1\n  asNumber: 4294967296\n"),
+            &[
+                "line 6, column 13: spec.asNumber '4294967296': cannot unmarshal number into Go struct field BGPPeerSpec.spec.asNumber of type string",
+            ],
+        ),
+        (
+            format!("{v3}kind: BGPPeer\nmetadata: {{name: p}}\nspec:\n  peerIP: 192.168.0.256\n"),
+            &[
+                "(BGPPeer p), line 5, column 11: spec.peerIP '192.168.0.256': error with field PeerIP = '192.168.0.256' (",
+                "256 in 192.168.0.256 is over 255",
+            ],
+        ),
+        (
+            "apiVersion: projectcalico.org/v7\nkind: BGPPeer\nmetadata: {name: p}\n".into(),
+            &[
+                "unknown resource type (BGPPeer) and/or version (projectcalico.org/v7)",
+                "apiVersion: projectcalico.org/v3",
+            ],
+        ),
+        (
+            "apiVersion: v7\nkind: BGPPeer\nmetadata: {name: p}\n".into(),
+            &["unknown resource type (BGPPeer) and/or version (v7)"],
+        ),
+        (
+            format!("{v3}kind: BgpPeers\nmetadata: {{name: p}}\n"),
+            &["unknown resource type (BgpPeers)", "did you mean BGPPeer?"],
+        ),
+        (
+            format!(
+                "{v3}kind: BGPPeer\nmetadata: {{name: p}}\nspec:\n  peerIP: fd5f::6::ee\n  node: node 2\n  unknown: 1\n"
+            ),
+            &[
+                "PeerIP = 'fd5f::6::ee'",
+                "Node = 'node 2'",
+                "line 7, column 3: spec.unknown: field in document is not recognized or is in the wrong location: unknown",
+                "3 errors in 1 of 2 documents",
+            ],
+        ),
+        (pool("a", "10.0.1.0/33"), &["CIDR = '10.0.1.0/33'"]),
+        (pool("a", "10.0.256.0/24"), &["CIDR = '10.0.256.0/24'"]),
+        (pool("a", "fd5f::2::1/32"), &["CIDR = 'fd5f::2::1/32'"]),
+        (
+            pool("a", "10.0.250.0/32"),
+            &[
+                "field spec (IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size.)",
+            ],
+        ),
+        (pool("a", "::/128"), &["field spec (IP pool size is too small"]),
+        (pool("a", "fd5f::1/123"), &["IPPool.Spec.CIDR = 'fd5f::/123'"]),
+        (
+            pool("a", "10.0.0.0/16\n  disabled: \"True\""),
+            &[
+                "cannot unmarshal string into Go struct field IPPoolSpec.spec.disabled of type bool; write disabled: true",
+            ],
+        ),
+        (
+            pool("a", "10.0.0.0/16\n  disabled: \"Maybe\""),
+            &[
+                "cannot unmarshal string into Go struct field IPPoolSpec.spec.disabled of type bool; write disabled: true or false",
+            ],
+        ),
+        // Structure.
+        (
+            pool("a", "10.0.0.0/16\nblockSize: 29"),
+            &[
+                "line 7, column 1: blockSize: field in document is not recognized or is in the wrong location: blockSize; it belongs at spec.blockSize",
+            ],
+        ),
+        (
+            pool("a", "10.0.0.0/16\n  cidr: 10.1.0.0/16"),
+            &["line 7, column 3: key cidr stands here twice: it was already set on line 6"],
+        ),
+        (pool("a", "[10.0.0.0/16"), &["malformed YAML"]),
+        (
+            pool("A_b", "10.0.0.0/16"),
+            &["name must consist of lower case alphanumeric characters, '-' or '.' (regex:", "a-b would do"],
+        ),
+        (
+            "apiVersion: v1\nkind: Namespace\nmetadata:\n\tname: x\n".into(),
+            &["line 4, column 1: a tab indents this line: YAML takes spaces only"],
+        ),
+        ("kind: IPPool\n".into(), &["the document has no apiVersion"]),
+        ("just words\n".into(), &["a document is a mapping of fields"]),
+        (
+            format!(
+                "{v3}kind: IPPoolList\nitems:\n- apiVersion: projectcalico.org/v3\n  kind: IPPool\n  metadata: {{name: x}}\n  spec: {{cidr: 1.1.1.1/99}}\n"
+            ),
+            &["line 7, column 16: items[0].spec.cidr '1.1.1.1/99'"],
+        ),
+        // Against what is stored, and against each other.
+        (
+            pool("a", "10.9.8.0/24"),
+            &["line 6, column 9: spec.cidr", "IPPool(a) CIDR overlaps with IPPool(stored) CIDR 10.9.0.0/16"],
+        ),
+        (
+            pool("a", "10.0.0.0/16") + &pool("b", "10.0.8.0/24"),
+            &["IPPool(a) CIDR overlaps with IPPool(b)", "IPPool(b) CIDR overlaps with IPPool(a)"],
+        ),
+        (pool("stored", "10.8.0.0/16"), &["IPPool CIDR cannot be modified", "it is 10.9.0.0/16"]),
+        (pool("stored", "10.9.0.0/16\n  blockSize: 29"), &["IPPool BlockSize cannot be modified", "it is 26"]),
+        (
+            service("second", 30080),
+            &[
+                "line 8, column 15: spec.ports[0].nodePort '30080'",
+                "provided port is already allocated to service default/first",
+            ],
+        ),
+    ];
+    let before = fleet.get(&["ippool", "-o", "yaml"]);
+    for (bad, wanted) in rows {
+        let good = pool("good", "10.200.0.0/16");
+        let outcome = fleet.run(&["apply", "-f", "-"], &format!("{bad}\n---\n{good}"));
+        assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""), "{bad}\n{}", outcome.stderr);
+        for want in wanted {
+            assert!(outcome.stderr.contains(want), "{bad}\nwant {want}\ngot {}", outcome.stderr);
+        }
+        assert!(outcome.stderr.contains("stdin: document 1"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("nothing was applied"), "{}", outcome.stderr);
+    }
+    assert_eq!(fleet.get(&["ippool", "-o", "yaml"]), before);
+}
+
+#[test]
+fn an_update_keeps_what_others_wrote() {
+    let fleet = Fleet::new();
+    let web =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: LoadBalancer\n  ports: [{port: 80}]\n";
+    let assigned = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: LoadBalancer\n  clusterIP: 10.96.0.7\n  ports: [{port: 80, nodePort: 30007}]\nstatus: {loadBalancer: {ingress: [{ip: 172.31.0.1}]}}\n";
+    fleet.apply(assigned);
+    fleet.apply(web);
+    assert!(
+        fleet.get(&["svc"]).contains("web    LoadBalancer   10.96.0.7    172.31.0.1    80:30007/TCP   "),
+        "{}",
+        fleet.get(&["svc"])
+    );
+
+    fleet.apply(
+        "apiVersion: projectcalico.org/v3\nkind: Node\nmetadata: {name: w1}\nspec: {bgp: {ipv4Address: 10.0.0.1/24}}\n",
+    );
+    fleet.apply("apiVersion: v1\nkind: Node\nmetadata: {name: w1, labels: {rr-group: rr1}}\nstatus: {addresses: [{type: InternalIP, address: 10.0.0.1}, {type: Hostname, address: w1}]}\n");
+    let node = fleet.get(&["node", "w1", "-o", "yaml"]);
+    for want in ["rr-group: rr1", "ipv4Address: 10.0.0.1/24", "type: InternalIP", "apiVersion: projectcalico.org/v3"] {
+        assert!(node.contains(want), "{want} is not in {node}");
+    }
+    assert!(!node.contains("Hostname"), "{node}");
+
+    // Fields that Calico lacks come back as fields.
+    fleet.apply("apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: p}\nspec: {peerIP: 10.0.0.9, holdTime: 9s}\n");
+    assert!(fleet.get(&["bgppeer", "p", "-o", "yaml"]).contains("holdTime: 9s"));
+    assert!(fleet.get(&["bgppeer"]).contains("p      10.0.0.9   (global)   (64512)   "), "{}", fleet.get(&["bgppeer"]));
+
+    let pool = fleet.run(&["apply", "-f", "-"], "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: a, resourceVersion: '999999'}\nspec: {cidr: 10.0.0.0/16, ipipMode: Always}\n");
+    assert_eq!(pool.code, 0, "{}", pool.stderr);
+    assert!(pool.stderr.contains("warning: stdin: document 1 (IPPool a), line 4, column 37: spec.ipipMode 'Always': ipipMode Always is stored but not active"), "{}", pool.stderr);
+    let stale = fleet.run(&["apply", "-f", "-"], "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {name: a, resourceVersion: '999999'}\nspec: {cidr: 10.0.0.0/16}\n");
+    assert!(
+        stale.stderr.contains("update conflict: IPPool(a): resource version '999999' is out of date (latest: "),
+        "{}",
+        stale.stderr
+    );
+}
+
+#[test]
+fn an_ipam_configuration_is_one_object_however_it_is_written() {
+    let fleet = Fleet::new();
+    fleet.apply("apiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata: {name: default}\nspec: {strictAffinity: true, maxBlocksPerHost: 4}\n");
+    let table = "NAME      STRICTAFFINITY   AUTOALLOCATEBLOCKS   MAXBLOCKSPERHOST   \ndefault   true             true                 4                  \n\n";
+    assert_eq!(fleet.get(&["ipamconfig", "-o", "wide"]), table);
+    assert_eq!(fleet.run(&["ipam", "configure", "--max-blocks-per-host=7"], "").code, 0);
+    assert!(fleet.get(&["ipamconfig", "-o", "yaml"]).contains("maxBlocksPerHost: 7"));
+    fleet.apply(&pool("a", "10.0.0.0/24"));
+    let want = "\
++----------+-------------+-----------+------------+--------------+------------+
+| GROUPING |    CIDR     | IPS TOTAL | IPS IN USE | IPS RESERVED |  IPS FREE  |
++----------+-------------+-----------+------------+--------------+------------+
+| IP Pool  | 10.0.0.0/24 |       256 | 0 (0%)     | 0 (0%)       | 256 (100%) |
++----------+-------------+-----------+------------+--------------+------------+
+";
+    assert_eq!(fleet.run(&["ipam", "show", "--show-blocks"], "").stdout, want);
+}
+
+#[test]
+fn a_store_that_cannot_be_reached_is_one_clear_line() {
+    let fleet = Fleet::new();
+    std::fs::create_dir(fleet.dir.path().join("store.db")).unwrap();
+    let outcome = fleet.run(&["apply", "-f", "calico-bgp/v3"], "");
+    assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""));
+    assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("store.db"), "{}", outcome.stderr);
+}
+
+#[test]
+fn thousands_of_documents_are_one_apply() {
+    let fleet = Fleet::new();
+    let documents: Vec<String> = (0..3000)
+        .map(|i| format!("{{\"apiVersion\": \"v1\", \"kind\": \"Service\", \"metadata\": {{\"name\": \"s{i}\", \"namespace\": \"n{}\"}}, \"spec\": {{\"clusterIP\": \"10.96.{}.{}\", \"ports\": [{{\"port\": 80}}]}}}}", i % 50, i / 256, i % 256))
+        .collect();
+    assert_eq!(fleet.apply(&documents.join("\n---\n")), "Successfully applied 3000 'Service' resource(s)\n");
+    assert_eq!(fleet.get(&["svc", "-A"]).lines().count(), 3002);
+}
+
+#[test]
+fn both_names_read_the_sockets() {
+    let fleet = Fleet::new();
+    let peers = serde_json::json!([
+        {"name": "bgp-peer-1", "address": "192.168.1.1", "port": 179, "type": "node specific", "remoteAs": 1111111, "localAs": 1111111,
+         "state": "Established", "up": true, "since": "2023-08-17T10:00:00Z", "lastError": null, "received": 3, "advertised": 2, "family": "ipv4"}]);
+    let routes = serde_json::json!([
+        {"prefix": "1.1.1.0/29", "nextHop": "192.168.1.4", "asPath": [], "localPref": 100, "med": null, "communities": ["65000:1"], "peer": null, "best": true}]);
+    let router = axum::Router::new()
+        .route("/v1/peers", axum::routing::get(move || async move { axum::Json(peers) }))
+        .route("/v1/routes", axum::routing::get(move || async move { axum::Json(routes) }));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let _server = runtime.block_on(status::serve(fleet.dir.path(), "bgpd", router)).unwrap();
+    let run_dir = fleet.dir.path().to_str().unwrap();
+    for program in [env!("CARGO_BIN_EXE_calicoctl"), env!("CARGO_BIN_EXE_bgpctl")] {
+        let status = run(program, fleet.dir.path(), &["node", "status", "--run-dir", run_dir], "");
+        assert!(
+            status.stdout.starts_with("Calico process is running.\n\nIPv4 BGP status\n+--------------+"),
+            "{}",
+            status.stderr
+        );
+        assert!(
+            status.stdout.contains("| 192.168.1.1  | node specific | up    | 2023-08-17 | Established |"),
+            "{}",
+            status.stdout
+        );
+        let routes = run(program, fleet.dir.path(), &["routes", "best", "--run-dir", run_dir], "").stdout;
+        assert!(routes.contains("1.1.1.0/29   192.168.1.4"), "{routes}");
+        let peers = run(program, fleet.dir.path(), &["peers", "-o", "json", "--run-dir", run_dir], "").stdout;
+        assert!(peers.contains("\"bgp-peer-1\""), "{peers}");
+    }
+}
