@@ -138,7 +138,12 @@ fn prepare(connection: &mut Connection, path: &Path) -> Result<(), Failure> {
     check_owner(connection, path)?;
     set_wal(connection)?;
     connection.pragma_update(None, "synchronous", "FULL")?;
+    // Opening a file that has its tables takes no write lock: it must not wait for writers.
+    if has_table(connection, "meta")? {
+        return Ok(());
+    }
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have been first.
     if !has_table(&tx, "meta")? {
         tx.execute_batch(TABLES)?;
         tx.execute("INSERT INTO meta VALUES ('schema', ?1)", [SCHEMA])?;
