@@ -140,8 +140,7 @@ impl Task {
         let mut next = Some(first);
         while let Some(events) = next {
             for event in &events {
-                needs_resync |= event.needs_resync();
-                self.state.observe(event);
+                needs_resync |= self.state.observe(event);
             }
             next = self.events.try_recv().ok();
         }

@@ -186,10 +186,15 @@ impl State {
         }
     }
 
-    /// Learns from one event.
-    pub fn observe(&mut self, event: &Event) {
+    /// Learns from one event; whether everything has to be read again.
+    pub fn observe(&mut self, event: &Event) -> bool {
         self.table.observe(event);
         let mut view = lock(&self.view);
+        let needs_resync = match event {
+            // A link that was down before had no routes to lose: every new pod begins with such events.
+            Event::LinkChanged(link) => !link.is_usable() && view.links.get(&link.index).is_some_and(Link::is_usable),
+            event => event.needs_resync(),
+        };
         match event {
             Event::RouteChanged(r) if r.route.protocol == PROTOCOL_BGPD => {}
             Event::RouteChanged(r) => {
@@ -226,6 +231,7 @@ impl State {
             }
             Event::Overrun => {}
         }
+        needs_resync
     }
 
     /// Works out the routes wanted, and what the speaker has to be told.

@@ -88,7 +88,9 @@ impl Lab {
     /// Takes the kernel's events, settles and writes; what was learned as it stands in the kernel, one line a route.
     async fn settle(&mut self) -> (Actions, Vec<String>) {
         while let Ok(events) = self.events.try_recv() {
-            events.iter().for_each(|e| self.state.observe(e));
+            for event in &events {
+                self.state.observe(event);
+            }
         }
         let actions = self.state.settle();
         let applied = self.state.apply(&self.kernel, Instant::now()).await;
@@ -249,4 +251,100 @@ async fn a_route_that_felix_takes_over_is_given_up_and_taken_back() {
     // Somebody deletes ours: it comes back.
     lab.kernel.remove_route(&RouteKey::new(net("10.65.8.1/32"), PRIORITY_LEARNED));
     assert_eq!(lab.settle().await.1, ["10.65.8.1/32 192.168.1.1@1"]);
+}
+
+/// Runs `ip` in this thread's namespace.
+fn run_ip(args: &str) -> String {
+    let out = std::process::Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(out.status.success(), "ip {args}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The worker's kernel for real: links eth0 and eth1 to leaf0 and leaf1, host routes to the leaves.
+async fn real_kernel() {
+    for command in [
+        "link set lo up",
+        "link add eth0 type veth peer name leaf0",
+        "link add eth1 type veth peer name leaf1",
+        "link set leaf0 up",
+        "link set leaf1 up",
+        "link set eth0 up",
+        "link set eth1 up",
+        "addr add 192.168.1.4/32 dev lo",
+        "route add 192.168.1.1/32 dev eth0 src 192.168.1.4",
+        "route add 192.168.1.2/32 dev eth1 src 192.168.1.4",
+        "route add default via 192.168.1.1 dev eth0 onlink proto 202 metric 1536",
+        "route add blackhole 10.65.0.0/26 proto 201 metric 1024",
+    ] {
+        run_ip(command);
+    }
+    let kernel = fib::Netlink::new().unwrap();
+    let mut events = kernel.monitor().unwrap();
+    let mut state = State::new("a".into());
+    let read = async || {
+        let (links, addrs) = (kernel.dump_links().await.unwrap(), kernel.dump_addrs().await.unwrap());
+        (kernel.dump_routes().await.unwrap(), links, addrs)
+    };
+    let (routes, links, addrs) = read().await;
+    state.resync(&routes, links, addrs);
+    state.keep_stale_routes();
+    state.set_inputs(Inputs { peers: ["192.168.1.1", "192.168.1.2"].map(ip).into(), ..Inputs::default() });
+    let actions = state.settle();
+    assert_eq!(actions.originate.unwrap().len(), 1, "the block");
+
+    let leaves = || Some(vec![ip("192.168.1.1"), ip("192.168.1.2")]);
+    state.learn(vec![
+        (prefix(net("0.0.0.0/0")), leaves()),
+        (prefix(net("10.65.1.0/26")), Some(vec![ip("192.168.1.5")])),
+    ]);
+    state.settle();
+    assert!(state.apply(&kernel, Instant::now()).await.failures.is_empty());
+    let both = "nexthop via 192.168.1.1 dev eth0 weight 1 onlink nexthop via 192.168.1.2 dev eth1 weight 1 onlink";
+    assert_eq!(run_ip("route show default"), format!("default proto 202 metric 1536 {both}"));
+    assert_eq!(run_ip("route show 10.65.1.0/26"), format!("10.65.1.0/26 proto 202 metric 1536 {both}"));
+
+    let start = Instant::now();
+    run_ip("link set leaf0 down");
+    let (mut lost, mut needs_resync) = (Vec::new(), false);
+    while lost.is_empty() {
+        let batch = tokio::time::timeout(std::time::Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+        for event in &batch {
+            needs_resync |= state.observe(event);
+        }
+        lost = state.settle().lost;
+    }
+    assert!(state.apply(&kernel, Instant::now()).await.failures.is_empty());
+    println!("link down to routes moved: {:?}", start.elapsed());
+    assert_eq!((lost, needs_resync), (vec![ip("192.168.1.1")], true));
+    let other = "via 192.168.1.2 dev eth1 proto 202 metric 1536 onlink";
+    assert_eq!(run_ip("route show default"), format!("default {other}"));
+    assert_eq!(run_ip("route show 10.65.1.0/26"), format!("10.65.1.0/26 {other}"));
+
+    run_ip("link set leaf0 up");
+    while !run_ip("route show default").contains("eth0") {
+        let batch = tokio::time::timeout(std::time::Duration::from_secs(5), events.recv()).await.unwrap().unwrap();
+        for event in &batch {
+            state.observe(event);
+        }
+        state.settle();
+        state.apply(&kernel, Instant::now()).await;
+    }
+    assert_eq!(run_ip("route show default"), format!("default proto 202 metric 1536 {both}"));
+
+    let (routes, links, addrs) = read().await;
+    state.resync(&routes, links, addrs);
+    state.settle();
+    assert!(state.apply(&kernel, Instant::now()).await.is_idle(), "what was written reads back as it was");
+}
+
+#[test]
+#[ignore = "needs network namespaces"]
+fn learned_routes_in_a_real_kernel_follow_the_links() {
+    let thread = std::thread::spawn(|| {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a new network namespace");
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(real_kernel());
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
