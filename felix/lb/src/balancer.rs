@@ -40,6 +40,8 @@ pub struct LoadBalancer {
     /// Keys whose last reading back was wrong, and where the next slice begins.
     faulty: BTreeSet<Key>,
     next_slice: Option<Key>,
+    /// The last answer of [`LoadBalancer::served`], until something changes.
+    served: Option<BTreeSet<IpAddr>>,
 }
 
 impl LoadBalancer {
@@ -78,6 +80,7 @@ impl LoadBalancer {
             socket_fault,
             faulty: BTreeSet::new(),
             next_slice: None,
+            served: None,
         })
     }
 
@@ -133,6 +136,7 @@ impl LoadBalancer {
             self.maps.write_set(*set, image);
             self.images.insert(*set, checksum(image));
         }
+        self.served = None;
         self.delta.set_desired(compiled.entries);
         self.delta.set_in_sync();
         let mut applied = self.write_pending(now)?;
@@ -151,11 +155,13 @@ impl LoadBalancer {
         for key in self.slice() {
             let desired = self.delta.desired().get(&key).copied();
             let actual = self.maps.frontend(key)?;
-            let is_right = desired == actual && desired.is_none_or(|entry| self.has_sets(entry));
-            if is_right {
-                self.faulty.remove(&key);
+            if desired == actual && desired.is_none_or(|entry| self.has_sets(entry)) {
+                if self.faulty.remove(&key) {
+                    self.served = None;
+                }
                 continue;
             }
+            self.served = None;
             faults.push(format!(
                 "the frontend {}:{} (protocol {}) is not as it was written",
                 key.addr, key.port, key.proto
@@ -164,18 +170,8 @@ impl LoadBalancer {
             self.delta.observe(key, actual);
             self.repair_sets(desired);
         }
-        if !self.delta.is_clean() {
-            self.write_pending(Instant::now())?;
-        }
-        let broken: BTreeSet<Ipv4Addr> = self.unserved().map(|key| key.addr).collect();
-        let served = self
-            .delta
-            .desired()
-            .keys()
-            .map(|key| key.addr)
-            .filter(|addr| is_attached && !addr.is_unspecified() && !broken.contains(addr))
-            .map(IpAddr::V4)
-            .collect();
+        self.write_pending(Instant::now())?;
+        let served = if is_attached { self.served() } else { BTreeSet::new() };
         Ok(Verified { served, faults })
     }
 
@@ -253,6 +249,7 @@ impl LoadBalancer {
         if pending.is_empty() {
             return Ok(applied);
         }
+        self.served = None;
         let is_written = self.maps.write_frontends(&pending.updates).is_ok();
         for (key, entry) in pending.updates {
             match if is_written { Ok(()) } else { self.maps.write_frontend(key, &entry) } {
@@ -325,11 +322,18 @@ impl LoadBalancer {
         slice
     }
 
-    /// Desired keys that are not in the map as they should be.
-    fn unserved(&self) -> impl Iterator<Item = Key> + '_ {
+    /// The addresses whose every frontend is in the map as it should be. Kept until something changes: a node
+    /// with thousands of services asks many times a second.
+    fn served(&mut self) -> BTreeSet<IpAddr> {
+        if let Some(served) = &self.served {
+            return served.clone();
+        }
         let (desired, actual) = (self.delta.desired(), self.delta.actual());
-        let differing = desired.iter().filter(|(key, entry)| actual.get(key) != Some(entry)).map(|(key, _)| *key);
-        differing.chain(self.faulty.iter().copied())
+        let is_broken = |(key, entry): &(&Key, &Entry)| actual.get(key) != Some(entry) || self.faulty.contains(key);
+        let broken: BTreeSet<Ipv4Addr> = desired.iter().filter(is_broken).map(|(key, _)| key.addr).collect();
+        let addrs = desired.keys().map(|key| key.addr);
+        let served = addrs.filter(|addr| !addr.is_unspecified() && !broken.contains(addr)).map(IpAddr::V4);
+        self.served.insert(served.collect()).clone()
     }
 
     fn has_sets(&self, entry: Entry) -> bool {

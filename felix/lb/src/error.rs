@@ -27,9 +27,6 @@ pub enum Error {
     #[error("cannot attach {program} to {target}: {source}")]
     Attach { program: String, target: String, source: libbpf_rs::Error },
 
-    #[error("the tc hook is not among the allowed hooks: {target} cannot be served")]
-    TcDisabled { target: String },
-
     #[error(
         "no cgroup v2 hierarchy is mounted: mount one, give its directory with --cgroup, or leave out the socket hook"
     )]

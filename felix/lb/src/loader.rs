@@ -107,12 +107,10 @@ impl Datapath {
         })
     }
 
-    /// Attaches the programs of `role`; does nothing where they are attached.
+    /// Attaches the programs of `role`; does nothing where they are attached. Without the tc hook an interface is known
+    /// and has no programs.
     pub fn attach(&mut self, ifindex: u32, name: &str, role: Role) -> Result<(), Error> {
         let target = format!("{name} (interface {ifindex})");
-        if !self.is_tc_allowed {
-            return Err(Error::TcDisabled { target });
-        }
         if let Some(attached) = self.interfaces.get_mut(&ifindex) {
             if attached.role == role && attached.links.iter().all(|link| is_attached_to(link, ifindex)) {
                 name.clone_into(&mut attached.name);
@@ -121,7 +119,8 @@ impl Datapath {
             self.detach(ifindex);
         }
         let mut links = Vec::new();
-        for (hook, program) in role.programs() {
+        let programs = role.programs().into_iter().filter(|_| self.is_tc_allowed);
+        for (hook, program) in programs {
             let error = |source| Error::Attach { program: program.into(), target: target.clone(), source };
             let path = self.links_dir.join(format!("{}_{ifindex}_{hook}", role.name()));
             links.push(pinned(&path, attach_tcx(&find_program(&self.tc, program)?, ifindex)).map_err(error)?);

@@ -4,8 +4,9 @@ mod lab;
 
 use std::net::Ipv4Addr;
 
-use felix_lb::LoadBalancer;
+use felix_lb::{Config, LoadBalancer};
 use lab::*;
+use libbpf_rs::{Link, MapCore, MapFlags, MapHandle};
 
 const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
 const LARGE: usize = 8 << 20;
@@ -269,17 +270,77 @@ fn verify_sees_and_repairs_what_others_break() {
         let mut lb = lab.balancer(&[tcp(LB_IP, 80, &[(POD_A, 8080), (POD_B, 8080)])]);
         assert!(lb.verify().expect("verify").served.contains(&LB_IP.into()));
         let pins = lab.pin_root.join("v1");
-        let key = "10 96 200 1 0 80 6 0";
-        run(&format!("bpftool map delete pinned {} key {key}", pins.join("frontends").display()));
+        let frontends = MapHandle::from_pinned_path(pins.join("frontends")).expect("the pinned map");
+        frontends.delete(&[10, 96, 200, 1, 0, 80, 6, 0]).expect("delete the frontend");
+        let found = lb.verify().expect("verify");
+        assert!(found.served.is_empty() && found.faults.len() == 1, "{found:?}");
+        let found = lb.verify().expect("verify");
+        assert!(found.served.contains(&LB_IP.into()) && found.faults.is_empty(), "{found:?}");
+
+        // The first set lies at the start of the slots.
+        let slots = MapHandle::from_pinned_path(pins.join("slots")).expect("the pinned map");
+        slots.update(&[0; 4], &[1, 2, 3, 4, 5, 6, 7, 8], MapFlags::ANY).expect("damage a backend");
         let found = lb.verify().expect("verify");
         assert!(found.served.is_empty() && found.faults.len() == 1, "{found:?}");
         let found = lb.verify().expect("verify");
         assert!(found.served.contains(&LB_IP.into()) && found.faults.is_empty(), "{found:?}");
 
         let link = lab.pin_root.join(format!("links/uplink_{}_ingress", ifindex("eth0")));
-        run(&format!("bpftool link detach pinned {}", link.display()));
+        Link::open(link).and_then(|link| link.detach()).expect("detach");
         let found = lb.verify().expect("verify");
         assert!(found.served.is_empty() && found.faults.len() == 1, "{found:?}");
         assert!(lb.verify().expect("verify").served.contains(&LB_IP.into()), "attached again");
+    });
+}
+
+#[test]
+#[ignore = "needs BPF"]
+fn hooks_that_are_not_allowed_are_not_used() {
+    Lab::run(|lab| {
+        tcp_echo(&lab.pod_a, POD_A, 8080);
+        let frontends = [tcp(CLUSTER_IP, 80, &[(POD_A, 8080)])];
+        drop(lab.balancer(&frontends));
+        // What an earlier process attached to other hooks goes.
+        for (hooks, by_socket, by_tc) in [("socket", true, false), ("tc", false, true), ("xdp,tc,socket", true, true)] {
+            let config = Config { hooks: hooks.parse().expect("hooks"), ..lab.config() };
+            let mut lb = LoadBalancer::open(config).expect("open");
+            for pod in ["calia", "calib"] {
+                lb.attach_workload(ifindex(pod), pod).expect("attach");
+            }
+            assert_eq!(lab.in_cgroup(|| connect(ANY, CLUSTER_IP, 80).is_ok()), by_socket, "socket, {hooks}");
+            assert_eq!(lab.pod_b.run(|| connect(ANY, CLUSTER_IP, 80).is_ok()), by_tc, "tc, {hooks}");
+            assert!(lb.verify().expect("verify").faults.is_empty());
+            let active: Vec<_> = lb.status().expect("status").hooks.iter().map(|hook| hook.is_active).collect();
+            assert_eq!(active, [by_socket, by_tc, false]);
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs BPF"]
+fn a_pin_directory_off_bpffs_is_refused_with_what_to_do() {
+    Lab::run(|lab| {
+        let config = Config { pin_root: std::env::temp_dir().join("felix-lb-nowhere"), ..lab.config() };
+        let error = LoadBalancer::open(config.clone()).err().expect("an error").to_string();
+        assert!(error.contains("mount -t bpf bpf") && error.contains("--bpf-pin-root"), "{error}");
+        assert!(!config.pin_root.exists(), "nothing is left behind");
+        let config = Config { cgroup: Some("/proc/self".into()), ..lab.config() };
+        assert!(LoadBalancer::open(config).is_err_and(|error| error.to_string().contains("/proc/self")));
+    });
+}
+
+#[test]
+#[ignore = "needs BPF"]
+fn an_interface_that_goes_takes_its_pins_along() {
+    Lab::run(|lab| {
+        let mut lb = lab.balancer(&[tcp(LB_IP, 80, &[(POD_A, 8080)])]);
+        run("ip link del calib");
+        let found = lb.verify().expect("verify");
+        assert!(found.faults.is_empty() && found.served.contains(&LB_IP.into()), "a pod's end is no fault: {found:?}");
+        drop(lb);
+        let lb = LoadBalancer::open(lab.config()).expect("open again");
+        assert_eq!(lb.interfaces().count(), 2);
+        let pins = std::fs::read_dir(lab.pin_root.join("links")).expect("the links").count();
+        assert_eq!(pins, 2 * 2 + 4, "two programs on each interface, four on the cgroup");
     });
 }
