@@ -154,3 +154,6 @@ impl RouteTable {
         self.delta.is_clean()
     }
 }
+
+#[cfg(test)]
+mod tests;
