@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use bgp_proto::af::Prefix;
-use bgp_proto::policy::{Action, Community, Policy};
+use bgp_proto::policy::Policy;
+pub use bgp_proto::rib::Origin;
 use serde::{Deserialize, Serialize};
 
 /// Hold time where nothing is configured: BIRD's, which Calico never changes.
@@ -14,8 +14,6 @@ pub const DEFAULT_HOLD_TIME: u16 = 240;
 pub const DEFAULT_CONNECT_RETRY: Duration = Duration::from_secs(5);
 /// Restart time where nothing is configured (BIRD's default, which Calico uses).
 pub const DEFAULT_RESTART_TIME: u16 = 120;
-/// Calico's listen port default is BGP's.
-pub const DEFAULT_PORT: u16 = 179;
 
 /// Everything the speaker is told. Giving it a new one changes only what differs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,24 +118,4 @@ pub enum NextHopMode {
     Auto,
     SelfAddress,
     Keep,
-}
-
-/// A route that this node may announce. Sessions' local addresses are the next hops.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Origin {
-    pub prefix: Prefix,
-    pub communities: Vec<Community>,
-    /// Kernel interface of the route, for BGPFilter's `interface`.
-    pub interface: Option<String>,
-    /// Calico's route priority; sent to iBGP peers as LOCAL_PREF 2147483647 minus this. `None`: LOCAL_PREF 100.
-    pub priority: Option<u32>,
-    /// Whether it is announced where no export rule of the peer matches it.
-    pub export: bool,
-}
-
-impl Origin {
-    /// What the export rules after BGPFilter said of the route.
-    pub fn verdict(&self) -> Action {
-        if self.export { Action::Accept } else { Action::Reject }
-    }
 }

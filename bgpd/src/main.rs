@@ -1,6 +1,185 @@
 //! bgpd: Tortie's BGP speaker.
+//!
+//! ```text
+//!  store ──watch──► resources ──peers::plan──► speaker (own thread) ◄──► peers
+//!                       │                          ▲ │ best routes
+//!                       └──────► kernel task ──────┘ ▼
+//!                                  │   FIB of felix: originated; learned routes: protocol 202
+//!  <run dir>/bgpd.sock ◄── control
+//! ```
+//!
+//! On SIGTERM sessions with graceful restart end without a NOTIFICATION, so that peers keep the routes for the restart time
+//! (RFC 4724 section 4); others get a Cease. Kernel routes stay in any case.
 
 mod config;
+mod control;
+mod filters;
+mod kernel;
+mod origins;
+mod peer;
+mod peers;
+mod resources;
+mod session;
+mod sockopt;
 mod speaker;
 
-fn main() {}
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::Parser;
+use fib::Kernel;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::control::Readiness;
+use crate::kernel::Inputs;
+use crate::resources::Resources;
+use crate::speaker::{Handle, Start};
+
+/// Tortie's BGP speaker: announces what this node serves, installs what it learns.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// Program no kernel route, originate none, and take every next hop as reachable.
+    #[arg(long)]
+    no_fib: bool,
+    /// Directory of the status socket bgpd.sock.
+    #[arg(long, default_value = "/run/tortie")]
+    run_dir: PathBuf,
+    /// Name of this node, as in its Node resource; the host name in lower case if absent.
+    #[arg(long, env = "NODENAME")]
+    nodename: Option<String>,
+    /// Router id: a dotted quad, or `hash` for one made of the node's name; the node's IPv4 address if absent.
+    #[arg(long, env = "CALICO_ROUTER_ID")]
+    router_id: Option<String>,
+}
+
+fn main() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let result = runtime.context("cannot start the runtime").and_then(|r| r.block_on(run(arguments)));
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("bgpd: {e:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let node = match arguments.nodename {
+        Some(name) => name,
+        None => std::fs::read_to_string("/proc/sys/kernel/hostname")
+            .context("cannot read the host name; set NODENAME")?
+            .trim()
+            .to_lowercase(),
+    };
+    let mut terminate = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let store = datastore::config::from_env()?.open().await?;
+    let kernel: Option<Arc<dyn Kernel>> = match arguments.no_fib {
+        true => None,
+        false => Some(Arc::new(fib::Netlink::new().context("cannot reach the kernel's routes")?)),
+    };
+    let restarted = match &kernel {
+        Some(kernel) => {
+            let routes = kernel.dump_routes().await.context("cannot read the kernel's routes")?;
+            routes.iter().any(|r| r.route.protocol == fib::PROTOCOL_BGPD)
+        }
+        None => false,
+    };
+    let seed = u64::from(std::process::id());
+    let speaker = Handle::start(Start { restarted, seed }).context("cannot start the speaker's thread")?;
+    let readiness = watch::Sender::new(Readiness::default());
+    let router = control::router(speaker.clone(), readiness.subscribe());
+    let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
+
+    let work = follow(store, node, arguments.router_id, kernel, speaker.clone(), &readiness);
+    tokio::select! {
+        result = work => result?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    speaker.shut_down().await;
+    Ok(())
+}
+
+/// Keeps the speaker as the resources say, for as long as the process lives.
+async fn follow(
+    store: datastore::store::DynStore,
+    node: String,
+    router_id: Option<String>,
+    kernel: Option<Arc<dyn Kernel>>,
+    speaker: Handle,
+    readiness: &watch::Sender<Readiness>,
+) -> anyhow::Result<()> {
+    let mut updates = datastore::watcher::watch(store, Resources::ranges(&node));
+    let mut resources = Resources::default();
+    let mut in_sync = false;
+    let mut inputs: Option<watch::Sender<Inputs>> = None;
+    let mut waiting_for = String::new();
+    let mut noted = Vec::new();
+    let mut listening = false;
+    while let Some(first) = updates.recv().await {
+        // What arrived together is planned once.
+        let mut next = Some(first);
+        while let Some(update) = next {
+            in_sync |= update == datastore::watcher::Update::InSync;
+            resources.update(&update);
+            next = updates.try_recv().ok();
+        }
+        if !in_sync {
+            continue;
+        }
+        let plan = match peers::plan(&node, &resources, router_id.as_deref()) {
+            Ok(plan) => plan,
+            Err(e) => {
+                let reason = e.to_string();
+                if reason != waiting_for {
+                    tracing::warn!("no session yet: {reason}");
+                    readiness.send_modify(|r| r.waiting_for = Some(reason.clone()));
+                    waiting_for = reason;
+                }
+                continue;
+            }
+        };
+        if noted != plan.notes {
+            plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
+            noted = plan.notes;
+        }
+        let now = Inputs {
+            resources: Arc::new(resources.clone()),
+            peers: plan.config.peers.keys().map(|id| id.address).collect(),
+        };
+        let applied = speaker.configure(plan.config).await.context("the speaker's thread ended")?;
+        match applied {
+            Ok(()) => listening = true,
+            // At the start nobody depends on us yet: say what is wrong and end.
+            Err(e) if !listening => anyhow::bail!(e),
+            Err(e) => tracing::error!("{e}"),
+        }
+        match (&inputs, &kernel) {
+            (Some(inputs), _) => {
+                inputs.send_replace(now);
+            }
+            (None, Some(kernel)) => {
+                let (sender, receiver) = watch::channel(now);
+                let status = kernel::spawn(kernel.clone(), speaker.clone(), node.clone(), receiver)
+                    .context("cannot watch the kernel's routes")?;
+                readiness.send_modify(|r| r.kernel = Some(status));
+                inputs = Some(sender);
+            }
+            (None, None) => speaker.originate(Vec::new()),
+        }
+        waiting_for.clear();
+        readiness.send_modify(|r| {
+            r.configured = true;
+            r.waiting_for = None;
+        });
+    }
+    anyhow::bail!("the store's watch ended")
+}

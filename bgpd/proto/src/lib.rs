@@ -9,4 +9,7 @@
 //! It never reads a clock (`now` is an argument), opens no socket and knows no configuration resource.
 
 pub mod af;
+pub mod fsm;
 pub mod policy;
+pub mod rib;
+pub mod wire;

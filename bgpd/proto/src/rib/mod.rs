@@ -1,0 +1,656 @@
+//! Routes: what peers announced, which of it is best, and what each peer has to be told.
+//!
+//! [`Rib`] is the one owner. Received lists go in with [`Rib::announce`] and [`Rib::withdraw`]; nothing is sent until
+//! [`Rib::distribute`] has handed the changed entries to the peers, and [`Rib::write_updates`] writes as many as there is
+//! room for. A peer that is slow keeps a set of entry numbers, never copies of messages.
+
+pub mod attr_set;
+mod bitmap;
+pub mod decision;
+mod export;
+mod table;
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+pub use self::attr_set::{AttrId, AttrSet, AttrTable};
+use self::bitmap::Bitmap;
+use self::decision::{Candidate, DEFAULT_LOCAL_PREF};
+pub use self::export::ExportConfig;
+pub use self::table::{Entry, Path, Table};
+use crate::af::{Family, Key, Prefix, V4, V6};
+use crate::policy::{self, Action, Community, Operation, PRIORITY_BASE, Policy, SessionType};
+use crate::wire::attribute::Attributes;
+use crate::wire::iana;
+use crate::wire::nlri::prefixes;
+
+/// Names a peer in paths.
+pub type PeerIndex = u16;
+/// The index of this speaker itself: routes of our own.
+pub const LOCAL: PeerIndex = 0;
+
+/// A route of our own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    pub prefix: Prefix,
+    pub communities: Vec<Community>,
+    /// Kernel interface of the route, for BGPFilter's `interface`.
+    pub interface: Option<String>,
+    /// Calico's route priority; sent to iBGP peers as LOCAL_PREF 2147483647 minus this. `None`: LOCAL_PREF 100.
+    pub priority: Option<u32>,
+    /// Whether it is announced where no export rule of the peer matches it.
+    pub export: bool,
+}
+
+/// What the RIB knows of a peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    pub address: IpAddr,
+    /// Of its OPEN; the last one while it is down.
+    pub router_id: Ipv4Addr,
+    pub is_ebgp: bool,
+    pub rr_client: bool,
+    pub cluster_id: Option<Ipv4Addr>,
+    pub local_as: u32,
+    pub local_router_id: Ipv4Addr,
+    pub allow_own_as: u8,
+    pub import: Policy,
+    pub export: ExportConfig,
+}
+
+/// A peer's place in the RIB.
+#[derive(Debug)]
+struct PeerSlot {
+    info: PeerInfo,
+    received: [u32; 2],
+    out: [Option<AdjOut>; 2],
+}
+
+/// What a peer was told of one family, and what it has still to be told.
+#[derive(Debug, Default)]
+struct AdjOut {
+    advertised: Bitmap,
+    count: u32,
+    /// Entries to look at again, each once; those before `pending_at` are done.
+    pending: Vec<u32>,
+    pending_at: usize,
+    pending_bits: Bitmap,
+    /// The first table, or a refresh: how far the walk over all entries has come.
+    feed: Option<u32>,
+    end_of_rib_due: bool,
+}
+
+impl AdjOut {
+    fn is_idle(&self) -> bool {
+        self.feed.is_none() && self.pending_at == self.pending.len()
+    }
+}
+
+/// What tables of all families need for their decisions.
+pub struct Shared {
+    pub attrs: AttrTable,
+    peers: Vec<Option<PeerSlot>>,
+    resolve: Box<dyn Fn(IpAddr) -> Option<u32> + Send>,
+    next_hops: HashMap<IpAddr, Option<u32>, FixedState>,
+    origins: HashMap<Prefix, Origin, FixedState>,
+}
+
+impl Shared {
+    fn peer(&self, peer: PeerIndex) -> Option<&PeerInfo> {
+        self.slot(peer).map(|s| &s.info)
+    }
+
+    fn slot(&self, peer: PeerIndex) -> Option<&PeerSlot> {
+        self.peers.get(usize::from(peer))?.as_ref()
+    }
+
+    fn slot_mut(&mut self, peer: PeerIndex) -> Option<&mut PeerSlot> {
+        self.peers.get_mut(usize::from(peer))?.as_mut()
+    }
+
+    fn release(&mut self, path: &Path) {
+        self.attrs.release(path.received);
+        self.attrs.release(path.used);
+    }
+
+    fn metric(&mut self, next_hop: IpAddr) -> Option<u32> {
+        let resolve = &self.resolve;
+        *self.next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop))
+    }
+
+    fn is_eligible(&mut self, path: &Path) -> bool {
+        if path.used == AttrId::NONE {
+            return false;
+        }
+        let next_hop = self.attrs.get(path.used).attributes.next_hop;
+        path.peer == LOCAL || self.metric(next_hop).is_some()
+    }
+
+    /// What decides about a path; `None` if it cannot be used at all.
+    fn candidate(&mut self, path: &Path) -> Option<Candidate> {
+        if path.used == AttrId::NONE {
+            return None;
+        }
+        let next_hop = self.attrs.get(path.used).attributes.next_hop;
+        let igp_metric = if path.peer == LOCAL { 0 } else { self.metric(next_hop)? };
+        let set = self.attrs.get(path.used);
+        let attributes = &set.attributes;
+        let peer = self.peer(path.peer);
+        let is_ebgp = peer.is_some_and(|p| p.is_ebgp);
+        let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |p| p.router_id);
+        Some(Candidate {
+            local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
+            is_local: path.peer == LOCAL,
+            as_path_len: set.as_path_len,
+            origin: attributes.origin,
+            neighbour_as: set.neighbour_as,
+            med: attributes.med.unwrap_or(0),
+            is_ebgp,
+            igp_metric,
+            router_id: if is_ebgp { router_id } else { attributes.originator_id().unwrap_or(router_id) },
+            cluster_list_len: attributes.cluster_list().len() as u32,
+            peer: peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |p| p.address),
+        })
+    }
+
+    /// Loop checks and import policy: the set to use, with a reference for the caller, or NONE.
+    fn import(&mut self, peer: PeerIndex, prefix: Prefix, received: AttrId) -> AttrId {
+        let Some(info) = self.peers[usize::from(peer)].as_ref().map(|s| &s.info) else {
+            return AttrId::NONE;
+        };
+        let attributes = &self.attrs.get(received).attributes;
+        if is_loop(info, attributes) {
+            return AttrId::NONE;
+        }
+        let route = RouteView { prefix, attributes, interface: None, is_local: false, is_ebgp: info.is_ebgp };
+        let changed = match info.import.decide(&route) {
+            Some(rule) if rule.action == Action::Accept => operate(&rule.operations, attributes),
+            None if info.import.default == Action::Accept => None,
+            Some(_) | None => return AttrId::NONE,
+        };
+        match changed {
+            Some(changed) => self.attrs.intern(changed),
+            None => {
+                self.attrs.retain(received, 1);
+                received
+            }
+        }
+    }
+}
+
+/// RFC 4271 section 9 (own AS in the path) and RFC 4456 section 8.
+fn is_loop(info: &PeerInfo, attributes: &Attributes) -> bool {
+    let own = attributes.ases().filter(|&a| a == info.local_as).count();
+    own > usize::from(info.allow_own_as)
+        || attributes.originator_id() == Some(info.local_router_id)
+        || info.cluster_id.is_some_and(|id| attributes.cluster_list().any(|c| c == u32::from(id)))
+}
+
+/// A route as policies see it.
+struct RouteView<'a> {
+    prefix: Prefix,
+    attributes: &'a Attributes,
+    interface: Option<&'a str>,
+    is_local: bool,
+    is_ebgp: bool,
+}
+
+impl policy::Route for RouteView<'_> {
+    fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+
+    fn is_local(&self) -> bool {
+        self.is_local
+    }
+
+    fn interface(&self) -> Option<&str> {
+        self.interface
+    }
+
+    fn session_type(&self) -> SessionType {
+        if self.is_ebgp { SessionType::Ebgp } else { SessionType::Ibgp }
+    }
+
+    fn has_community(&self, community: Community) -> bool {
+        match community {
+            Community::Standard(c) => self.attributes.communities().any(|x| x == c),
+            Community::Large(a, b, c) => self.attributes.large_communities().any(|x| x == [a, b, c]),
+        }
+    }
+
+    fn as_path_starts_with(&self, ases: &[u32]) -> bool {
+        let mut path = self.attributes.ases();
+        ases.iter().all(|&a| path.next() == Some(a))
+    }
+
+    fn local_pref(&self) -> u32 {
+        self.attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
+    }
+}
+
+/// The attributes after a rule's operations, if there are any.
+fn operate(operations: &[Operation], attributes: &Attributes) -> Option<Attributes> {
+    if operations.is_empty() {
+        return None;
+    }
+    let mut changed = attributes.clone();
+    for operation in operations {
+        match operation {
+            Operation::SetPriority(p) => changed.local_pref = Some(PRIORITY_BASE.saturating_sub(*p)),
+            Operation::PrependAsPath(ases) => changed.prepend(ases),
+            Operation::AddCommunity(community) => {
+                let (kind, octets) = match *community {
+                    Community::Standard(c) => (iana::COMMUNITIES, c.to_be_bytes().to_vec()),
+                    Community::Large(a, b, c) => {
+                        (iana::LARGE_COMMUNITIES, [a, b, c].iter().flat_map(|v| v.to_be_bytes()).collect())
+                    }
+                };
+                let had = changed.value(kind);
+                if !had.chunks_exact(octets.len()).any(|c| c == octets) {
+                    let value = [had, &octets].concat();
+                    changed.set(iana::OPTIONAL | iana::TRANSITIVE, kind, &value);
+                }
+            }
+        }
+    }
+    Some(changed)
+}
+
+/// A path for display.
+#[derive(Clone, Debug)]
+pub struct RouteInfo {
+    pub prefix: Prefix,
+    pub attributes: Attributes,
+    /// `None`: a route of our own.
+    pub peer: Option<IpAddr>,
+    pub best: bool,
+    pub stale: bool,
+}
+
+/// Which routes to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The multipath sets.
+    Best,
+    /// All paths of a peer, or of all, as received.
+    Received(Option<PeerIndex>),
+    /// What a peer was told, before its own next hop and path are put in.
+    Advertised(PeerIndex),
+}
+
+/// All routes.
+pub struct Rib {
+    shared: Shared,
+    v4: Table<V4>,
+    v6: Table<V6>,
+    /// Whether our own routes are known: End-of-RIB says so to peers.
+    complete: bool,
+}
+
+/// Runs an expression with `$table` bound to the table of a family.
+macro_rules! with_table {
+    ($rib:ident, $family:expr, |$table:ident, $shared:ident| $body:expr) => {
+        match $family {
+            Family::Ipv4 => {
+                let ($table, $shared) = (&mut $rib.v4, &mut $rib.shared);
+                $body
+            }
+            Family::Ipv6 => {
+                let ($table, $shared) = (&mut $rib.v6, &mut $rib.shared);
+                $body
+            }
+        }
+    };
+}
+
+impl Rib {
+    /// An empty one; every next hop is reachable until told otherwise.
+    pub fn new(seed: u64) -> Rib {
+        Rib {
+            shared: Shared {
+                attrs: AttrTable::new(seed),
+                peers: vec![None],
+                resolve: Box::new(|_| Some(0)),
+                next_hops: HashMap::with_hasher(FixedState::with_seed(seed)),
+                origins: HashMap::with_hasher(FixedState::with_seed(seed)),
+            },
+            v4: Table::new(seed),
+            v6: Table::new(seed),
+            complete: false,
+        }
+    }
+
+    /// Makes room for a peer.
+    pub fn add_peer(&mut self, info: PeerInfo) -> PeerIndex {
+        let slot = PeerSlot { info, received: [0; 2], out: [None, None] };
+        let peers = &mut self.shared.peers;
+        match (1..peers.len()).find(|&i| peers[i].is_none()) {
+            Some(free) => {
+                peers[free] = Some(slot);
+                free as PeerIndex
+            }
+            None => {
+                peers.push(Some(slot));
+                (peers.len() - 1) as PeerIndex
+            }
+        }
+    }
+
+    /// Forgets a peer and its paths.
+    pub fn remove_peer(&mut self, peer: PeerIndex) {
+        for family in Family::ALL {
+            self.stop(peer, family);
+            self.remove_paths(peer, family, false);
+        }
+        if peer != LOCAL {
+            self.shared.peers[usize::from(peer)] = None;
+        }
+    }
+
+    pub fn peer(&self, peer: PeerIndex) -> Option<&PeerInfo> {
+        self.shared.peer(peer)
+    }
+
+    /// Changes what is known of a peer; `reimport` and `refresh` follow where policies changed.
+    pub fn peer_mut(&mut self, peer: PeerIndex) -> Option<&mut PeerInfo> {
+        self.shared.slot_mut(peer).map(|s| &mut s.info)
+    }
+
+    /// Prefixes received from and announced to a peer.
+    pub fn counts(&self, peer: PeerIndex, family: Family) -> (u32, u32) {
+        let Some(slot) = self.shared.slot(peer) else {
+            return (0, 0);
+        };
+        let advertised = slot.out[family as usize].as_ref().map_or(0, |o| o.count);
+        (slot.received[family as usize], advertised)
+    }
+
+    /// A list of prefixes that a peer announced.
+    pub fn announce(&mut self, peer: PeerIndex, family: Family, list: &[u8], attributes: Attributes) {
+        with_table!(self, family, |table, shared| announce(table, shared, peer, list, attributes));
+    }
+
+    /// A list of prefixes that a peer withdrew.
+    pub fn withdraw(&mut self, peer: PeerIndex, family: Family, list: &[u8]) {
+        let removed = with_table!(self, family, |table, shared| {
+            let mut removed = 0;
+            for key in prefixes(list) {
+                if let Some(at) = table.find(key) {
+                    removed += u32::from(table.remove(shared, at, peer));
+                }
+            }
+            removed
+        });
+        self.uncount(peer, family, removed);
+    }
+
+    /// All paths of a peer, or only the stale ones, are gone.
+    pub fn remove_paths(&mut self, peer: PeerIndex, family: Family, only_stale: bool) {
+        let removed =
+            with_table!(self, family, |table, shared| table.remove_where(shared, peer, |p| p.stale || !only_stale));
+        self.uncount(peer, family, removed);
+    }
+
+    fn uncount(&mut self, peer: PeerIndex, family: Family, removed: u32) {
+        if let Some(slot) = self.shared.slot_mut(peer) {
+            slot.received[family as usize] -= removed;
+        }
+    }
+
+    /// RFC 4724 section 4.2.
+    pub fn mark_stale(&mut self, peer: PeerIndex, family: Family) {
+        match family {
+            Family::Ipv4 => self.v4.mark_stale(peer),
+            Family::Ipv6 => self.v6.mark_stale(peer),
+        }
+    }
+
+    /// Applies the import policy again to what the peer announced.
+    pub fn reimport(&mut self, peer: PeerIndex) {
+        for family in Family::ALL {
+            with_table!(self, family, |table, shared| {
+                table.reimport(shared, peer, |shared, key, received| shared.import(peer, key.prefix(), received))
+            });
+        }
+    }
+
+    /// The full set of our own routes.
+    pub fn originate(&mut self, origins: Vec<Origin>) {
+        self.complete = true;
+        let new: HashMap<Prefix, Origin, FixedState> = origins.into_iter().map(|o| (o.prefix, o)).collect();
+        let old = std::mem::replace(&mut self.shared.origins, new);
+        for prefix in old.keys().filter(|p| !self.shared.origins.contains_key(*p)).copied().collect::<Vec<_>>() {
+            with_table!(self, prefix.family(), |table, shared| {
+                if let Some(at) = Key::from_prefix(prefix).and_then(|k| table.find(k)) {
+                    table.remove(shared, at, LOCAL);
+                }
+            });
+        }
+        let changed: Vec<Origin> =
+            self.shared.origins.values().filter(|o| old.get(&o.prefix) != Some(o)).cloned().collect();
+        for origin in changed {
+            let before = old.get(&origin.prefix);
+            let same_attributes =
+                before.is_some_and(|b| (&b.communities, b.priority) == (&origin.communities, origin.priority));
+            let attributes = originated(&origin);
+            with_table!(self, origin.prefix.family(), |table, shared| {
+                if let Some(key) = Key::from_prefix(origin.prefix) {
+                    if same_attributes && let Some(at) = table.find(key) {
+                        // Only what export rules look at differs.
+                        table.remove(shared, at, LOCAL);
+                    }
+                    let id = shared.attrs.intern(attributes);
+                    table.insert(shared, key, Path { received: id, used: id, peer: LOCAL, stale: false });
+                    shared.attrs.release(id);
+                }
+            });
+        }
+    }
+
+    /// Replaces the judgement on next hops, and decides again.
+    pub fn set_resolver(&mut self, resolve: Box<dyn Fn(IpAddr) -> Option<u32> + Send>) {
+        self.shared.resolve = resolve;
+        let shared = &mut self.shared;
+        // Most answers stay the same: decide again only if one differs.
+        let mut differs = false;
+        for (next_hop, metric) in &mut shared.next_hops {
+            let now = (shared.resolve)(*next_hop);
+            differs |= now != *metric;
+            *metric = now;
+        }
+        if differs {
+            self.v4.redecide(&mut self.shared);
+            self.v6.redecide(&mut self.shared);
+        }
+    }
+
+    /// Whether the peer may be told of a family: starts the Adj-RIB-Out with everything there is.
+    pub fn start(&mut self, peer: PeerIndex, family: Family) {
+        if let Some(slot) = self.shared.slot_mut(peer) {
+            slot.out[family as usize] = Some(AdjOut { feed: Some(0), end_of_rib_due: true, ..AdjOut::default() });
+        }
+    }
+
+    /// The session is gone: nothing is advertised any more.
+    pub fn stop(&mut self, peer: PeerIndex, family: Family) {
+        if let Some(slot) = self.shared.slot_mut(peer) {
+            slot.out[family as usize] = None;
+        }
+    }
+
+    /// Looks at everything again for a peer: it asked for it (RFC 2918), or its export policy changed.
+    pub fn refresh(&mut self, peer: PeerIndex, family: Family) {
+        if let Some(out) = self.shared.slot_mut(peer).and_then(|s| s.out[family as usize].as_mut()) {
+            out.feed = Some(0);
+        }
+    }
+
+    /// Whether [`Rib::distribute`] has something to do.
+    pub fn has_changes(&self) -> bool {
+        self.v4.has_changes() || self.v6.has_changes()
+    }
+
+    /// Hands what changed to every peer's Adj-RIB-Out, and to `each` with the next hops of the multipath set (`None`: no
+    /// route learned from a peer).
+    pub fn distribute(&mut self, mut each: impl FnMut(Prefix, Option<Vec<IpAddr>>)) {
+        for family in Family::ALL {
+            with_table!(self, family, |table, shared| {
+                let changed = table.take_changed();
+                for slot in shared.peers.iter_mut().flatten() {
+                    if let Some(out) = &mut slot.out[family as usize] {
+                        out.pending.extend(changed.iter().filter(|&&at| out.pending_bits.insert(at)));
+                    }
+                }
+                for &at in &changed {
+                    let entry = &table.entries()[at as usize];
+                    each(entry.key.prefix(), next_hops(shared, entry));
+                }
+                table.recycle(changed);
+            });
+        }
+    }
+
+    /// Every prefix that has a route learned from a peer, for `each` as in [`Rib::distribute`].
+    pub fn for_each_best(&self, mut each: impl FnMut(Prefix, Option<Vec<IpAddr>>)) {
+        let shared = &self.shared;
+        let mut one = |prefix, hops: Option<Vec<IpAddr>>| {
+            if hops.is_some() {
+                each(prefix, hops);
+            }
+        };
+        self.v4.entries().iter().for_each(|e| one(e.key.prefix(), next_hops(shared, e)));
+        self.v6.entries().iter().for_each(|e| one(e.key.prefix(), next_hops(shared, e)));
+    }
+
+    /// Appends UPDATEs for a peer until `out` has about `limit` octets; whether there is more.
+    pub fn write_updates(&mut self, peer: PeerIndex, out: &mut Vec<u8>, limit: usize) -> bool {
+        let complete = self.complete;
+        let mut more = false;
+        for family in Family::ALL {
+            more |= with_table!(self, family, |table, shared| {
+                export::write_updates(table, shared, peer, complete, out, limit)
+            });
+        }
+        more
+    }
+
+    /// Whether a peer has something to be told.
+    pub fn has_output(&self, peer: PeerIndex) -> bool {
+        self.shared
+            .slot(peer)
+            .is_some_and(|s| s.out.iter().flatten().any(|o| !o.is_idle() || (o.end_of_rib_due && self.complete)))
+    }
+
+    /// Forgets prefixes that are gone, once every peer knows.
+    pub fn reap(&mut self) {
+        if self.has_changes() {
+            return;
+        }
+        let idle = |family: Family| {
+            self.shared.peers.iter().flatten().all(|s| s.out[family as usize].as_ref().is_none_or(AdjOut::is_idle))
+        };
+        let (idle4, idle6) = (idle(Family::Ipv4), idle(Family::Ipv6));
+        if idle4 {
+            self.v4.reap();
+        }
+        if idle6 {
+            self.v6.reap();
+        }
+    }
+
+    /// Routes for display, at most `limit`.
+    pub fn routes(&self, view: View, limit: usize) -> Vec<RouteInfo> {
+        let mut routes = Vec::new();
+        list(&self.v4, &self.shared, view, limit, &mut routes);
+        list(&self.v6, &self.shared, view, limit, &mut routes);
+        routes
+    }
+
+    /// How many attribute sets are interned.
+    pub fn attribute_sets(&self) -> usize {
+        self.shared.attrs.len()
+    }
+}
+
+fn originated(origin: &Origin) -> Attributes {
+    let mut standard = Vec::new();
+    let mut large = Vec::new();
+    for community in &origin.communities {
+        match *community {
+            Community::Standard(c) => standard.push(c),
+            Community::Large(a, b, c) => large.push([a, b, c]),
+        }
+    }
+    let local_pref = origin.priority.map_or(DEFAULT_LOCAL_PREF, |p| PRIORITY_BASE.saturating_sub(p));
+    Attributes::originated(local_pref, &standard, &large)
+}
+
+/// The next hops of what peers announced, each once. A prefix of our own has none: its route is somebody else's.
+fn next_hops<K>(shared: &Shared, entry: &Entry<K>) -> Option<Vec<IpAddr>> {
+    let mut hops = Vec::new();
+    for path in entry.multipath() {
+        if path.peer == LOCAL {
+            return None;
+        }
+        let hop = shared.attrs.get(path.used).attributes.next_hop;
+        if !hops.contains(&hop) {
+            hops.push(hop);
+        }
+    }
+    (!hops.is_empty()).then_some(hops)
+}
+
+fn announce<K: Key>(table: &mut Table<K>, shared: &mut Shared, peer: PeerIndex, list: &[u8], attributes: Attributes) {
+    let received = shared.attrs.intern(attributes);
+    // Where policy does not look at the prefix, one answer does for all of the list.
+    let uniform = shared.peer(peer).is_some_and(|p| p.import.rules.is_empty() || p.import.accepts_all(K::FAMILY));
+    let mut used = AttrId::NONE;
+    let mut fresh = 0;
+    for (i, key) in prefixes::<K>(list).enumerate() {
+        if i == 0 || !uniform {
+            shared.attrs.release(used);
+            used = shared.import(peer, key.prefix(), received);
+        }
+        fresh += u32::from(table.insert(shared, key, Path { received, used, peer, stale: false }));
+    }
+    shared.attrs.release(used);
+    shared.attrs.release(received);
+    if let Some(slot) = shared.slot_mut(peer) {
+        slot.received[K::FAMILY as usize] += fresh;
+    }
+}
+
+fn list<K: Key>(table: &Table<K>, shared: &Shared, view: View, limit: usize, routes: &mut Vec<RouteInfo>) {
+    for (at, entry) in table.entries().iter().enumerate() {
+        let best = entry.multipath().len();
+        for (i, path) in entry.paths().iter().enumerate() {
+            let (shown, id) = match view {
+                View::Best => (i < best, path.used),
+                View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
+                View::Advertised(peer) => {
+                    let out = shared.slot(peer).and_then(|s| s.out[K::FAMILY as usize].as_ref());
+                    (i == 0 && best > 0 && out.is_some_and(|o| o.advertised.contains(at as u32)), path.used)
+                }
+            };
+            if !shown {
+                continue;
+            }
+            if routes.len() == limit {
+                return;
+            }
+            routes.push(RouteInfo {
+                prefix: entry.key.prefix(),
+                attributes: shared.attrs.get(id).attributes.clone(),
+                peer: shared.peer(path.peer).map(|p| p.address),
+                best: i < best,
+                stale: path.stale,
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Speakers over the loopback of a network namespace: two of ours. The addresses are no loopback addresses, which no route
+//! may have as next hop.
+
+use bgp_proto::af::Prefix;
+use bgp_proto::policy;
+
+use super::*;
+use crate::config::PeerType;
+
+const PORT: u16 = 1790;
+
+/// Runs a test in a network namespace of its own, which ends with its thread; 10.9.0.1 to .9 are there.
+fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let body = move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        let setup = (1..10).map(|n| format!("ip address add 10.9.0.{n}/32 dev lo")).collect::<Vec<_>>().join(" && ");
+        let done = std::process::Command::new("sh").args(["-c", &format!("ip link set lo up && {setup}")]).status();
+        assert!(done.expect("ip runs").success());
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
+    };
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn address(n: u8) -> IpAddr {
+    [10, 9, 0, n].into()
+}
+
+fn prefix(s: &str) -> Prefix {
+    let (address, len) = s.split_once('/').unwrap();
+    Prefix::new(address.parse().unwrap(), len.parse().unwrap()).unwrap()
+}
+
+fn origin(s: &str) -> Origin {
+    Origin { prefix: prefix(s), communities: vec![], interface: None, priority: None, export: true }
+}
+
+/// A speaker at `own` with one peer; both sides connect.
+fn config(own: (u8, u32), peer: (u8, u32), port: u16) -> SpeakerConfig {
+    let mut p = PeerConfig::new("peer", PeerType::Global, own.1, peer.1);
+    p.source = Some(address(own.0));
+    p.connect_retry = Duration::from_secs(1);
+    p.hold_time = 9;
+    SpeakerConfig {
+        router_id: std::net::Ipv4Addr::new(10, 0, 0, own.0),
+        local_as: own.1,
+        listen: vec![SocketAddr::new(address(own.0), port)],
+        peers: BTreeMap::from([(PeerId { address: address(peer.0), port }, p)]),
+    }
+}
+
+async fn until<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    for _ in 0..2000 {
+        if holds().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never came: {what}");
+}
+
+async fn is_up(h: &Handle) -> bool {
+    h.peers().await.first().is_some_and(|p| p.up)
+}
+
+async fn has(h: &Handle, p: &str) -> bool {
+    h.routes(RouteQuery::Received(None)).await.iter().any(|r| r.prefix == p && r.best)
+}
+
+#[test]
+#[ignore = "needs network namespaces"]
+fn two_speakers_exchange_and_withdraw_routes() {
+    in_namespace(exchange_and_withdraw);
+}
+
+async fn exchange_and_withdraw() {
+    let port = PORT;
+    let (a, b) = (Handle::start(Start::default()).unwrap(), Handle::start(Start::default()).unwrap());
+    let mut batches = b.best_routes();
+    a.originate(vec![origin("10.1.0.0/16"), origin("10.2.0.0/16")]);
+    b.originate(vec![]);
+    let (ca, cb) = (config((1, 65001), (2, 65002), port), config((2, 65002), (1, 65001), port));
+    a.configure(ca.clone()).await.unwrap().unwrap();
+    b.configure(cb).await.unwrap().unwrap();
+    until("session", || async { is_up(&a).await && is_up(&b).await }).await;
+    until("routes", || async { has(&b, "10.1.0.0/16").await && has(&b, "10.2.0.0/16").await }).await;
+    let r = b.routes(RouteQuery::Best).await;
+    assert_eq!(r[0].as_path, [65001], "eBGP puts the AS in front");
+    assert_eq!(r[0].next_hop, Some(address(1)), "the next hop is the session's local address");
+    a.originate(vec![origin("10.2.0.0/16")]);
+    until("withdrawal", || async { !has(&b, "10.1.0.0/16").await }).await;
+    until("in sync", || async { *b.in_sync().borrow() == InSync { v4: true, v6: true } }).await;
+
+    // A policy change applies to the running session.
+    let mut rejecting = ca.clone();
+    rejecting.peers.values_mut().for_each(|p| {
+        p.export.rules = vec![policy::Rule { action: policy::Action::Reject, ..Default::default() }];
+    });
+    a.configure(rejecting).await.unwrap().unwrap();
+    until("rejected", || async { !has(&b, "10.2.0.0/16").await }).await;
+    assert!(is_up(&b).await);
+    a.configure(ca).await.unwrap().unwrap();
+    until("accepted", || async { has(&b, "10.2.0.0/16").await }).await;
+
+    let mut fib = BTreeMap::new();
+    while let Ok(batch) = batches.try_recv() {
+        fib.extend(batch);
+    }
+    assert_eq!(fib.get(&prefix("10.2.0.0/16")), Some(&Some(vec![address(1)])));
+    assert_eq!(fib.get(&prefix("10.1.0.0/16")), Some(&None));
+    a.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_busy_port_is_named_with_what_to_do() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let h = Handle::start(Start::default()).unwrap();
+    let mut config = config((9, 65001), (2, 65002), PORT);
+    config.listen = vec![at];
+    config.peers.clear();
+    let error = h.configure(config).await.unwrap().unwrap_err();
+    for part in [at.ip().to_string(), at.port().to_string(), "listenPort".into()] {
+        assert!(error.contains(&part), "{error:?} names {part}");
+    }
+}
