@@ -1,0 +1,172 @@
+use std::time::Duration;
+
+use api::ip_pool::IpPoolSpec;
+use api::meta::WithSpec;
+use api::service::{EndpointSliceBody, PodBody, ServicePort, ServiceType};
+use api::workload::WorkloadEndpointSpec;
+use api::{IpPool, Key, Kind, Metadata, Pod, Service, WorkloadEndpoint};
+use datastore::memory::{Fault, MemoryStore};
+
+use super::*;
+
+struct Lab {
+    memory: MemoryStore,
+    store: DynStore,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Lab {
+    fn start(memory: MemoryStore) -> Self {
+        let store: DynStore = Arc::new(memory.clone());
+        let settings = Settings { cluster_ips: "10.96.0.0/12".parse().unwrap(), node_ports: 30000..=32767 };
+        let controller = Controller::new(store.clone(), settings, Arc::default());
+        Self { memory, store, task: tokio::spawn(controller.run()) }
+    }
+
+    async fn service(&self) -> Service {
+        typed::get::<ServiceBody>(self.store.as_ref(), Some("test"), "web").await.unwrap().unwrap()
+    }
+
+    async fn ingress(&self) -> Option<String> {
+        self.service().await.body.status?.load_balancer.ingress.first()?.ip.clone()
+    }
+
+    async fn endpoints(&self) -> Option<Vec<String>> {
+        let slice = typed::get::<EndpointSliceBody>(self.store.as_ref(), Some("test"), "web-tortie").await.unwrap()?;
+        Some(slice.body.endpoints.into_iter().flat_map(|e| e.addresses).collect())
+    }
+
+    async fn allocated(&self) -> usize {
+        let blocks = Ipam::new(self.store.clone()).blocks().await.unwrap();
+        blocks.iter().map(|b| b.allocations.iter().flatten().count()).sum()
+    }
+}
+
+/// Waits until `$check` holds; the paused clock makes backoffs pass at once.
+macro_rules! eventually {
+    ($check:expr) => {
+        for attempt in 0.. {
+            if $check {
+                break;
+            }
+            assert!(attempt < 2000, "never: {}", stringify!($check));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+}
+
+async fn add_pool(store: &DynStore) {
+    let spec = IpPoolSpec {
+        allowed_uses: Some(vec![AllowedUse::LoadBalancer]),
+        ..IpPoolSpec::new("172.20.0.0/24".parse().unwrap())
+    };
+    let pool = IpPool::new(Metadata::named("lb"), WithSpec { spec, status: None });
+    typed::create(store.as_ref(), &pool).await.unwrap();
+}
+
+async fn add_service(store: &DynStore) {
+    let mut body = ServiceBody::default();
+    body.spec.service_type = ServiceType::LoadBalancer;
+    body.spec.selector = [("app".to_string(), "web".to_string())].into();
+    body.spec.ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
+    typed::create(store.as_ref(), &Service::new(Metadata::namespaced("test", "web"), body)).await.unwrap();
+}
+
+async fn add_workload(store: &DynStore) {
+    let mut metadata = Metadata::namespaced("test", "w1-k8s-p1-eth0");
+    metadata.labels.insert("app".into(), "web".into());
+    let spec = WorkloadEndpointSpec {
+        node: "worker01".into(),
+        pod: Some("p1".into()),
+        ip_networks: vec!["10.0.0.1/32".into()],
+        ..WorkloadEndpointSpec::default()
+    };
+    typed::create(store.as_ref(), &WorkloadEndpoint::new(metadata, WithSpec { spec, status: None })).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_completed_served_and_cleaned_up() {
+    let memory = MemoryStore::new();
+    let store: DynStore = Arc::new(memory.clone());
+    add_pool(&store).await;
+    add_service(&store).await;
+    add_workload(&store).await;
+    let lab = Lab::start(memory);
+    eventually!(lab.ingress().await.is_some());
+    eventually!(lab.endpoints().await == Some(vec!["10.0.0.1".into()]));
+    let web = lab.service().await;
+    assert!(web.body.spec.cluster_ip.is_some() && web.body.spec.ports[0].node_port.is_some());
+    assert!(lab.ingress().await.unwrap().starts_with("172.20.0."));
+    assert_eq!(lab.allocated().await, 1);
+
+    // Nothing more is written once everything is as wanted, also after a resync.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let revision = lab.memory.revision();
+    tokio::time::sleep(RESYNC * 3).await;
+    assert_eq!(lab.memory.revision(), revision);
+
+    // A pod whose labels change leaves the service.
+    let mut metadata = Metadata::namespaced("test", "p1");
+    metadata.labels.insert("app".into(), "drained".into());
+    typed::create(store.as_ref(), &Pod::new(metadata, PodBody::default())).await.unwrap();
+    eventually!(lab.endpoints().await == Some(vec![]));
+
+    typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
+    eventually!(lab.endpoints().await.is_none());
+    eventually!(lab.allocated().await == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_while_it_was_down_is_made_up_for() {
+    let memory = MemoryStore::new();
+    let store: DynStore = Arc::new(memory.clone());
+    add_pool(&store).await;
+    add_service(&store).await;
+    let first = Lab::start(memory.clone());
+    eventually!(first.ingress().await.is_some());
+    let kept = first.ingress().await;
+    drop(first);
+    let second = Lab::start(memory.clone());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(second.ingress().await, kept, "a restart changes nothing");
+    drop(second);
+    typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
+    let third = Lab::start(memory);
+    eventually!(third.allocated().await == 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_pool_the_status_says_so_until_there_is_one() {
+    let memory = MemoryStore::new();
+    let store: DynStore = Arc::new(memory.clone());
+    add_service(&store).await;
+    let lab = Lab::start(memory);
+    let conditions = || async { lab.service().await.body.status.map(|s| s.extra["conditions"].to_string()) };
+    eventually!(conditions().await.is_some_and(|c| c.contains("no configured Calico pools")));
+    add_pool(&store).await;
+    eventually!(lab.ingress().await.is_some());
+    eventually!(!lab.service().await.body.status.unwrap().extra.contains_key("conditions"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn failing_writes_are_retried() {
+    for fault in [Fault::Conflict, Fault::UnknownApplied, Fault::UnknownLost, Fault::Unavailable] {
+        let memory = MemoryStore::new();
+        let store: DynStore = Arc::new(memory.clone());
+        add_pool(&store).await;
+        add_service(&store).await;
+        for _ in 0..6 {
+            memory.fail_next_txn(fault);
+        }
+        let lab = Lab::start(memory);
+        eventually!(lab.ingress().await.is_some() && lab.endpoints().await.is_some());
+        eventually!(lab.service().await.body.spec.cluster_ip.is_some());
+        assert_eq!(lab.allocated().await, 1, "{fault:?}");
+    }
+}

@@ -1,0 +1,387 @@
+use std::collections::BTreeMap;
+
+use api::Key;
+use datastore::KeyValue;
+use datastore::watcher::Update;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: &str = "2026-08-22T10:00:00Z";
+
+fn settings() -> Settings {
+    Settings { cluster_ips: "10.96.0.0/29".parse().unwrap(), node_ports: 30000..=30002 }
+}
+
+/// A state that holds these documents, as the watcher brings them.
+fn state(documents: &[Value]) -> State {
+    let mut state = State::default();
+    for (i, document) in documents.iter().enumerate() {
+        let key = if document.get("cidr").is_some() {
+            Key::IpamBlock(document["cidr"].as_str().unwrap().parse().unwrap())
+        } else {
+            let kind = api::Kind::from_document(document["kind"].as_str().unwrap()).unwrap();
+            let metadata = &document["metadata"];
+            Key::resource(kind, metadata["namespace"].as_str(), metadata["name"].as_str().unwrap())
+        };
+        let value = document.to_string().into_bytes();
+        state.apply(Update::Put(KeyValue { key, value, mod_revision: i as u64 + 1 }));
+    }
+    state.apply(Update::InSync);
+    state
+}
+
+fn service(name: &str, spec: Value) -> Value {
+    json!({
+        "kind": "Service", "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": "test", "uid": format!("uid-{name}")},
+        "spec": spec,
+    })
+}
+
+fn workload(name: &str, ip: &str, labels: Value) -> Value {
+    json!({
+        "kind": "WorkloadEndpoint", "apiVersion": "projectcalico.org/v3",
+        "metadata": {"name": format!("w1-k8s-{name}-eth0"), "namespace": "test", "labels": labels},
+        "spec": {"node": "worker01", "pod": name, "ipNetworks": [format!("{ip}/32")], "interfaceName": "cali1",
+                 "ports": [{"name": "http", "protocol": "TCP", "port": 8080}]},
+    })
+}
+
+fn slice(name: &str, service: &str, managed_by: &str) -> Value {
+    json!({
+        "kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
+        "metadata": {"name": name, "namespace": "test", "labels": {
+            "kubernetes.io/service-name": service, "endpointslice.kubernetes.io/managed-by": managed_by}},
+        "addressType": "IPv4", "endpoints": [], "ports": [],
+    })
+}
+
+fn lb_pool() -> Value {
+    json!({
+        "kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "lb"},
+        "spec": {"cidr": "172.20.0.0/24", "allowedUses": ["LoadBalancer"]},
+    })
+}
+
+fn lb_handle(service: &str) -> String {
+    ipam::handle::for_service(service, "test", &format!("uid-{service}"))
+}
+
+/// A block in which a service has the first `n` addresses.
+fn lb_block(service: &str, n: usize) -> Value {
+    let allocations: Vec<Value> = (0..4).map(|i| if i < n { json!(0) } else { Value::Null }).collect();
+    json!({
+        "cidr": "172.20.0.4/30", "affinity": "virtual:load-balancer", "allocations": allocations,
+        "unallocated": (n..4).collect::<Vec<_>>(),
+        "attributes": [{"handle_id": lb_handle(service),
+            "secondary": {"service": service, "namespace": "test", "type": "LoadBalancer"}}],
+        "sequenceNumber": 1, "sequenceNumberForAllocation": {}, "deleted": false,
+    })
+}
+
+fn run(documents: &[Value]) -> Vec<Action> {
+    plan(&state(documents), &settings(), NOW)
+}
+
+/// The services that are written, as JSON, by name.
+fn written(documents: &[Value]) -> BTreeMap<String, Value> {
+    run(documents)
+        .into_iter()
+        .filter_map(|a| match a {
+            Action::UpdateService(s) => Some((s.metadata.name.clone(), serde_json::to_value(*s).unwrap())),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn services_get_the_cluster_ip_they_lack() {
+    let rows = [
+        ("none", json!({"ports": []}), true),
+        ("an empty one", json!({"clusterIP": ""}), true),
+        ("one of their own", json!({"clusterIP": "10.96.0.3"}), false),
+        ("one outside the range", json!({"clusterIP": "192.0.2.1"}), false),
+        ("headless", json!({"clusterIP": "None"}), false),
+        ("an external name", json!({"type": "ExternalName", "externalName": "example.org"}), false),
+    ];
+    for (name, spec, given) in rows {
+        let services = written(&[service("web", spec)]);
+        let ip = services.get("web").map(|s| s["spec"]["clusterIP"].as_str().unwrap().to_string());
+        assert_eq!(ip.is_some(), given, "{name}");
+        if let Some(ip) = ip {
+            let range: ipnet::Ipv4Net = "10.96.0.2/29".parse().unwrap();
+            assert!(range.contains(&ip.parse::<std::net::Ipv4Addr>().unwrap()), "{ip}");
+            assert_eq!(services["web"]["spec"]["clusterIPs"], json!([ip]));
+        }
+    }
+}
+
+#[test]
+fn cluster_ips_are_distinct_until_the_range_is_full() {
+    // Of a /29: not the network, not the first, not the last address.
+    let mut documents: Vec<Value> = (0..7).map(|i| service(&format!("s{i}"), json!({}))).collect();
+    documents[0] = service("s0", json!({"clusterIP": "10.96.0.4"}));
+    let services = written(&documents);
+    let ips: Vec<&str> = services.values().filter_map(|s| s["spec"]["clusterIP"].as_str()).collect();
+    let distinct: std::collections::BTreeSet<&str> = ips.iter().copied().collect();
+    assert_eq!((ips.len(), distinct.len()), (4, 4));
+    assert!(!distinct.contains("10.96.0.4"));
+    let full: Vec<&Value> = services.values().filter(|s| s["spec"].get("clusterIP").is_none()).collect();
+    assert_eq!(full.len(), 2);
+    assert_eq!(full[0]["status"]["conditions"][0]["reason"], "ClusterIPRangeFull");
+}
+
+#[test]
+fn a_service_made_again_finds_its_cluster_ip() {
+    let alone = written(&[service("web", json!({}))]);
+    let among = written(&[service("web", json!({})), service("x", json!({"clusterIP": "10.9.9.9"}))]);
+    assert_eq!(alone["web"]["spec"]["clusterIP"], among["web"]["spec"]["clusterIP"]);
+}
+
+#[test]
+fn node_ports_go_to_the_types_that_have_them() {
+    let ports = json!([{"port": 80}, {"port": 53, "protocol": "UDP"}, {"port": 443, "nodePort": 31443}]);
+    let rows = [
+        ("NodePort", json!({}), true),
+        ("LoadBalancer", json!({}), true),
+        ("LoadBalancer", json!({"allocateLoadBalancerNodePorts": false}), false),
+        ("ClusterIP", json!({}), false),
+    ];
+    for (kind, extra, given) in rows {
+        let mut spec = json!({"type": kind, "ports": ports, "clusterIP": "10.96.0.3"});
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let services = written(&[service("web", spec)]);
+        assert_eq!(services.contains_key("web"), given, "{kind} {extra}");
+        if given {
+            let ports = services["web"]["spec"]["ports"].as_array().unwrap();
+            assert!(ports[..2].iter().all(|p| (30000..=30002).contains(&p["nodePort"].as_u64().unwrap())));
+            assert_eq!(ports[2]["nodePort"], 31443, "what is there stays");
+        }
+    }
+}
+
+#[test]
+fn node_ports_are_distinct_for_each_protocol() {
+    let tcp = |name: &str| service(name, json!({"type": "NodePort", "ports": [{"port": 80}], "clusterIP": "None"}));
+    let udp =
+        service("u", json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "UDP"}], "clusterIP": "None"}));
+    let services = written(&[tcp("a"), tcp("b"), tcp("c"), tcp("d"), udp]);
+    let port = |name: &str| services[name]["spec"]["ports"][0]["nodePort"].as_u64();
+    let distinct: std::collections::BTreeSet<_> = ["a", "b", "c"].into_iter().map(port).collect();
+    assert_eq!(distinct, [30000, 30001, 30002].into_iter().map(Some).collect());
+    assert_eq!(services["d"]["status"]["conditions"][0]["reason"], "NodePortRangeFull");
+    assert!(port("u").is_some(), "UDP has ports of its own");
+}
+
+#[test]
+fn of_two_services_with_the_same_address_the_younger_is_told() {
+    let aged = |name: &str, time: &str, spec: Value| {
+        let mut service = service(name, spec);
+        service["metadata"]["creationTimestamp"] = json!(time);
+        service
+    };
+    let spec = json!({"type": "NodePort", "clusterIP": "10.96.0.3", "ports": [{"port": 80, "nodePort": 30001}]});
+    let documents = [aged("a", "2026-01-02T00:00:00Z", spec.clone()), aged("b", "2026-01-01T00:00:00Z", spec.clone())];
+    let services = written(&documents);
+    assert_eq!(services.keys().collect::<Vec<_>>(), ["a"]);
+    let condition = &services["a"]["status"]["conditions"][0];
+    assert_eq!(condition["reason"], "Conflict");
+    assert_eq!(
+        condition["message"],
+        "clusterIP 10.96.0.3 is already taken by service test/b; nodePort 30001 is already taken by service test/b"
+    );
+    assert_eq!(services["a"]["spec"]["clusterIP"], "10.96.0.3", "never changed");
+
+    let told = services["a"].clone();
+    assert!(written(&[told.clone(), documents[1].clone()]).is_empty(), "said once");
+    let alone = written(&[told]);
+    assert_eq!(alone["a"]["status"].get("conditions"), None, "and taken back");
+}
+
+#[test]
+fn a_load_balancer_gets_an_address_then_its_status() {
+    let base = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3", "allocateLoadBalancerNodePorts": false});
+    let with = |extra: Value| {
+        let mut spec = base.clone();
+        spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        service("web", spec)
+    };
+    let mut sticky = with(json!({}));
+    sticky["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.20.0.9"}]}});
+    let mut foreign = with(json!({}));
+    foreign["status"] = json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.9"}]}});
+    let mut annotated = with(json!({}));
+    annotated["metadata"]["annotations"] = json!({
+        "projectcalico.org/loadBalancerIPs": "[\"172.20.0.8\"]", "projectcalico.org/ipv4pools": "[\"lb\"]"});
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let rows = [
+        ("no wish", with(json!({})), Some((Wish::Any, 0))),
+        ("a wish", with(json!({"loadBalancerIP": "172.20.0.7"})), Some((Wish::Must(ip("172.20.0.7")), 0))),
+        ("a wish and a pool by annotation", annotated, Some((Wish::Must(ip("172.20.0.8")), 1))),
+        ("what the status has is kept", sticky, Some((Wish::Prefer(ip("172.20.0.9")), 0))),
+        ("unless no pool has it", foreign, Some((Wish::Any, 0))),
+        ("Calico's class", with(json!({"loadBalancerClass": "calico"})), Some((Wish::Any, 0))),
+        ("another's class", with(json!({"loadBalancerClass": "metallb"})), None),
+        ("a wish outside the pools", with(json!({"loadBalancerIP": "192.0.2.1"})), None),
+        ("a wish that is none", with(json!({"loadBalancerIP": "web"})), None),
+    ];
+    for (name, service, expected) in rows {
+        let assigned = run(&[lb_pool(), service]).into_iter().find_map(|a| match a {
+            Action::AssignAddress(a) => Some((a.wish, a.pools.len())),
+            _ => None,
+        });
+        assert_eq!(assigned, expected, "{name}");
+    }
+
+    let refused = written(&[lb_pool(), with(json!({"loadBalancerIP": "192.0.2.1"}))]);
+    assert_eq!(refused["web"]["status"]["conditions"][0]["reason"], "AddressNotInPool");
+
+    let done = written(&[lb_pool(), with(json!({})), lb_block("web", 1)]);
+    assert_eq!(done["web"]["status"]["loadBalancer"]["ingress"], json!([{"ip": "172.20.0.4"}]));
+    assert_eq!(run(&[lb_pool(), done["web"].clone(), lb_block("web", 1)]), [], "done is done");
+}
+
+#[test]
+fn a_changed_wish_moves_a_load_balancer() {
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3", "loadBalancerIP": "172.20.0.5"});
+    let mut web = service("web", spec);
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.20.0.4"}]}});
+    let first = run(&[lb_pool(), web.clone(), lb_block("web", 1)]);
+    assert!(matches!(&first[..], [Action::AssignAddress(a)] if a.wish == Wish::Must("172.20.0.5".parse().unwrap())));
+    let second = run(&[lb_pool(), web, lb_block("web", 2)]);
+    assert_eq!(second[0], Action::ReleaseAddresses(vec!["172.20.0.4".parse().unwrap()]));
+    assert!(matches!(&second[1], Action::UpdateService(s)
+        if s.body.status.as_ref().unwrap().load_balancer.ingress[0].ip.as_deref() == Some("172.20.0.5")));
+}
+
+#[test]
+fn an_address_is_released_when_the_service_is_gone_or_another() {
+    let release =
+        |handle: &str| Action::ReleaseHandle { service: ("test".into(), "web".into()), handle: handle.into() };
+    let handle = lb_handle("web");
+    assert_eq!(run(&[lb_block("web", 1)]), [release(&handle)], "gone");
+
+    let mut changed = service("web", json!({"type": "ClusterIP", "clusterIP": "10.96.0.3"}));
+    changed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.20.0.4"}]}});
+    let actions = run(&[changed, lb_block("web", 1)]);
+    assert!(actions.contains(&release(&handle)), "of another type");
+    assert!(actions.iter().any(|a| matches!(a, Action::UpdateService(s)
+        if s.body.status.as_ref().unwrap().load_balancer.ingress.is_empty())));
+
+    let mut again = service("web", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3"}));
+    again["metadata"]["uid"] = json!("another");
+    assert!(run(&[lb_pool(), again, lb_block("web", 1)]).contains(&release(&handle)), "made again");
+}
+
+fn slices(documents: &[Value]) -> Vec<(&'static str, EndpointSlice)> {
+    run(documents)
+        .into_iter()
+        .filter_map(|a| match a {
+            Action::CreateSlice(s) => Some(("create", *s)),
+            Action::UpdateSlice(s) => Some(("update", *s)),
+            Action::DeleteSlice(s) => Some(("delete", *s)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn addresses(slice: &EndpointSlice) -> Vec<&str> {
+    slice.body.endpoints.iter().flat_map(|e| &e.addresses).map(String::as_str).collect()
+}
+
+fn web(ports: Value) -> Value {
+    service("web", json!({"clusterIP": "10.96.0.3", "selector": {"app": "web", "track": "a"}, "ports": ports}))
+}
+
+#[test]
+fn a_slice_has_the_workloads_that_match_all_of_the_selector() {
+    let mut elsewhere = workload("p4", "10.0.0.4", json!({"app": "web", "track": "a"}));
+    elsewhere["metadata"]["namespace"] = json!("other");
+    let documents = [
+        web(json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "dns", "port": 53, "protocol": "UDP"}])),
+        workload("p2", "10.0.0.2", json!({"app": "web", "track": "a", "more": "yes"})),
+        workload("p1", "10.0.0.1", json!({"app": "web", "track": "a"})),
+        workload("p3", "10.0.0.3", json!({"app": "web"})),
+        elsewhere,
+    ];
+    let made = slices(&documents);
+    assert_eq!(made.len(), 1);
+    let (verb, slice) = &made[0];
+    assert_eq!((*verb, slice.metadata.name.as_str()), ("create", "web-tortie"));
+    assert_eq!(slice.metadata.namespace.as_deref(), Some("test"));
+    assert_eq!(slice.metadata.labels["kubernetes.io/service-name"], "web");
+    assert_eq!(slice.metadata.labels["endpointslice.kubernetes.io/managed-by"], "tortie-controller");
+    assert_eq!(addresses(slice), ["10.0.0.1", "10.0.0.2"]);
+    let endpoint = &slice.body.endpoints[0];
+    assert_eq!((endpoint.conditions.ready, endpoint.node_name.as_deref()), (Some(true), Some("worker01")));
+    let ports: Vec<(Option<&str>, Option<u16>)> =
+        slice.body.ports.iter().map(|p| (p.name.as_deref(), p.port)).collect();
+    assert_eq!(ports, [(Some("http"), Some(8080)), (Some("dns"), Some(53))]);
+
+    let mut stored = documents.to_vec();
+    stored.push(serde_json::to_value(slice).unwrap());
+    assert!(slices(&stored).is_empty(), "done is done");
+    stored.remove(1);
+    let updated = slices(&stored);
+    assert_eq!((updated[0].0, addresses(&updated[0].1)), ("update", vec!["10.0.0.1"]));
+    stored.remove(0);
+    assert_eq!(slices(&stored)[0].0, "delete", "with the service");
+}
+
+#[test]
+fn a_named_target_port_is_looked_up_on_each_workload() {
+    let labels = json!({"app": "web", "track": "a"});
+    let mut other = workload("p2", "10.0.0.2", labels.clone());
+    other["spec"]["ports"][0]["port"] = json!(9090);
+    let mut without = workload("p3", "10.0.0.3", labels.clone());
+    without["spec"]["ports"] = json!([]);
+    let documents =
+        [web(json!([{"port": 80, "targetPort": "http"}])), workload("p1", "10.0.0.1", labels), other, without];
+    let made = slices(&documents);
+    let rows: Vec<(&str, Option<u16>, Vec<&str>)> =
+        made.iter().map(|(_, s)| (s.metadata.name.as_str(), s.body.ports[0].port, addresses(s))).collect();
+    assert_eq!(rows, [("web-tortie", Some(8080), vec!["10.0.0.1"]), ("web-tortie-2", Some(9090), vec!["10.0.0.2"])]);
+}
+
+#[test]
+fn slices_of_others_are_left_alone() {
+    let labels = json!({"app": "web", "track": "a"});
+    let workload = workload("p1", "10.0.0.1", labels);
+    let service = web(json!([{"port": 80}]));
+    let kubernetes = slice("web-x7", "web", "endpointslice-controller.k8s.io");
+    assert!(slices(&[service.clone(), workload.clone(), kubernetes.clone()]).is_empty());
+    let ours = slice("web-tortie", "web", "tortie-controller");
+    let both = slices(&[service.clone(), workload.clone(), kubernetes, ours]);
+    assert_eq!((both.len(), both[0].0), (1, "delete"), "two owners would serve twice");
+    let mut bare = slice("mine", "web", "");
+    bare["metadata"]["labels"].as_object_mut().unwrap().remove("endpointslice.kubernetes.io/managed-by");
+    assert!(slices(&[service, workload, bare]).is_empty(), "also what an operator wrote by hand");
+    let no_selector = service_without_selector();
+    assert!(slices(&[no_selector]).is_empty());
+}
+
+fn service_without_selector() -> Value {
+    service("web", json!({"clusterIP": "10.96.0.3", "ports": [{"port": 80}]}))
+}
+
+#[test]
+fn a_service_without_workloads_has_an_empty_slice() {
+    let made = slices(&[web(json!([{"port": 80, "targetPort": 8080}]))]);
+    assert_eq!((made.len(), made[0].1.body.endpoints.len(), made[0].1.body.ports[0].port), (1, 0, Some(8080)));
+}
+
+#[test]
+fn a_pods_labels_reach_its_workload_and_its_services_at_once() {
+    let stored = json!({"app": "web", "track": "a", "projectcalico.org/orchestrator": "k8s"});
+    let pod = json!({"kind": "Pod", "apiVersion": "v1",
+        "metadata": {"name": "p1", "namespace": "test", "labels": {"app": "web", "track": "out"}}});
+    let documents = [web(json!([{"port": 80}])), workload("p1", "10.0.0.1", stored.clone()), pod];
+    let actions = run(&documents);
+    let Action::UpdateWorkload(updated) = &actions[0] else { panic!("{actions:?}") };
+    let labels = serde_json::to_value(&updated.metadata.labels).unwrap();
+    assert_eq!(labels, json!({"app": "web", "track": "out", "projectcalico.org/orchestrator": "k8s"}));
+    assert!(slices(&documents)[0].1.body.endpoints.is_empty(), "in the same round");
+    let without_pod = run(&documents[..2]);
+    assert!(!without_pod.iter().any(|a| matches!(a, Action::UpdateWorkload(_))), "the plugin's labels stay");
+}
