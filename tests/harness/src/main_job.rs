@@ -11,7 +11,7 @@ pub mod services;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 
 use crate::cluster::{Lab, Options, Store};
 use crate::evidence::{Report, say};
@@ -49,8 +49,7 @@ impl Job {
     /// # Errors
     /// As the step.
     pub fn attempt<R>(&mut self, step: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        let result = step(self);
-        result.map_err(|error| error.context(format!("what the programs last said:\n{}", self.lab.log_tails())))
+        step(self).map_err(|error| anyhow!("{error:#}\n\nWhat the programs last said:\n{}", self.lab.log_tails()))
     }
 }
 
@@ -73,7 +72,7 @@ pub fn run(options: Options) -> Result<Lab> {
     job.attempt(borrowing::step)?;
     job.attempt(services::step)?;
     job.attempt(crashes::step)?;
-    job.attempt(conclude).context("the closing look")?;
+    job.attempt(conclude)?;
     job.report.print_summary(&format!("Everything works. {:.1} s in all.", start.elapsed().as_secs_f64()));
     Ok(job.lab)
 }

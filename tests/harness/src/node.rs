@@ -110,9 +110,7 @@ impl Node {
     /// When it has not been built or cannot be started.
     pub fn spawn(&self, name: &str, args: &[&str], log: &Path) -> Result<Process> {
         let mut argv = vec![program(name)?.display().to_string()];
-        if name != "tortie-controller" {
-            argv.extend(["--run-dir".to_string(), self.run_dir().display().to_string()]);
-        }
+        argv.extend(["--run-dir".to_string(), self.run_dir().display().to_string()]);
         argv.extend(args.iter().map(|a| a.to_string()));
         let spec = Spec { name: format!("{name} of {}", self.name), argv, env: self.env(), log: log.into() };
         Process::spawn(&self.netns, spec)
@@ -137,12 +135,15 @@ impl Node {
         let (run_dir, name) = (self.run_dir(), self.name.clone());
         let process = if daemon == "felix" { &mut self.felix } else { &mut self.bgpd };
         let process = process.as_mut().with_context(|| format!("{daemon} of {name} was not started"))?;
-        eventually(limit, &format!("{daemon} of {name} is ready"), || {
-            process.check_alive()?;
+        // One that has ended will not become ready: no reason to go on waiting.
+        let answer = eventually(limit, &format!("{daemon} of {name} is ready"), || {
+            if let Err(ended) = process.check_alive() {
+                return Ok(Err(ended));
+            }
             let (status, body) = get(&run_dir, daemon, "/readyz")?;
-            if status == 200 { Ok(()) } else { bail!("/readyz answers {status}: {body}") }
-        })
-        .with_context(|| format!("its log ends with:\n{}", process.log_tail()))
+            if status == 200 { Ok(Ok(())) } else { bail!("/readyz answers {status}: {body}") }
+        });
+        answer?
     }
 
     /// A status page of one of its daemons.
