@@ -125,3 +125,129 @@ async fn a_busy_port_is_named_with_what_to_do() {
         assert!(error.contains(&part), "{error:?} names {part}");
     }
 }
+
+/// FRR's bgpd at 10.9.0.3, which passes its routes to nobody's kernel; killed and cleaned up when dropped.
+struct Frr {
+    directory: tempfile::TempDir,
+    process: std::process::Child,
+}
+
+impl Frr {
+    const ADDRESS: u8 = 3;
+
+    fn start() -> Frr {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        // FRR gives up its privileges.
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+        let process = Frr::run(directory.path());
+        Frr { directory, process }
+    }
+
+    fn run(directory: &std::path::Path) -> std::process::Child {
+        let configuration = "
+router bgp 65002
+ bgp router-id 10.0.0.3
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ bgp graceful-restart
+ neighbor 10.9.0.1 remote-as 65001
+ neighbor 10.9.0.1 update-source 10.9.0.3
+ neighbor 10.9.0.1 ebgp-multihop 255
+ neighbor 10.9.0.1 timers 3 9
+ neighbor 10.9.0.1 timers connect 1
+ neighbor 10.9.0.1 port 1790
+ neighbor 10.9.0.1 disable-connected-check
+ address-family ipv4 unicast
+  network 10.30.0.0/16
+ exit-address-family
+";
+        let file = directory.join("bgpd.conf");
+        std::fs::write(&file, configuration).unwrap();
+        let pid = directory.join("pid");
+        std::process::Command::new("/usr/lib/frr/bgpd")
+            .args(["-Z", "-n", "-S", "-p", "1790", "-l", "10.9.0.3", "-P", "0", "-f"])
+            .arg(&file)
+            .arg("-i")
+            .arg(pid)
+            .arg("--vty_socket")
+            .arg(directory)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("FRR's bgpd is installed")
+    }
+
+    /// Like a crash: no NOTIFICATION.
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.process = Frr::run(self.directory.path());
+    }
+
+    fn show(&self, command: &str) -> serde_json::Value {
+        let output = std::process::Command::new("vtysh")
+            .arg("--vty_socket")
+            .arg(self.directory.path())
+            .args(["-d", "bgpd", "-c", command])
+            .output()
+            .expect("vtysh is installed");
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    fn has(&self, prefix: &str) -> bool {
+        self.show("show ip bgp json")["routes"][prefix][0]["nexthops"][0]["ip"] == "10.9.0.1"
+    }
+}
+
+impl Drop for Frr {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs FRR"]
+fn frr_keeps_our_routes_over_our_restart_and_we_keep_its() {
+    in_namespace(|| async {
+        let mut frr = Frr::start();
+        let ours = config((1, 65001), (Frr::ADDRESS, 65002), PORT);
+        let a = Handle::start(Start::default()).unwrap();
+        a.originate(vec![origin("10.1.0.0/16")]);
+        a.configure(ours.clone()).await.unwrap().unwrap();
+        until("session", || is_up(&a)).await;
+        until("their route", || has(&a, "10.30.0.0/16")).await;
+        until("our route", || async { frr.has("10.1.0.0/16") }).await;
+        until("in sync", || async { a.in_sync().borrow().v4 }).await;
+
+        // The peer dies and comes back: its routes stay, stale, and are fresh again after its End-of-RIB.
+        frr.kill();
+        until("noticed", || async { !is_up(&a).await }).await;
+        let kept = a.routes(RouteQuery::Best).await;
+        assert!(kept.iter().any(|r| r.prefix == "10.30.0.0/16" && r.stale), "{kept:?}");
+        frr.restart();
+        until("session again", || is_up(&a)).await;
+        let fresh = || async { a.routes(RouteQuery::Best).await.iter().any(|r| r.prefix == "10.30.0.0/16" && !r.stale) };
+        until("fresh route", fresh).await;
+        until("our route again", || async { frr.has("10.1.0.0/16") }).await;
+
+        // We go without a word: the peer keeps our route for a new speaker, which says that it restarted.
+        a.shut_down().await;
+        for _ in 0..20 {
+            assert!(frr.has("10.1.0.0/16"), "kept while we are away");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let b = Handle::start(Start { restarted: true, seed: 1 }).unwrap();
+        b.originate(vec![origin("10.2.0.0/16")]);
+        let mut again = ours;
+        again.listen.clear(); // The first speaker's thread is still in this process.
+        b.configure(again).await.unwrap().unwrap();
+        until("session of the new speaker", || is_up(&b)).await;
+        until("new route", || async { frr.has("10.2.0.0/16") }).await;
+        until("the old one is swept by End-of-RIB", || async { !frr.has("10.1.0.0/16") }).await;
+    });
+}
