@@ -10,6 +10,7 @@ mod plan;
 mod report;
 mod state;
 
+use std::io::IsTerminal as _;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -47,7 +48,11 @@ fn main() -> ExitCode {
     });
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match run(flags) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
