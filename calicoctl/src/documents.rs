@@ -333,3 +333,78 @@ impl Document<'_> {
         self.place.problems(errors)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Lines that real files are made of, right and wrong.
+    fn line() -> impl Strategy<Value = String> {
+        let words = [
+            "apiVersion: v1",
+            "apiVersion: projectcalico.org/v3",
+            "kind: Node",
+            "kind: IPPool",
+            "kind: Service",
+            "kind: EndpointSlice",
+            "kind: BGPFilter",
+            "metadata:",
+            "metadata: {name: a}",
+            "name: a",
+            "spec:",
+            "spec: {cidr: 10.0.0.0/8}",
+            "cidr: 10.0.0.0/33",
+            "ports: [{port: 80}]",
+            "ports:",
+            "- port: 1",
+            "items:",
+            "- kind: IPPool",
+            "exportV4: [{action: Accept}]",
+            "status: {}",
+            "---",
+            "...",
+            "- ",
+            "[",
+            "}",
+            "\u{201c}a\u{201d}: \u{2018}",
+            "\t",
+            "&a",
+            "*a",
+            "<<: *a",
+            "? x",
+            "|",
+            "\"",
+            "%YAML 1.2",
+            "null",
+            "labels: {a: 1}",
+            "addressType: IPv4",
+        ];
+        (0..3usize, proptest::sample::select(words.to_vec()), "\\PC{0,4}").prop_map(|(indent, word, noise)| {
+            format!("{}{word}{}", "  ".repeat(indent), if noise.len() > 2 { noise } else { String::new() })
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_breaks_the_reader_and_every_error_has_its_place(lines in prop::collection::vec(line(), 0..14)) {
+            let sources = [Source { name: "f".into(), text: lines.join("\n") }];
+            let loaded = load(&sources, None);
+            let last = sources[0].text.split('\n').count();
+            for problem in loaded.errors.iter().chain(&loaded.warnings) {
+                prop_assert!((1..=last).contains(&problem.line), "{problem}");
+                prop_assert!(problem.column >= 1 && !problem.text.is_empty());
+            }
+            for document in &loaded.documents {
+                prop_assert!(!document.name().is_empty());
+                prop_assert!(stored_form_reads_back(document));
+            }
+        }
+    }
+
+    fn stored_form_reads_back(document: &Document) -> bool {
+        let bytes = crate::stored::encode(document.kind, &document.value).unwrap();
+        serde_json::from_slice::<Value>(&bytes).is_ok()
+    }
+}

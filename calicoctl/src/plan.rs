@@ -61,24 +61,33 @@ struct Plan {
 /// # Errors
 /// [`Failure`].
 pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<Vec<Problem>, Failure> {
-    let mut last = None;
+    let mut last = anyhow!("nothing was tried");
+    // Documents that earlier attempts have written.
+    let mut written = 0;
     for _ in 0..ATTEMPTS {
-        let failed = |e| Failure::Store(0, e);
-        let (plan, problems, warnings) = plan(store, documents, verb).await.map_err(failed)?;
+        let (plan, problems, warnings) = plan(store, documents, verb).await.map_err(|e| Failure::Store(written, e))?;
         if !problems.is_empty() {
-            return Err(Failure::Problems(problems));
+            if written == 0 {
+                return Err(Failure::Problems(problems));
+            }
+            let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            return Err(Failure::Store(written, anyhow!("{}", lines.join("\n"))));
         }
-        match write(store, &plan).await {
+        let (done, kind, error) = match write(store, &plan).await {
             Ok(()) => return Ok(warnings),
-            Err((done, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_), e)) => last = Some((done, e)),
-            Err((done, _, e)) => return Err(Failure::Store(done, e)),
+            Err(failure) => failure,
+        };
+        written = written.max(done);
+        let lost_a_race = matches!(kind, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_));
+        // What an attempt has created or deleted in part would look wrong to the next.
+        let can_repeat = written == 0 || matches!(verb, Verb::Apply | Verb::Replace);
+        if !lost_a_race || !can_repeat {
+            return Err(Failure::Store(written, error));
         }
+        last = error;
     }
-    let (done, error) = last.unwrap_or((0, anyhow!("nothing was tried")));
-    Err(Failure::Store(
-        done,
-        error.context(format!("gave up after {ATTEMPTS} attempts, others write the same objects")),
-    ))
+    let text = format!("gave up after {ATTEMPTS} attempts, others write the same objects");
+    Err(Failure::Store(written, last.context(text)))
 }
 
 async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(Plan, Vec<Problem>, Vec<Problem>)> {

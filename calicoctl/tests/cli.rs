@@ -15,15 +15,17 @@ struct Outcome {
 /// A store in a directory of its own.
 struct Fleet {
     dir: TempDir,
+    /// Environment beyond that of the embedded store.
+    env: Vec<(String, String)>,
 }
 
 impl Fleet {
     fn new() -> Self {
-        Self { dir: tempfile::tempdir().unwrap() }
+        Self { dir: tempfile::tempdir().unwrap(), env: Vec::new() }
     }
 
     fn run(&self, args: &[&str], stdin: &str) -> Outcome {
-        run(env!("CARGO_BIN_EXE_calicoctl"), self.dir.path(), args, stdin)
+        run_with(env!("CARGO_BIN_EXE_calicoctl"), self.dir.path(), &self.env, args, stdin)
     }
 
     /// Applies what must be good.
@@ -41,12 +43,17 @@ impl Fleet {
 }
 
 fn run(program: &str, dir: &Path, args: &[&str], stdin: &str) -> Outcome {
+    run_with(program, dir, &[], args, stdin)
+}
+
+fn run_with(program: &str, dir: &Path, env: &[(String, String)], args: &[&str], stdin: &str) -> Outcome {
     let mut child = Command::new(program)
         .args(args)
         .env_clear()
         .env("TZ", "UTC")
         .env("DATASTORE_TYPE", "sqlite")
         .env("SQLITE_PATH", dir.join("store.db"))
+        .envs(env.iter().map(|(k, v)| (k, v)))
         .current_dir(examples())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -388,6 +395,7 @@ fn a_bad_document_means_that_nothing_is_applied_and_every_error_is_told() {
             "apiVersion: v1\nkind: Namespace\nmetadata:\n\tname: x\n".into(),
             &["line 4, column 1: a tab indents this line: YAML takes spaces only"],
         ),
+        ("apiVersion: v1\nkind: Node\n".into(), &["error with field Metadata = ''"]),
         ("kind: IPPool\n".into(), &["the document has no apiVersion"]),
         ("just words\n".into(), &["a document is a mapping of fields"]),
         (
@@ -470,6 +478,20 @@ fn an_update_keeps_what_others_wrote() {
 }
 
 #[test]
+fn workload_endpoints_have_the_columns_that_operators_know() {
+    let fleet = Fleet::new();
+    fleet.apply(
+        "apiVersion: projectcalico.org/v3\nkind: WorkloadEndpoint\nmetadata: {name: worker01-k8s-nettool-eth0}\n\
+         spec: {orchestrator: k8s, pod: nettool, node: worker01, endpoint: eth0, ipNetworks: [1.1.1.1/32], interfaceName: cali200f7a51a47}\n",
+    );
+    let want = "NAMESPACE   WORKLOAD   NODE       NETWORKS     INTERFACE         \n\
+                default     nettool    worker01   1.1.1.1/32   cali200f7a51a47   \n\n";
+    assert_eq!(fleet.get(&["workloadendpoint"]), want);
+    assert_eq!(fleet.get(&["wep", "-A"]), want);
+    assert_eq!(fleet.get(&["wep", "-n", "other"]).lines().count(), 2);
+}
+
+#[test]
 fn an_ipam_configuration_is_one_object_however_it_is_written() {
     let fleet = Fleet::new();
     fleet.apply("apiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata: {name: default}\nspec: {strictAffinity: true, maxBlocksPerHost: 4}\n");
@@ -508,6 +530,61 @@ fn thousands_of_documents_are_one_apply() {
     assert_eq!(fleet.get(&["svc", "-A"]).lines().count(), 3002);
 }
 
+/// A process that ends with the test.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs etcd"]
+fn etcd_takes_the_same_and_says_when_it_is_gone() {
+    let mut fleet = Fleet::new();
+    let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (client, peer) = (format!("http://127.0.0.1:{}", free()), format!("http://127.0.0.1:{}", free()));
+    let data = fleet.dir.path().join("etcd");
+    let etcd = Command::new("etcd")
+        .args([
+            "--data-dir",
+            data.to_str().unwrap(),
+            "--listen-client-urls",
+            &client,
+            "--advertise-client-urls",
+            &client,
+        ])
+        .args([
+            "--listen-peer-urls",
+            &peer,
+            "--initial-advertise-peer-urls",
+            &peer,
+            "--initial-cluster",
+            &format!("default={peer}"),
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let etcd = Running(etcd);
+    fleet.env = vec![("DATASTORE_TYPE".into(), "etcdv3".into()), ("ETCD_ENDPOINTS".into(), client)];
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while fleet.run(&["get", "ippool"], "").code != 0 {
+        assert!(std::time::Instant::now() < deadline, "etcd does not answer");
+    }
+    let outcome = fleet.run(&["apply", "-f", "calico-bgp/v3", "-f", "nodes.yaml", "-f", "services"], "");
+    assert_eq!(outcome.stdout, "Successfully applied 16 resource(s)\n", "{}", outcome.stderr);
+    assert!(fleet.get(&["ippool"]).contains("ippool-test-0   1.1.1.0/24      !all()     \n"));
+    let many: String = (0..300).map(|i| pool(&format!("p{i}"), &format!("10.{}.{}.0/24", i / 256, i % 256))).collect();
+    assert_eq!(fleet.apply(&many), "Successfully applied 300 'IPPool' resource(s)\n");
+    drop(etcd);
+    let outcome = fleet.run(&["get", "ippool"], "");
+    assert_eq!((outcome.code, outcome.stderr.lines().count()), (1, 1), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("127.0.0.1"), "{}", outcome.stderr);
+}
+
 #[test]
 fn both_names_read_the_sockets() {
     let fleet = Fleet::new();
@@ -521,6 +598,14 @@ fn both_names_read_the_sockets() {
         .route("/v1/routes", axum::routing::get(move || async move { axum::Json(routes) }));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _server = runtime.block_on(status::serve(fleet.dir.path(), "bgpd", router)).unwrap();
+    let services = serde_json::json!([
+        {"service": "test/web", "kind": "ClusterIp", "addr": "10.96.0.1", "port": 80, "protocol": "TCP", "served": true, "announced": false,
+         "backends": [{"addr": "1.1.1.1", "port": 8080, "is_local": true}, {"addr": "1.1.2.1", "port": 8080, "is_local": false}]}]);
+    let status = serde_json::json!({"node": "worker01", "ready": true, "counts": {"frontends": 1}});
+    let router = axum::Router::new()
+        .route("/v1/services", axum::routing::get(move || async move { axum::Json(services) }))
+        .route("/v1/status", axum::routing::get(move || async move { axum::Json(status) }));
+    let _felix = runtime.block_on(status::serve(fleet.dir.path(), "felix", router)).unwrap();
     let run_dir = fleet.dir.path().to_str().unwrap();
     for program in [env!("CARGO_BIN_EXE_calicoctl"), env!("CARGO_BIN_EXE_bgpctl")] {
         let status = run(program, fleet.dir.path(), &["node", "status", "--run-dir", run_dir], "");
@@ -536,7 +621,15 @@ fn both_names_read_the_sockets() {
         );
         let routes = run(program, fleet.dir.path(), &["routes", "best", "--run-dir", run_dir], "").stdout;
         assert!(routes.contains("1.1.1.0/29   192.168.1.4"), "{routes}");
+        let sent = run(program, fleet.dir.path(), &["routes", "advertised", "--run-dir", run_dir], "").stdout;
+        assert!(sent.contains("192.168.1.1   1.1.1.0/29"), "{sent}");
         let peers = run(program, fleet.dir.path(), &["peers", "-o", "json", "--run-dir", run_dir], "").stdout;
         assert!(peers.contains("\"bgp-peer-1\""), "{peers}");
+        let list = run(program, fleet.dir.path(), &["lb", "list", "--run-dir", run_dir], "").stdout;
+        let want =
+            "test/web   ClusterIp   10.96.0.1   80     TCP        true     false       1.1.1.1:8080 1.1.2.1:8080   \n";
+        assert!(list.contains(want), "{list}");
+        let state = run(program, fleet.dir.path(), &["lb", "status", "--run-dir", run_dir], "").stdout;
+        assert_eq!(state, "counts:\n  frontends: 1\nnode: worker01\nready: true\n");
     }
 }

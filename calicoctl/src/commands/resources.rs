@@ -27,7 +27,6 @@ pub async fn delete(args: DeleteArgs) -> Result<()> {
             return delete_named(kind, &args).await;
         }
     };
-    // What is to be deleted need not be valid; its kind and name are enough.
     carry_out(&sources, args.namespace.as_deref(), verb).await
 }
 

@@ -96,6 +96,9 @@ pub async fn routes(args: &RoutesArgs) -> Result<()> {
         ("PEER", "peer"),
         ("BEST", "best"),
     ];
+    if args.view == RoutesView::Advertised && args.peer.is_none() {
+        return advertised_to_all(&args.socket, &columns).await;
+    }
     let view = match args.view {
         RoutesView::Best => "best",
         RoutesView::Received => "received",
@@ -106,21 +109,36 @@ pub async fn routes(args: &RoutesArgs) -> Result<()> {
     show(&value, &columns, args.socket.output)
 }
 
+/// What is sent to each peer: the daemon answers for one at a time.
+async fn advertised_to_all(args: &SocketArgs, columns: &[(&str, &str)]) -> Result<()> {
+    let peers = ask(&args.run_dir, "bgpd.sock", "/v1/peers").await?;
+    let mut all = Vec::new();
+    for address in peers.as_array().into_iter().flatten().map(|p| cell(p, "address")) {
+        let path = format!("/v1/routes?view=advertised&peer={address}");
+        let routes = ask(&args.run_dir, "bgpd.sock", &path).await?;
+        all.extend(routes.as_array().into_iter().flatten().cloned().map(|mut route| {
+            route["to"] = address.clone().into();
+            route
+        }));
+    }
+    show(&Value::Array(all), &[&[("TO", "to")], columns].concat(), args.output)
+}
+
 /// The service load balancer.
 pub async fn lb(command: &LbCommand) -> Result<()> {
     match command {
         LbCommand::List(args) => {
+            let columns = [
+                ("SERVICE", "service"),
+                ("KIND", "kind"),
+                ("ADDRESS", "addr"),
+                ("PORT", "port"),
+                ("PROTOCOL", "protocol"),
+                ("SERVED", "served"),
+                ("ANNOUNCED", "announced"),
+                ("BACKENDS", "backends"),
+            ];
             let value = ask(&args.run_dir, "felix.sock", "/v1/services").await?;
-            let rows = value.as_array().map(Vec::as_slice).unwrap_or_default();
-            let names: Vec<String> =
-                rows.first().and_then(Value::as_object).into_iter().flatten().map(|(name, _)| name.clone()).collect();
-            let headings: Vec<String> = names.iter().map(|n| n.to_ascii_uppercase()).collect();
-            let columns: Vec<(&str, &str)> =
-                headings.iter().zip(&names).map(|(h, n)| (h.as_str(), n.as_str())).collect();
-            if columns.is_empty() && args.output == TableOrJson::Ps {
-                println!("No services found.");
-                return Ok(());
-            }
             show(&value, &columns, args.output)
         }
         LbCommand::Status(args) => {
@@ -158,8 +176,16 @@ fn show(value: &Value, columns: &[(&str, &str)], output: TableOrJson) -> Result<
 fn cell(row: &Value, field: &str) -> String {
     match &row[field] {
         Value::Null => String::new(),
-        Value::Array(items) => items.iter().map(shown).collect::<Vec<_>>().join(" "),
+        Value::Array(items) => items.iter().map(item).collect::<Vec<_>>().join(" "),
         other => shown(other),
+    }
+}
+
+/// One item of a list; a backend as `address:port`.
+fn item(value: &Value) -> String {
+    match (value.get("addr"), value.get("port")) {
+        (Some(address), Some(port)) => format!("{}:{port}", shown(address)),
+        _ => shown(value),
     }
 }
 

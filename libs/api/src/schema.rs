@@ -95,3 +95,8 @@ impl Object {
 pub fn of(kind: Kind) -> &'static Object {
     tables::of(kind)
 }
+
+/// The schema of a Kubernetes Node (`v1`), of which only the metadata and the addresses are read.
+pub fn kubernetes_node() -> &'static Object {
+    &tables::KUBERNETES_NODE
+}

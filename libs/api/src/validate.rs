@@ -79,16 +79,8 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
         return found;
     };
     if kind == Kind::Node && map.get("apiVersion").and_then(Value::as_str) == Some("v1") {
-        if let Some(metadata) = schema.field("metadata") {
-            let only = Map::from_iter(map.get("metadata").map(|m| ("metadata".to_string(), m.clone())));
-            check_type(
-                &Cx { root: schema, object: schema },
-                "metadata",
-                metadata.kind,
-                only.get("metadata"),
-                &mut found,
-            );
-        }
+        let schema = schema::kubernetes_node();
+        check_object(schema, schema, "", map, &mut found);
         return found;
     }
     check_object(schema, schema, "", map, &mut found);

@@ -267,6 +267,19 @@ static NODE_ADDRESS: Object = object(
 );
 static ORCH_REF: Object = object("OrchRef", &[f("nodeName", TEXT), req("orchestrator", TEXT)]);
 
+pub(super) static KUBERNETES_NODE: Object = object(
+    "Node",
+    &[
+        f("apiVersion", TEXT),
+        f("kind", TEXT),
+        req("metadata", Object(&METADATA)),
+        f("spec", Any),
+        f("status", Object(&KUBERNETES_NODE_STATUS)),
+    ],
+);
+static KUBERNETES_NODE_STATUS: Object = open("NodeStatus", &[f("addresses", List(&Object(&KUBERNETES_NODE_ADDRESS)))]);
+static KUBERNETES_NODE_ADDRESS: Object = object("NodeAddress", &[req("address", TEXT), f("type", TEXT)]);
+
 document!(WORKLOAD_ENDPOINT, "WorkloadEndpoint", spec & WORKLOAD_ENDPOINT_SPEC);
 static WORKLOAD_ENDPOINT_SPEC: Object = object(
     "WorkloadEndpointSpec",
