@@ -1,1 +1,105 @@
-fn main() {}
+//! felix: routes of this node's workloads, blocks and services, and the eBPF service load balancer.
+//!
+//! - [`config`]: flags and FelixConfiguration
+//! - [`preflight`]: what must be there at the start
+//! - [`resources`]: stored objects to the calculators' updates
+//! - [`daemon`]: the loop
+//! - [`dataplane`]: the managers of kernel objects
+//! - [`control`]: felix.sock
+
+mod config;
+mod control;
+mod daemon;
+mod dataplane;
+mod preflight;
+mod resources;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use datastore::DynStore;
+use datastore::config::StoreConfig;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Args, Part};
+use crate::control::Snapshot;
+use crate::daemon::Daemon;
+use crate::dataplane::service_manager::{Queue, ServiceManager};
+
+/// Between tries to open the store.
+const STORE_RETRY: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = runtime.context("cannot start a runtime").and_then(|r| r.block_on(run(args)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("felix: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(args: Args) -> Result<()> {
+    let store = datastore::config::from_env()?;
+    preflight::check_capabilities()?;
+    let node = node_name(args.nodename)?;
+    let services_only = args.only == Some(Part::Services);
+    let queue = Queue::default();
+    let (snapshots, published) = watch::channel(Arc::new(Snapshot::starting(&node, services_only)));
+    // The socket before the datapath: a second felix of this node ends here and touches nothing.
+    let router = control::router(published, queue.status_client());
+    let _server = status::serve(&args.run_dir, "felix", router).await?;
+    let balancer = felix_lb::Config { pin_root: args.bpf_pin_root, cgroup: args.cgroup, hooks: args.hooks };
+    let services = ServiceManager::open(balancer, queue).await?;
+    let daemon = Daemon::new(node, services_only, services, snapshots)?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
+    let work = async { daemon.run(open(&store).await).await };
+    tokio::select! {
+        outcome = work => outcome,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    }
+}
+
+fn node_name(given: Option<String>) -> Result<String> {
+    if let Some(name) = given.filter(|n| !n.is_empty()) {
+        return Ok(name);
+    }
+    let host =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name; set NODENAME")?;
+    Ok(host.trim().to_lowercase())
+}
+
+/// Opens the store, for as long as it takes; why it cannot be opened is logged when it changes.
+async fn open(config: &StoreConfig) -> DynStore {
+    let mut reported = String::new();
+    loop {
+        match config.open().await {
+            Ok(store) => return store,
+            Err(error) => {
+                let text = error.to_string();
+                if text != reported {
+                    tracing::error!(error = text, "cannot open the datastore; trying again");
+                    reported = text;
+                }
+            }
+        }
+        tokio::time::sleep(STORE_RETRY).await;
+    }
+}

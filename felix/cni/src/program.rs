@@ -1,7 +1,7 @@
 //! The frame of both programs: reads the command, runs it, prints what it answers.
 
 use std::future::Future;
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -53,7 +53,11 @@ where
         };
     }
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
     let mut cni_version = NEWEST_VERSION.to_string();
     match call(&mut cni_version, run) {
         Ok(Some(value)) => {

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::protocol::{Error, code};
@@ -176,16 +176,16 @@ pub async fn configure(handle: &Handle, ifname: &str, addresses: &[IpNet]) -> Re
     Ok(link)
 }
 
-/// The routes inside a pod: the gateway on the link, the default by it.
+/// The routes inside a pod: the gateway on the link, the default by it. Protocol boot, as Calico's and `ip route add`'s.
 fn pod_routes(index: u32, addresses: &[IpNet]) -> Vec<RouteMessage> {
     let mut routes = Vec::new();
     if addresses.iter().any(|a| a.addr().is_ipv4()) {
-        let builder = || RouteMessageBuilder::<Ipv4Addr>::new().output_interface(index);
+        let builder = || RouteMessageBuilder::<Ipv4Addr>::new().protocol(RouteProtocol::Boot).output_interface(index);
         routes.push(builder().destination_prefix(GATEWAY_V4, 32).scope(RouteScope::Link).build());
         routes.push(builder().gateway(GATEWAY_V4).build());
     }
     if addresses.iter().any(|a| a.addr().is_ipv6()) {
-        let builder = || RouteMessageBuilder::<Ipv6Addr>::new().output_interface(index);
+        let builder = || RouteMessageBuilder::<Ipv6Addr>::new().protocol(RouteProtocol::Boot).output_interface(index);
         routes.push(builder().destination_prefix(GATEWAY_V6, 128).build());
         routes.push(builder().gateway(GATEWAY_V6).build());
     }

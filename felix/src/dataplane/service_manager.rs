@@ -1,0 +1,263 @@
+//! The thread that owns the load balancer.
+//!
+//! ```text
+//!  daemon ── Command (mpsc) ──► thread "datapath": felix_lb::LoadBalancer
+//!         ◄── ServiceState (watch) ──┘  reads its maps back every 50 ms
+//! ```
+//! The load balancer's BPF objects cannot leave their thread. The thread ends when the daemon drops its sender; links and maps
+//! stay pinned.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use felix_calc::Frontend;
+use felix_lb::{Config, LoadBalancer};
+use tokio::sync::{oneshot, watch};
+
+/// How often the maps are read back: an address that is no longer served is withdrawn within 100 ms.
+const VERIFY_INTERVAL: Duration = Duration::from_millis(50);
+/// Between tries to program what failed, and to repair what was found damaged.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What the load balancer shall do.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// Counts the changes: [`ServiceState::generation`] follows.
+    pub generation: u64,
+    pub frontends: Vec<Frontend>,
+    pub node_addresses: Vec<Ipv4Addr>,
+    /// Interface index to name.
+    pub uplinks: BTreeMap<u32, String>,
+    pub workloads: BTreeMap<u32, String>,
+}
+
+/// What it does.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceState {
+    /// The last [`Wanted`] that was worked on; 0 before the first.
+    pub generation: u64,
+    /// Addresses whose maps and hooks were read back and are as wanted.
+    pub served: BTreeSet<IpAddr>,
+    /// Interfaces with programs.
+    pub attached: BTreeSet<u32>,
+    /// Why the last change is not programmed.
+    pub error: Option<String>,
+    /// What the last read-back found damaged.
+    pub faults: Vec<String>,
+    /// Frontends that this version cannot serve, and why.
+    pub skipped: Vec<String>,
+}
+
+enum Command {
+    Program(Wanted),
+    Status(oneshot::Sender<serde_json::Value>),
+}
+
+/// The daemon's end of the thread.
+pub struct ServiceManager {
+    commands: Sender<Command>,
+    state: watch::Receiver<ServiceState>,
+    wanted: Wanted,
+}
+
+/// Both ends of the thread's queue, made before the thread.
+pub struct Queue {
+    commands: Sender<Command>,
+    receiver: Receiver<Command>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        let (commands, receiver) = channel();
+        Self { commands, receiver }
+    }
+}
+
+impl Queue {
+    pub fn status_client(&self) -> StatusClient {
+        StatusClient(self.commands.clone())
+    }
+}
+
+/// Asks the thread for the load balancer's own status.
+#[derive(Clone)]
+pub struct StatusClient(Sender<Command>);
+
+impl ServiceManager {
+    /// Loads or adopts the load balancer on a thread of its own.
+    ///
+    /// # Errors
+    /// The load balancer's: what is missing, and what to do.
+    pub async fn open(config: Config, queue: Queue) -> Result<Self, felix_lb::Error> {
+        let Queue { commands, receiver } = queue;
+        let (publisher, state) = watch::channel(ServiceState::default());
+        let (opened, outcome) = oneshot::channel();
+        let thread = move || match LoadBalancer::open(config) {
+            Ok(balancer) => {
+                // The daemon waits for this; it cannot be gone.
+                let _ = opened.send(Ok(()));
+                Worker { balancer, wanted: Wanted::default(), state: ServiceState::default(), publisher }
+                    .run(&receiver);
+            }
+            Err(e) => {
+                let _ = opened.send(Err(e));
+            }
+        };
+        std::thread::Builder::new().name("datapath".into()).spawn(thread).expect("the system can start a thread");
+        outcome.await.expect("the thread answers before it ends")?;
+        Ok(Self { commands, state, wanted: Wanted::default() })
+    }
+
+    /// Asks for a state; nothing happens when it is the one asked for last.
+    pub fn program(&mut self, wanted: Wanted) {
+        let wanted = Wanted { generation: self.wanted.generation, ..wanted };
+        if wanted != self.wanted || wanted.generation == 0 {
+            self.wanted = Wanted { generation: wanted.generation + 1, ..wanted };
+            // The thread ends only with us.
+            let _ = self.commands.send(Command::Program(self.wanted.clone()));
+        }
+    }
+
+    /// The state as last published.
+    pub fn state(&self) -> ServiceState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits until the state changes.
+    pub async fn changed(&mut self) {
+        if self.state.changed().await.is_err() {
+            // The thread has ended, which only a panic does; the maps stay, and readiness says so.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Why services are not as wanted; empty when they are.
+    pub fn problems(&self) -> Vec<String> {
+        let state = self.state.borrow();
+        let mut problems: Vec<String> =
+            state.error.iter().chain(&state.faults).map(|e| format!("services: {e}")).collect();
+        if self.state.has_changed().is_err() {
+            problems.push("services: the datapath thread has ended; restart felix".into());
+        } else if state.generation != self.wanted.generation {
+            problems.push("services: programming".into());
+        }
+        problems
+    }
+}
+
+impl StatusClient {
+    /// The load balancer's status; null when the thread does not answer.
+    pub async fn status(&self) -> serde_json::Value {
+        let (tx, rx) = oneshot::channel();
+        let _ = self.0.send(Command::Status(tx));
+        rx.await.unwrap_or_default()
+    }
+}
+
+struct Worker {
+    balancer: LoadBalancer,
+    wanted: Wanted,
+    state: ServiceState,
+    publisher: watch::Sender<ServiceState>,
+}
+
+impl Worker {
+    fn run(mut self, commands: &Receiver<Command>) {
+        let mut verify_at = Instant::now();
+        let mut retry_at = None;
+        loop {
+            let mut dirty = false;
+            let wait = verify_at.saturating_duration_since(Instant::now());
+            let mut next = match commands.recv_timeout(wait) {
+                Ok(command) => Some(command),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            // Of several states that wait only the last one matters.
+            while let Some(command) = next {
+                match command {
+                    Command::Program(wanted) => {
+                        self.wanted = wanted;
+                        dirty = true;
+                    }
+                    Command::Status(reply) => {
+                        let status = self.balancer.status().map_err(|e| e.to_string());
+                        let _ = reply.send(serde_json::to_value(status.as_ref()).unwrap_or_default());
+                    }
+                }
+                next = commands.try_recv().ok();
+            }
+            let now = Instant::now();
+            if dirty || retry_at.is_some_and(|at| at <= now) {
+                self.program();
+            }
+            if dirty || now >= verify_at {
+                self.verify();
+                verify_at = now + VERIFY_INTERVAL;
+            }
+            let is_damaged = self.state.error.is_some() || !self.state.faults.is_empty();
+            retry_at = is_damaged.then(|| retry_at.filter(|at| *at > now).unwrap_or(now + RETRY_INTERVAL));
+            self.publish();
+        }
+    }
+
+    fn program(&mut self) {
+        let outcome = self.try_program();
+        if let Err(error) = &outcome {
+            let text = error.to_string();
+            if self.state.error.as_ref() != Some(&text) {
+                tracing::error!(error = text, "cannot program services; trying again");
+            }
+        }
+        self.state.error = outcome.err().map(|e| e.to_string());
+        self.state.generation = self.wanted.generation;
+    }
+
+    /// Interfaces first: a frontend counts as served when packets reach the programs. One interface that fails does not
+    /// keep the services of the others from being programmed.
+    fn try_program(&mut self) -> Result<(), felix_lb::Error> {
+        self.balancer.set_node_addresses(&self.wanted.node_addresses)?;
+        let attached: Vec<u32> = self.balancer.interfaces().collect();
+        let is_wanted = |i: &u32| self.wanted.uplinks.contains_key(i) || self.wanted.workloads.contains_key(i);
+        for ifindex in attached.into_iter().filter(|i| !is_wanted(i)) {
+            self.balancer.detach(ifindex);
+        }
+        let mut failed = None;
+        for (ifindex, name) in &self.wanted.uplinks {
+            failed = self.balancer.attach_uplink(*ifindex, name).err().or(failed);
+        }
+        for (ifindex, name) in &self.wanted.workloads {
+            failed = self.balancer.attach_workload(*ifindex, name).err().or(failed);
+        }
+        let applied = self.balancer.apply(&self.wanted.frontends)?;
+        let skipped = applied.skipped.iter();
+        self.state.skipped =
+            skipped.map(|(f, why)| format!("{} {}:{}/{:?}: {why}", f.service, f.addr, f.port, f.protocol)).collect();
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn verify(&mut self) {
+        let (served, faults) = match self.balancer.verify() {
+            Ok(verified) => (verified.served, verified.faults),
+            Err(e) => (BTreeSet::new(), vec![e.to_string()]),
+        };
+        if faults != self.state.faults && !faults.is_empty() {
+            tracing::warn!(?faults, "the service datapath is not as it was programmed; repairing");
+        }
+        self.state.served = served;
+        self.state.faults = faults;
+        self.state.attached = self.balancer.interfaces().collect();
+    }
+
+    fn publish(&self) {
+        self.publisher.send_if_modified(|published| {
+            let is_new = *published != self.state;
+            if is_new {
+                published.clone_from(&self.state);
+            }
+            is_new
+        });
+    }
+}
