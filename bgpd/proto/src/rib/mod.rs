@@ -651,6 +651,3 @@ fn list<K: Key>(table: &Table<K>, shared: &Shared, view: View, limit: usize, rou
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

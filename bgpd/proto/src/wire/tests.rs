@@ -1,1 +1,284 @@
+use proptest::prelude::*;
 
+use super::attribute::{self, Attributes, Context, Remedy};
+use super::iana::*;
+use super::open::{Capabilities, GracefulRestart, Open};
+use super::update::{Update, read_route_refresh, write_end_of_rib, write_route_refresh};
+use super::*;
+use crate::af::Family;
+
+fn cx(ibgp: bool) -> Context {
+    Context { four_octet_as: true, ibgp, ipv4: true, ipv6: true, local_address: [192, 0, 2, 99].into() }
+}
+
+const PATH: &[u8] = &[2, 1, 0, 0, 0xfd, 0xe9];
+const HOP: &[u8] = &[192, 0, 2, 1];
+
+/// An UPDATE of 10.0.0.0/8 with these attributes.
+fn body(attributes: &[(u8, u8, &[u8])]) -> Vec<u8> {
+    let mut list = Vec::new();
+    attributes.iter().for_each(|(flags, kind, value)| attribute::write(&mut list, *flags, *kind, value));
+    let mut body = vec![0, 0];
+    body.extend_from_slice(&(list.len() as u16).to_be_bytes());
+    body.extend_from_slice(&list);
+    body.extend_from_slice(&[8, 10]);
+    body
+}
+
+/// With the mandatory attributes and one more, which replaces its like.
+fn with(flags: u8, kind: u8, value: &[u8]) -> Vec<u8> {
+    let mut list: Vec<(u8, u8, &[u8])> = vec![(0x40, ORIGIN, &[0]), (0x40, AS_PATH, PATH), (0x40, NEXT_HOP, HOP)];
+    list.retain(|a| a.1 != kind);
+    list.push((flags, kind, value));
+    body(&list)
+}
+
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Used,
+    Discarded,
+    Withdrawn,
+    Reset(u8, u8),
+}
+use Outcome::*;
+
+fn outcome(cx: &Context, body: &[u8], kind: u8) -> Outcome {
+    match Update::read(cx, body) {
+        Err(n) => Reset(n.code, n.subcode),
+        Ok(u) if !u.withdrawn.is_empty() => {
+            assert!(u.announced.is_empty());
+            Withdrawn
+        }
+        Ok(u) if u.errors.iter().any(|e| e.kind == kind && e.remedy == Remedy::AttributeDiscard) => {
+            let (_, _, attributes) = &u.announced[0];
+            assert!(attributes.value(kind).is_empty(), "what is discarded is gone");
+            Discarded
+        }
+        Ok(_) => Used,
+    }
+}
+
+/// RFC 7606 section 7 and the RFCs it does not cover: one row for each way an attribute is wrong.
+#[test]
+fn malformed_attributes_meet_their_remedy() {
+    let rows: &[(&str, bool, u8, u8, &[u8], Outcome)] = &[
+        ("7.1 ORIGIN length", false, 0x40, ORIGIN, &[0, 0], Withdrawn),
+        ("7.1 ORIGIN value", false, 0x40, ORIGIN, &[3], Withdrawn),
+        ("7.2 AS_PATH segment type", false, 0x40, AS_PATH, &[9, 1, 0, 0, 0, 1], Withdrawn),
+        ("7.2 AS_PATH overrun", false, 0x40, AS_PATH, &[2, 2, 0, 0, 0, 1], Withdrawn),
+        ("7.2 AS_PATH of one octet", false, 0x40, AS_PATH, &[2], Withdrawn),
+        ("7.2 AS_PATH segment of nothing", false, 0x40, AS_PATH, &[2, 0], Withdrawn),
+        ("RFC 5065 confederation segment", false, 0x40, AS_PATH, &[3, 1, 0, 0, 0, 1], Withdrawn),
+        ("RFC 7607 AS 0 in the path", true, 0x40, AS_PATH, &[2, 1, 0, 0, 0, 0], Withdrawn),
+        ("an empty AS_PATH is allowed", true, 0x40, AS_PATH, &[], Used),
+        ("7.3 NEXT_HOP length", false, 0x40, NEXT_HOP, &[1, 2, 3], Withdrawn),
+        ("NEXT_HOP 0.0.0.0", false, 0x40, NEXT_HOP, &[0; 4], Withdrawn),
+        ("NEXT_HOP loopback", false, 0x40, NEXT_HOP, &[127, 0, 0, 1], Withdrawn),
+        ("NEXT_HOP multicast", false, 0x40, NEXT_HOP, &[224, 0, 0, 1], Withdrawn),
+        ("5.1.3 NEXT_HOP is ourselves", false, 0x40, NEXT_HOP, &[192, 0, 2, 99], Withdrawn),
+        ("7.4 MED length", false, 0x80, MULTI_EXIT_DISC, &[1], Withdrawn),
+        ("7.5 LOCAL_PREF from outside", false, 0x40, LOCAL_PREF, &[1], Discarded),
+        ("7.5 LOCAL_PREF length", true, 0x40, LOCAL_PREF, &[1], Withdrawn),
+        ("7.6 ATOMIC_AGGREGATE length", false, 0x40, ATOMIC_AGGREGATE, &[1], Discarded),
+        ("7.7 AGGREGATOR length", false, 0xc0, AGGREGATOR, &[0; 6], Discarded),
+        ("RFC 7607 AGGREGATOR AS 0", false, 0xc0, AGGREGATOR, &[0, 0, 0, 0, 1, 2, 3, 4], Discarded),
+        ("7.8 COMMUNITIES length", false, 0xc0, COMMUNITIES, &[1, 2, 3], Withdrawn),
+        ("section 4 COMMUNITIES of nothing", false, 0xc0, COMMUNITIES, &[], Withdrawn),
+        ("7.9 ORIGINATOR_ID from outside", false, 0x80, ORIGINATOR_ID, &[1], Discarded),
+        ("7.9 ORIGINATOR_ID length", true, 0x80, ORIGINATOR_ID, &[1], Withdrawn),
+        ("7.10 CLUSTER_LIST from outside", false, 0x80, CLUSTER_LIST, &[1], Discarded),
+        ("7.10 CLUSTER_LIST length", true, 0x80, CLUSTER_LIST, &[1], Withdrawn),
+        ("7.11 MP_REACH_NLRI unreadable", false, 0x80, MP_REACH_NLRI, &[0, 2, 1, 16], Reset(3, 9)),
+        ("7.12 MP_UNREACH_NLRI unreadable", false, 0x80, MP_UNREACH_NLRI, &[0, 2], Reset(3, 9)),
+        ("5.3 MP_UNREACH_NLRI prefix too long", false, 0x80, MP_UNREACH_NLRI, &[0, 2, 1, 129], Reset(3, 9)),
+        ("7.14 EXTENDED COMMUNITIES length", false, 0xc0, EXTENDED_COMMUNITIES, &[0; 7], Withdrawn),
+        ("7.15 IPv6 EXTENDED COMMUNITIES length", false, 0xc0, IPV6_EXTENDED_COMMUNITIES, &[0; 19], Withdrawn),
+        ("RFC 8092 LARGE_COMMUNITIES length", false, 0xc0, LARGE_COMMUNITIES, &[0; 11], Withdrawn),
+        ("RFC 6793 6 AS4_PATH from a 4-octet speaker", false, 0xc0, AS4_PATH, PATH, Discarded),
+        ("RFC 6793 6 AS4_AGGREGATOR likewise", false, 0xc0, AS4_AGGREGATOR, &[0, 0, 0, 1, 1, 1, 1, 1], Discarded),
+        ("RFC 9234 5 OTC length", false, 0xc0, ONLY_TO_CUSTOMER, &[1], Withdrawn),
+        ("3 (c) flags of ORIGIN", false, 0xc0, ORIGIN, &[0], Withdrawn),
+        ("3 (c) flags of COMMUNITIES", false, 0x80, COMMUNITIES, &[0; 4], Withdrawn),
+        ("3 (c) flags of AIGP: discarded", false, 0xc0, AIGP, &[0; 4], Discarded),
+        ("3 (c) Partial and the low bits are masked", false, 0x4f, ORIGIN, &[0], Used),
+        ("RFC 4271 6.3 unknown well-known", false, 0x40, 200, &[1], Reset(3, 2)),
+        ("unknown optional", false, 0xc0, 200, &[1], Used),
+    ];
+    for (row, ibgp, flags, kind, value, want) in rows {
+        // Bit 0x10 changes the header, which `write` sets itself.
+        let flags = flags & !EXTENDED_LENGTH;
+        assert_eq!(outcome(&cx(*ibgp), &with(flags, *kind, value), *kind), *want, "{row}");
+    }
+}
+
+#[test]
+fn mandatory_attributes_and_repeats() {
+    let all: [(u8, u8, &[u8]); 3] = [(0x40, ORIGIN, &[0]), (0x40, AS_PATH, PATH), (0x40, NEXT_HOP, HOP)];
+    for missing in 0..3 {
+        let mut list = all.to_vec();
+        let (_, kind, _) = list.remove(missing);
+        assert_eq!(outcome(&cx(false), &body(&list), kind), Withdrawn, "RFC 7606 3 (d): without {kind}");
+    }
+    let mut twice = all.to_vec();
+    twice.push((0x40, ORIGIN, &[2]));
+    let b = body(&twice);
+    let update = Update::read(&cx(false), &b).unwrap();
+    assert_eq!(update.announced[0].2.origin, 0, "3 (g): the first counts");
+    let unreach: (u8, u8, &[u8]) = (0x80, MP_UNREACH_NLRI, &[0, 2, 1]);
+    let mp = [all[0], all[1], all[2], unreach, unreach];
+    assert_eq!(outcome(&cx(false), &body(&mp), 0), Reset(3, 1), "3 (g): MP attributes twice");
+}
+
+#[test]
+fn lists_that_cannot_be_found_reset_the_session() {
+    for (row, body, want) in [
+        ("withdrawn routes overrun", &[0, 9, 0, 0][..], (3, 1)),
+        ("attributes overrun", &[0, 0, 0, 9], (3, 1)),
+        ("withdrawn prefix too long", &[0, 1, 33, 0, 0], (3, 10)),
+        ("announced prefix cut", &[0, 0, 0, 0, 24, 1], (3, 10)),
+        ("5.2: an error and no prefix", &[0, 0, 0, 4, 0x40, 1, 1, 9], (3, 1)),
+    ] {
+        let n = Update::read(&cx(false), body).unwrap_err();
+        assert_eq!((n.code, n.subcode), want, "{row}");
+    }
+    // Section 4: an attribute that overruns the list does not hide the prefixes.
+    let overrun = [0, 0, 0, 4, 0x40, 1, 9, 0, 8, 10];
+    assert_eq!(outcome(&cx(false), &overrun, 1), Withdrawn);
+}
+
+#[test]
+fn headers() {
+    let message = |len: u16, kind: u8| [&[0xff; 16][..], &len.to_be_bytes(), &[kind], &[0; 40]].concat();
+    for (row, octets, want) in [
+        ("marker", vec![0; 19], (1, 1)),
+        ("length below 19", message(18, 4), (1, 2)),
+        ("length above 4096", message(4097, 2), (1, 2)),
+        ("KEEPALIVE with a body", message(20, 4), (1, 2)),
+        ("OPEN too short", message(28, 1), (1, 2)),
+        ("UPDATE too short", message(22, 2), (1, 2)),
+        ("NOTIFICATION too short", message(20, 3), (1, 2)),
+        ("type", message(19, 9), (1, 3)),
+    ] {
+        let n = frame(&octets).unwrap_err();
+        assert_eq!((n.code, n.subcode), want, "{row}");
+    }
+    assert_eq!(frame(&message(19, 4)[..18]), Ok(None), "incomplete");
+}
+
+/// Composed like FRR's: each capability in a parameter of its own, unknown ones among them.
+#[test]
+fn an_open_as_others_send_it() {
+    let body = [
+        4, 0xfd, 0xea, 0, 9, 10, 0, 0, 3, 30, 2, 6, 1, 4, 0, 1, 0, 1, 2, 2, 128, 0, 2, 2, 2, 0, 2, 6, 65, 4, 0, 0,
+        0xfd, 0xea, 2, 4, 64, 2, 0xc0, 0x78,
+    ];
+    let open = Open::read(&body).unwrap();
+    assert_eq!((open.asn, open.hold_time, open.router_id), (65002, 9, [10, 0, 0, 3].into()));
+    assert!(open.capabilities.ipv4 && !open.capabilities.ipv6 && open.capabilities.route_refresh);
+    let gr = open.capabilities.graceful_restart.unwrap();
+    assert_eq!((gr.restarting, gr.restart_time, gr.ipv4), (true, 120, None), "helper only: no families");
+}
+
+#[test]
+fn bad_opens() {
+    for (row, body, want) in [
+        ("version", &[3, 0, 1, 0, 90, 1, 1, 1, 1, 0][..], (2, 1)),
+        ("AS 0", &[4, 0, 0, 0, 90, 1, 1, 1, 1, 0], (2, 2)),
+        ("identifier 0", &[4, 0, 1, 0, 90, 0, 0, 0, 0, 0], (2, 3)),
+        ("hold time 2", &[4, 0, 1, 0, 2, 1, 1, 1, 1, 0], (2, 6)),
+        ("parameter", &[4, 0, 1, 0, 90, 1, 1, 1, 1, 2, 1, 0], (2, 4)),
+        ("parameters cut", &[4, 0, 1, 0, 90, 1, 1, 1, 1, 9, 2, 0], (2, 0)),
+    ] {
+        let n = Open::read(body).unwrap_err();
+        assert_eq!((n.code, n.subcode), want, "{row}");
+    }
+}
+
+#[test]
+fn end_of_rib_and_route_refresh() {
+    for family in Family::ALL {
+        let mut out = Vec::new();
+        write_end_of_rib(&mut out, family);
+        let body = frame(&out).unwrap().unwrap().body;
+        assert_eq!(Update::read(&cx(false), body).unwrap().end_of_rib, Some(family));
+        out.clear();
+        write_route_refresh(&mut out, family);
+        assert_eq!(read_route_refresh(frame(&out).unwrap().unwrap().body), Some(family));
+    }
+}
+
+/// RFC 6793 section 4.2.3.
+#[test]
+fn two_octet_peers() {
+    let cx = Context { four_octet_as: false, ..cx(false) };
+    let path: &[u8] = &[2, 3, 0xfd, 0xe9, 0x5b, 0xa0, 0, 7];
+    let as4: &[u8] = &[2, 2, 0, 1, 0, 0, 0, 0, 0, 7];
+    let list: [(u8, u8, &[u8]); 4] =
+        [(0x40, ORIGIN, &[0]), (0x40, AS_PATH, path), (0x40, NEXT_HOP, HOP), (0xc0, AS4_PATH, as4)];
+    let b = body(&list);
+    let update = Update::read(&cx, &b).unwrap();
+    assert_eq!(update.announced[0].2.ases().collect::<Vec<_>>(), [65001, 65536, 7]);
+    let (narrow, replaced) = attribute::narrow_path(&[2, 2, 0, 1, 0, 0, 0, 0, 0, 7]);
+    assert_eq!((&narrow[..], replaced), (&[2, 2, 0x5b, 0xa0, 0, 7][..], true));
+}
+
+#[test]
+fn a_path_grows_in_front() {
+    let mut a = Attributes::originated(100, &[], &[]);
+    a.prepend(&[65001]);
+    a.prepend(&[65002, 65003]);
+    assert_eq!(a.ases().collect::<Vec<_>>(), [65002, 65003, 65001]);
+    assert_eq!(a.as_path()[..2], [2, 3], "one segment");
+    (0..300).for_each(|_| a.prepend(&[1]));
+    assert_eq!(a.as_path_len(), 303);
+}
+
+proptest! {
+    #[test]
+    fn no_octets_make_a_decoder_panic(octets in proptest::collection::vec(any::<u8>(), 0..200), ibgp: bool, wide: bool) {
+        let cx = Context { four_octet_as: wide, ..cx(ibgp) };
+        let _ = frame(&octets);
+        let _ = Open::read(&octets);
+        let _ = Update::read(&cx, &octets);
+        let _ = Notification::read(&octets);
+    }
+
+    #[test]
+    fn no_attribute_makes_a_decoder_panic(
+        list in proptest::collection::vec((any::<u8>(), 0u8..45, proptest::collection::vec(any::<u8>(), 0..20)), 0..6),
+        ibgp: bool, wide: bool,
+    ) {
+        let cx = Context { four_octet_as: wide, ..cx(ibgp) };
+        let list: Vec<(u8, u8, &[u8])> = list.iter().map(|(f, k, v)| (*f, *k, &v[..])).collect();
+        if let Ok(update) = Update::read(&cx, &body(&list)) {
+            for (_, _, attributes) in update.announced {
+                let kinds: Vec<u8> = attributes.iter().map(|a| a.kind).collect();
+                prop_assert!(kinds.is_sorted_by(|a, b| a < b), "ascending, each once: {kinds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn opens_round_trip(asn in 1u32.., hold in 3u16.., id in 1u32.., ipv6: bool, refresh: bool, time in 0u16..4096, f: bool) {
+        let open = Open {
+            asn,
+            hold_time: hold,
+            router_id: id.into(),
+            capabilities: Capabilities {
+                ipv4: true,
+                ipv6,
+                route_refresh: refresh,
+                four_octet_as: true,
+                graceful_restart: Some(GracefulRestart {
+                    restarting: f,
+                    restart_time: time,
+                    ipv4: Some(f),
+                    ipv6: ipv6.then_some(!f),
+                }),
+            },
+        };
+        let mut out = Vec::new();
+        open.write(&mut out);
+        prop_assert_eq!(Open::read(frame(&out).unwrap().unwrap().body), Ok(open));
+    }
+}
