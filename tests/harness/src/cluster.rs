@@ -221,21 +221,30 @@ impl Lab {
     /// # Errors
     /// When a link cannot be set down.
     pub fn kill_leaf(&mut self, index: usize) -> Result<()> {
-        self.leaves[index].netns.ip(&leaf_links("down"))?;
+        let ports = WORKERS.iter().map(|(name, _)| *name).chain(["client"]);
+        self.leaves[index].netns.ip(&ports.map(|p| format!("link set {p} down")).collect::<Vec<_>>())?;
         self.leaves[index].kill()
     }
 
-    /// A dead leaf comes back.
+    /// A dead leaf comes back: its router, and its links to the workers. Nothing behind it sends it packets before it has
+    /// routes: for that see [`Lab::open_uplink`].
     ///
     /// # Errors
     /// When its router does not start.
     pub fn revive_leaf(&mut self, index: usize) -> Result<()> {
         let leaf = &mut self.leaves[index];
-        leaf.netns.ip(&leaf_links("up"))?;
-        // The kernel removed it with its link.
-        let uplink = format!("route replace 10.100.0.0/24 via 172.16.{}.2", index + 1);
-        leaf.netns.ip(&[uplink])?;
+        leaf.netns.ip(&WORKERS.map(|(name, _)| format!("link set {name} up")))?;
         leaf.start()
+    }
+
+    /// Connects a leaf that came back to the client again.
+    ///
+    /// # Errors
+    /// When the link cannot be set up.
+    pub fn open_uplink(&mut self, index: usize) -> Result<()> {
+        // The kernel removed the route with its link.
+        let route = format!("route replace 10.100.0.0/24 via 172.16.{}.2", index + 1);
+        self.leaves[index].netns.ip(&["link set client up".to_string(), route])
     }
 
     /// Stops etcd (`SIGKILL`) or lets it run again; nothing with SQLite.
@@ -378,11 +387,6 @@ pub fn program_beside(own: &Path, name: &str) -> Result<PathBuf> {
 /// The set of words, for comparisons.
 pub fn set_of(words: &[&str]) -> BTreeSet<String> {
     words.iter().map(|w| w.to_string()).collect()
-}
-
-fn leaf_links(state: &str) -> Vec<String> {
-    let ports = WORKERS.iter().map(|(name, _)| *name).chain(["client"]);
-    ports.map(|p| format!("link set {p} {state}")).collect()
 }
 
 fn connect_client(client: &Netns, leaf: &Netns, number: usize) -> Result<()> {

@@ -78,10 +78,9 @@ impl Report {
     /// Prints the summary.
     pub fn print_summary(&mut self, title: &str) {
         self.done();
-        let width = self.summary.iter().map(|(what, _)| what.chars().count()).max().unwrap_or(0);
         say(&format!("\n{title}"));
         for (what, how) in &self.summary {
-            say(&format!("  {what:<width$}  [{how}]"));
+            say(&format!("  {what}  [{how}]"));
         }
     }
 }

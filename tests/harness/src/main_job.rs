@@ -83,27 +83,19 @@ fn conclude(job: &mut Job) -> Result<()> {
     for node in &job.lab.nodes {
         let pods: Vec<String> = node.pods.values().map(|p| format!("{} {}", p.spec.name, p.address)).collect();
         job.report.conclude(
-            format!("node {} {}: {} pods", node.name, node.address, pods.len()),
+            format!("{} {}: {}", node.name, node.address, pods.join(", ")),
             "felix and bgpd answer 200 to /readyz; CNI ADD",
         );
     }
     for leaf in &job.lab.leaves {
-        let sessions = leaf.established()?;
-        let routes = leaf.learned()?;
+        let (sessions, routes) = (leaf.established()?.len(), leaf.learned()?);
         let command = leaf.show_sessions()?.command;
-        job.report.conclude(
-            format!("{} {}: {} sessions established", leaf.netns.name, leaf.config.address, sessions.len()),
-            command,
-        );
-        let shown: Vec<String> = routes
-            .iter()
-            .take(4)
-            .map(|(p, h)| format!("{p} via {}", h.iter().cloned().collect::<Vec<_>>().join(",")))
-            .collect();
-        let more = if routes.len() > 4 { ", …" } else { "" };
+        job.report
+            .conclude(format!("{} {}: {sessions} sessions established", leaf.netns.name, leaf.config.address), command);
+        let blocks: Vec<&str> = routes.keys().map(String::as_str).collect();
         let command = leaf.show_routes()?.command;
         job.report.conclude(
-            format!("{}: {} routes from the nodes: {}{more}", leaf.netns.name, routes.len(), shown.join(", ")),
+            format!("{}: {} routes from the nodes: {}", leaf.netns.name, routes.len(), blocks.join(" ")),
             command,
         );
     }

@@ -4,7 +4,7 @@
 //! `GET /stream` gets bytes until the client goes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -197,7 +197,7 @@ pub fn transfer(to: SocketAddr) -> Result<()> {
                 result.longest_stall_ms = result.longest_stall_ms.max(last.elapsed().as_millis() as u64);
                 last = Instant::now();
             }
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(e) => {
                 result.broken = Some(e.to_string());
                 break;

@@ -165,6 +165,7 @@ pub fn leaf_dies(job: &mut Job, index: usize) -> Result<String> {
         let own = leaf.learned()?;
         if own == table { Ok(()) } else { bail!("{own:?} instead of {table:?}") }
     })?;
+    job.lab.open_uplink(index)?;
     std::thread::sleep(Duration::from_millis(500));
     let result = load.finish_load()?;
     let text = format!(

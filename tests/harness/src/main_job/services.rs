@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use libbpf_rs::Link;
 use serde_json::{Value, json};
 
 use super::pods::NAMESPACE;
@@ -47,7 +48,7 @@ pub fn step(job: &mut Job) -> Result<()> {
     let withdrawn = withdrawn_without_datapath(job, balancer)?;
     job.report.conclude(
         format!("a service address without its datapath is withdrawn after {} ms", withdrawn.as_millis()),
-        "ip monitor, bpftool link detach",
+        "ip -ts monitor route, while the pinned link was detached",
     );
     let lost = remove_backend(job)?;
     job.report.conclude(lost, "a client in a loop while the backend left the EndpointSlice and its pod was deleted");
@@ -248,15 +249,16 @@ pub fn withdrawn_without_datapath(job: &mut Job, service: &Service) -> Result<Du
         node.netns.ip(&["route del blackhole 203.0.113.1/32"])?;
         if monitor.log().contains("203.0.113.1") { Ok(()) } else { bail!("it has shown nothing") }
     })?;
+    let link = Link::open(&pin).with_context(|| format!("cannot open the link {}", pin.display()))?;
     let before = SystemTime::now();
-    let detached = run(&["bpftool", "link", "detach", "pinned", &pin.display().to_string()])?;
+    link.detach().with_context(|| format!("cannot detach {}", pin.display()))?;
     let at = eventually(Duration::from_secs(2), &format!("the route to {address} is withdrawn"), || {
         let log = monitor.log();
         let gone = log.lines().find(|l| l.contains("Deleted") && l.contains(&address)).map(str::to_string);
         gone.with_context(|| format!("the monitor saw: {log}"))
     })?;
     let took = since_midnight(&at)?.saturating_sub(seconds_of_day(before)?);
-    job.report.all(&detached);
+    job.report.checked(&format!("detached {}", pin.display()));
     job.report.checked(&format!("{}: {at} ({} ms after the detach began)", node.name, took.as_millis()));
     if took > WITHDRAWAL_LIMIT {
         bail!(
@@ -365,8 +367,7 @@ fn slice(job: &Job, pods: &[&str]) -> Result<Value> {
 /// Where the load balancer is attached, and that no packet filter takes part.
 fn show_hooks(job: &Job) -> Result<()> {
     let node = &job.lab.nodes[0];
-    let status = node.status("felix", "/v1/status")?;
-    job.report.checked(&format!("felix of {}: {}", node.name, status["services"].clone()));
+    job.report.all(&node.ctl("calicoctl", &["lb", "status"]).run()?.ok()?);
     let tables = node.netns.run(&["sh", "-c", "cat /proc/net/ip_tables_names 2>/dev/null || true"])?;
     if !tables.stdout.trim().is_empty() {
         bail!("{} uses iptables: {}", node.name, tables.stdout);
