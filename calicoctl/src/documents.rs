@@ -156,10 +156,22 @@ pub fn load<'a>(sources: &'a [Source], namespace: Option<&str>) -> Loaded<'a> {
             let place =
                 Place { file: &source.name, number: i + 1, chunk, prefix: String::new(), subject: String::new() };
             match yaml::load(chunk) {
-                Err(errors) => {
-                    let causes = pasted::causes(chunk);
-                    let errors = if causes.is_empty() { errors } else { causes };
-                    loaded.errors.extend(errors.into_iter().map(|e| place.syntax(e)));
+                Err(malformed) => {
+                    let causes = if malformed.value.is_none() { pasted::causes(chunk) } else { Vec::new() };
+                    let errors = if causes.is_empty() { malformed.errors } else { causes };
+                    let mut told: Vec<Problem> = errors.into_iter().map(|e| place.syntax(e)).collect();
+                    if let Some(value) = malformed.value {
+                        let mut more = Loaded::default();
+                        document(value, place, namespace, &mut more);
+                        let is_new = |p: &Problem| !told.iter().any(|t| (t.line, t.column) == (p.line, p.column));
+                        more.errors.retain(is_new);
+                        let subject = more.errors.iter().map(|p| &p.subject);
+                        let subject = subject.chain(more.documents.iter().map(|d| &d.place.subject)).next().cloned();
+                        told.iter_mut().for_each(|p| p.subject = subject.clone().unwrap_or_default());
+                        told.extend(more.errors);
+                        told.sort_by_key(|p| (p.line, p.column));
+                    }
+                    loaded.errors.extend(told);
                 }
                 Ok(value) => document(value, place, namespace, &mut loaded),
             }

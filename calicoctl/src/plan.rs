@@ -4,6 +4,7 @@
 //! happens entirely or not at all; more are written as several, in the order of the documents.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use api::key::Key;
@@ -20,8 +21,10 @@ use crate::stored::{self, Stored};
 const CHUNK: usize = 100;
 /// Bytes of one transaction; etcd's limit for a request is 1.5 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
-/// How often a plan is made again when somebody else writes at the same time (Calico's number).
-const ATTEMPTS: usize = 5;
+/// How often a plan is made again when somebody else writes at the same time.
+const ATTEMPTS: u32 = 20;
+/// The longest pause between two attempts, milliseconds; the first are shorter.
+const MAX_PAUSE_MS: u64 = 400;
 
 /// What to do with documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +67,7 @@ pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -
     let mut last = anyhow!("nothing was tried");
     // Documents that earlier attempts have written.
     let mut written = 0;
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let (plan, problems, warnings) = plan(store, documents, verb).await.map_err(|e| Failure::Store(written, e))?;
         if !problems.is_empty() {
             if written == 0 {
@@ -85,9 +88,17 @@ pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -
             return Err(Failure::Store(written, error));
         }
         last = error;
+        tokio::time::sleep(pause(attempt)).await;
     }
     let text = format!("gave up after {ATTEMPTS} attempts, others write the same objects");
     Err(Failure::Store(written, last.context(text)))
+}
+
+/// Longer with every attempt, and by chance, so that two who collided do not meet again.
+fn pause(attempt: u32) -> Duration {
+    let longest = (10 << attempt.min(6)).min(MAX_PAUSE_MS);
+    let chance = u64::from(uuid::Uuid::new_v4().as_bytes()[0]);
+    Duration::from_millis(longest * (chance + 1) / 256)
 }
 
 async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(Plan, Vec<Problem>, Vec<Problem>)> {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 
 use api::validate::formats::{QUOTES, is_typographic_quote};
-use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, StrInput};
 use serde_json::{Map, Number, Value};
 
 /// Deepest nesting of a document; ours need less than ten.
@@ -66,23 +66,33 @@ pub fn split(text: &str) -> Vec<Chunk<'_>> {
     chunks
 }
 
+/// A text that is no good document.
+#[derive(Debug)]
+pub struct Malformed {
+    /// One syntax error, or all duplicate keys and pasted quotes.
+    pub errors: Vec<SyntaxError>,
+    /// What it says nevertheless, so that its other errors can be told too.
+    pub value: Option<Value>,
+}
+
 /// The value of one document.
 ///
 /// # Errors
-/// Everything wrong that can be told: one syntax error, or all duplicate keys and pasted quotes.
-pub fn load(chunk: Chunk) -> Result<Value, Vec<SyntaxError>> {
+/// [`Malformed`].
+pub fn load(chunk: Chunk) -> Result<Value, Malformed> {
     if let Some(value) = strict_json(chunk.text) {
         return Ok(value);
     }
     let mut loader = Loader::new(chunk);
-    match loader.document() {
-        Ok(value) if loader.errors.is_empty() => Ok(value),
-        Ok(_) => Err(loader.errors),
+    let value = match loader.document() {
+        Ok(value) if loader.errors.is_empty() => return Ok(value),
+        Ok(value) => Some(value),
         Err(error) => {
             loader.errors.push(error);
-            Err(loader.errors)
+            None
         }
-    }
+    };
+    Err(Malformed { errors: loader.errors, value })
 }
 
 /// Where the fields of a document stand, by path as `api::validate` writes paths. The empty path is the document.
@@ -243,26 +253,26 @@ impl<'a> Loader<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), SyntaxError> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
-            Some(Err(e)) => Err(SyntaxError {
-                // What is missing at the end is reported on the last line.
-                line: e.marker().line().min(self.lines) + self.lines_before,
-                column: e.marker().col() + 1,
-                message: format!("malformed YAML: {}", e.info()),
-            }),
+            Some(Err(e)) => {
+                let Mark { line, column } = self.place(e.marker());
+                Err(SyntaxError { line, column, message: format!("malformed YAML: {}", e.info()) })
+            }
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
 
+    /// A place in the file. What is missing at the end is on the last line.
+    fn place(&self, marker: &Marker) -> Mark {
+        Mark { line: marker.line().min(self.lines) + self.lines_before, column: marker.col() + 1 }
+    }
+
     fn error(&self, span: Span, message: impl Into<String>) -> SyntaxError {
-        SyntaxError {
-            line: span.start.line() + self.lines_before,
-            column: span.start.col() + 1,
-            message: message.into(),
-        }
+        let Mark { line, column } = self.place(&span.start);
+        SyntaxError { line, column, message: message.into() }
     }
 
     fn mark(&mut self, span: Span, is_name: bool) {
-        let mark = Mark { line: span.start.line() + self.lines_before, column: span.start.col() + 1 };
+        let mark = self.place(&span.start);
         if let Some(marks) = &mut self.marks {
             let of = if is_name { &mut marks.names } else { &mut marks.values };
             of.insert(self.path.clone(), mark);

@@ -395,6 +395,15 @@ fn a_bad_document_means_that_nothing_is_applied_and_every_error_is_told() {
             "apiVersion: v1\nkind: Namespace\nmetadata:\n\tname: x\n".into(),
             &["line 4, column 1: a tab indents this line: YAML takes spaces only"],
         ),
+        (
+            pool("a", "10.0.0.0/33\n  nodeSelector: \u{2018}all()\u{2019}\n  blocksize: 1"),
+            &[
+                "CIDR = '10.0.0.0/33'",
+                "line 7, column 17: typographic quotes",
+                "it is spelled blockSize",
+                "3 errors in 1 of 2",
+            ],
+        ),
         ("apiVersion: v1\nkind: Node\n".into(), &["error with field Metadata = ''"]),
         ("kind: IPPool\n".into(), &["the document has no apiVersion"]),
         ("just words\n".into(), &["a document is a mapping of fields"]),
@@ -518,6 +527,25 @@ fn a_store_that_cannot_be_reached_is_one_clear_line() {
     assert_eq!((outcome.code, outcome.stdout.as_str()), (1, ""));
     assert_eq!(outcome.stderr.lines().count(), 1, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("store.db"), "{}", outcome.stderr);
+}
+
+#[test]
+fn many_at_once_all_succeed() {
+    let fleet = Fleet::new();
+    let documents = |who: usize| -> String {
+        (0..150)
+            .map(|i| {
+                format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{i}, labels: {{who: w{who}}}}}\n---\n")
+            })
+            .collect()
+    };
+    std::thread::scope(|scope| {
+        for who in 0..6 {
+            let fleet = &fleet;
+            scope.spawn(move || fleet.apply(&documents(who)));
+        }
+    });
+    assert_eq!(fleet.get(&["ns"]).lines().count(), 152);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 fn load_one(text: &str) -> Result<Value, Vec<SyntaxError>> {
     let chunks = split(text);
     assert_eq!(chunks.len(), 1, "{text}");
-    load(chunks[0])
+    load(chunks[0]).map_err(|m| m.errors)
 }
 
 #[test]
