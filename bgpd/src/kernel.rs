@@ -89,17 +89,25 @@ impl Task {
         let inputs = self.inputs.borrow_and_update().clone();
         self.state.set_inputs(inputs);
         self.speaker.set_resolver(self.state.resolver());
-        let mut best = self.speaker.best_routes();
         let mut in_sync = self.speaker.in_sync();
+        // The first batch of a subscription is the whole truth, and it is as new as what was heard when we subscribed. The
+        // speaker says that it is in sync before it sends the routes it heard last: only a new subscription, made after
+        // that, tells which routes nobody announced again.
+        let mut proves: Option<InSync> = Some(*in_sync.borrow_and_update());
+        let mut best = self.speaker.best_routes();
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle().await;
             let retry = self.state.next_deadline();
             tokio::select! {
-                batch = best.recv() => match batch {
-                    Some(batch) => self.learn(batch, &mut best),
-                    None => return,
+                batch = best.recv() => match (batch, proves.take()) {
+                    (Some(batch), Some(heard)) => {
+                        self.state.learn_all(batch);
+                        self.state.sweep(heard);
+                    }
+                    (Some(batch), None) => self.learn(batch, &mut best),
+                    (None, _) => return,
                 },
                 events = self.events.recv() => match events {
                     Some(events) => self.observe(events).await,
@@ -112,17 +120,12 @@ impl Task {
                     }
                     Err(_) => return,
                 },
-                Ok(()) = in_sync.changed() => {}
+                Ok(()) = in_sync.changed() => {
+                    proves = Some(*in_sync.borrow_and_update());
+                    best = self.speaker.best_routes();
+                }
                 _ = resync.tick() => self.read_kernel().await,
                 () = sleep_until(retry) => {}
-            }
-            // The batches that were sent before the speaker said so have all been taken: they are in the same order.
-            let heard: InSync = *in_sync.borrow_and_update();
-            if heard != InSync::default() {
-                while let Ok(batch) = best.try_recv() {
-                    self.state.learn(batch);
-                }
-                self.state.sweep(heard);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bgp_proto::af::Family;
+use bgp_proto::af::{Family, Prefix};
 use fib::{
     Addr, Applied, Event, Kernel, KernelRoute, Link, Links, NextHop, PRIORITY_LEARNED, PROTOCOL_BGPD, PROTOCOL_FELIX,
     Recursive, Route, RouteKey, RouteTable, Routes, Target,
@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::{Inputs, Status};
 use crate::config::Origin;
+use crate::filters::prefix;
 use crate::origins::origins;
 use crate::speaker::{InSync, Resolver, RouteBatch};
 
@@ -142,7 +143,7 @@ impl State {
     pub fn learn(&mut self, batch: RouteBatch) {
         let mut view = lock(&self.view);
         for (prefix, gateways) in batch {
-            let net = IpNet::new(prefix.address(), prefix.len()).expect("a prefix's length fits its family");
+            let net = prefix_net(prefix);
             self.stale.remove(&learned_key(net));
             let before = match gateways {
                 Some(gateways) => {
@@ -161,6 +162,14 @@ impl State {
             }
             self.dirty.add(net);
         }
+    }
+
+    /// All best routes there are: what was learned before and is not among them was withdrawn.
+    pub fn learn_all(&mut self, batch: RouteBatch) {
+        let present: BTreeSet<IpNet> = batch.iter().map(|(p, _)| prefix_net(*p)).collect();
+        let learned: Vec<IpNet> = lock(&self.view).learned.keys().copied().collect();
+        let gone = learned.into_iter().filter(|net| !present.contains(net)).map(|net| (prefix(net), None));
+        self.learn(gone.chain(batch).collect());
     }
 
     /// The speaker has heard everything of these families: what is still stale in them goes.
@@ -357,6 +366,10 @@ impl State {
         let is_usable = |ifindex: &u32| view.links.get(ifindex).is_some_and(Link::is_usable);
         self.direct.extract_if(.., |_, links| !links.iter().any(is_usable)).map(|(peer, _)| peer).collect()
     }
+}
+
+fn prefix_net(prefix: Prefix) -> IpNet {
+    IpNet::new(prefix.address(), prefix.len()).expect("a prefix's length fits its family")
 }
 
 fn learned_key(net: IpNet) -> RouteKey {

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use api::Metadata;
 use api::meta::{Body, Resource};
-use bgp_proto::af::Prefix;
 use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL};
 use serde_json::json;
 
 use super::*;
-use crate::filters::prefix;
 use crate::resources::Resources;
 
 const STATIC: u8 = 4;
@@ -184,6 +182,18 @@ async fn what_an_earlier_process_left_is_swept_only_when_proven_stale() {
     lab.state.sweep(InSync { v4: true, v6: true });
     assert_eq!(lab.settle().await.1, [all[0]]);
     assert_eq!(lab.state.status().stale, 0);
+}
+
+#[tokio::test]
+async fn a_full_batch_withdraws_what_it_lacks_and_keeps_the_rest() {
+    let mut lab = Lab::new(&[("10.72.0.0/16", hop("192.168.1.1", 1))]).await;
+    lab.learn(&[("10.70.0.0/16", &["192.168.1.1"]), ("10.71.0.0/16", &["192.168.1.2"])]);
+    lab.settle().await;
+    lab.kernel.take_changes();
+    lab.state.learn_all(vec![(prefix(net("10.71.0.0/16")), Some(vec![ip("192.168.1.2")]))]);
+    let kept = ["10.71.0.0/16 192.168.1.2@2", "10.72.0.0/16 192.168.1.1@1"];
+    assert_eq!(lab.settle().await.1, kept, "what an earlier process left is not proven stale by that");
+    assert_eq!(lab.kernel.take_changes().len(), 1, "only the withdrawn route is written");
 }
 
 #[tokio::test]
