@@ -129,12 +129,13 @@ impl LoadBalancer {
     pub fn apply(&mut self, frontends: &[Frontend]) -> Result<Applied, Error> {
         let now = Instant::now();
         let compiled = self.compiler.compile(frontends, now);
-        for service in &compiled.new_services {
-            self.maps.reset_counters(*service)?;
-        }
+        // First, as it cannot fail: the compiler takes these sets for written from now on.
         for (set, image) in &compiled.writes {
             self.maps.write_set(*set, image);
             self.images.insert(*set, checksum(image));
+        }
+        for service in &compiled.new_services {
+            self.maps.reset_counters(*service)?;
         }
         self.served = None;
         self.delta.set_desired(compiled.entries);

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
 use libbpf_rs::query::LinkTypeInfo;
-use libbpf_rs::{AsRawLibbpf, Link, MapCore, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramMut};
+use libbpf_rs::{
+    AsRawLibbpf, Link, MapCore, MapHandle, Object, ObjectBuilder, PrintLevel, ProgramAttachType, ProgramMut,
+};
 use tracing::{debug, warn};
 
 use crate::layout::layout as layout_constant;
@@ -198,7 +200,7 @@ impl Datapath {
             let Ok(mut link) = Link::open(&path) else { continue };
             let program = role.programs().into_iter().find(|(name, _)| *name == hook).map(|(_, program)| program);
             let is_current = match program {
-                Some(program) if self.is_tc_allowed && is_attached_to(&link, ifindex) => {
+                Some(program) if self.is_tc_allowed && is_in_this_namespace(&link, ifindex) => {
                     link.update_prog(&*find_program(&self.tc, program)?).is_ok()
                 }
                 _ => false,
@@ -282,6 +284,33 @@ fn remove_link(mut link: Link) {
 
 fn is_attached_to(link: &Link, ifindex: u32) -> bool {
     matches!(link.info().map(|info| info.info), Ok(LinkTypeInfo::Tcx(tcx)) if tcx.ifindex == ifindex)
+}
+
+/// Whether a link is on our `ifindex`, and not on the same number in a network namespace that an earlier process had
+/// and somebody keeps alive.
+fn is_in_this_namespace(link: &Link, ifindex: u32) -> bool {
+    let Ok(info) = link.info() else { return false };
+    let LinkTypeInfo::Tcx(tcx) = info.info else { return false };
+    tcx.ifindex == ifindex && tcx_links(ifindex, tcx.attach_type).contains(&info.id)
+}
+
+/// Ids of the links on a hook of our interface; of more than fit, the first.
+fn tcx_links(ifindex: u32, hook: ProgramAttachType) -> Vec<u32> {
+    const MAX: usize = 64;
+    let (mut programs, mut links) = ([0; MAX], [0; MAX]);
+    let mut opts = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as _,
+        // The kernel fills the links in only where programs are asked for too.
+        prog_ids: programs.as_mut_ptr(),
+        link_ids: links.as_mut_ptr(),
+        ..Default::default()
+    };
+    opts.__bindgen_anon_1.count = MAX as u32;
+    // SAFETY: both arrays live through the call and have the `count` elements that it may write.
+    let result = unsafe { libbpf_sys::bpf_prog_query_opts(ifindex as i32, hook as u32, &mut opts) };
+    // SAFETY: both fields of the union are the same u32.
+    let count = unsafe { opts.__bindgen_anon_1.count } as usize;
+    links[..if result == 0 { count.min(MAX) } else { 0 }].to_vec()
 }
 
 fn cgroup_of(link: &Link) -> Option<u64> {

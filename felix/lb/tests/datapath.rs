@@ -344,3 +344,22 @@ fn an_interface_that_goes_takes_its_pins_along() {
         assert_eq!(pins, 2 * 2 + 4, "two programs on each interface, four on the cgroup");
     });
 }
+
+#[test]
+#[ignore = "needs BPF"]
+fn a_link_on_the_same_number_in_another_namespace_is_not_ours() {
+    Lab::run(|lab| {
+        drop(lab.balancer(&[]));
+        let uplink = ifindex("eth0");
+        // The node starts anew, while somebody holds its old namespace.
+        let _old = std::fs::File::open("/proc/thread-self/ns/net").expect("the old namespace");
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("unshare a network namespace");
+        run(&format!("ip link add eth0 index {uplink} type veth peer name other"));
+        let mut lb = LoadBalancer::open(lab.config()).expect("open");
+        assert_eq!(lb.interfaces().count(), 0);
+        lb.attach_uplink(uplink, "eth0").expect("attach");
+        assert!(lb.verify().expect("verify").faults.is_empty());
+        drop(lb);
+        assert_eq!(LoadBalancer::open(lab.config()).expect("open").interfaces().count(), 1);
+    });
+}
