@@ -7,7 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 #include "types.h"
-#undef __bpf__
+#undef __bpf__ /* the reasons alone, without the map that counts them */
 #include "drop.h"
 
 struct layouts {

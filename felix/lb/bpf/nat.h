@@ -110,8 +110,8 @@ static __always_inline int nat_rewrite(struct __sk_buff *skb, const struct packe
 	__u64 flags;
 	__u32 check;
 
-	/* The bounds of l4_offset, once more for the verifier (6.18: it forgets them when the packet is spilled). */
-	if (at > sizeof(struct ethhdr) + 60)
+	/* For the verifier, which has lost the bounds of l4_offset here (6.18: without this line the load fails with EACCES). */
+	if (at > sizeof(struct ethhdr) + IP_HEADER_MAX)
 		return -1;
 	l4 = data + at;
 	if ((void *)(ip + 1) > end || (void *)(l4 + 2) > end)

@@ -21,6 +21,7 @@
 
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, offset */
 #define IP_WORD_BYTES 4         /* unit of ihl */
+#define IP_HEADER_MAX 60        /* bytes, with options */
 
 struct packet {
 	struct tuple tuple;
@@ -77,7 +78,7 @@ static __always_inline int parse_headers(struct __sk_buff *skb, struct packet *p
 static __always_inline int parse(struct __sk_buff *skb, struct packet *p)
 {
 	/* Ethernet, the longest IPv4 header, TCP: what has to be linear. */
-	const __u32 headers = sizeof(struct ethhdr) + 60 + sizeof(struct tcphdr);
+	const __u32 headers = sizeof(struct ethhdr) + IP_HEADER_MAX + sizeof(struct tcphdr);
 	__u32 linear = (__u32)(skb->data_end - skb->data);
 
 	if (skb->protocol != bpf_htons(ETH_P_IP))
