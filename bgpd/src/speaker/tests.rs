@@ -231,7 +231,8 @@ fn frr_keeps_our_routes_over_our_restart_and_we_keep_its() {
         assert!(kept.iter().any(|r| r.prefix == "10.30.0.0/16" && r.stale), "{kept:?}");
         frr.restart();
         until("session again", || is_up(&a)).await;
-        let fresh = || async { a.routes(RouteQuery::Best).await.iter().any(|r| r.prefix == "10.30.0.0/16" && !r.stale) };
+        let fresh =
+            || async { a.routes(RouteQuery::Best).await.iter().any(|r| r.prefix == "10.30.0.0/16" && !r.stale) };
         until("fresh route", fresh).await;
         until("our route again", || async { frr.has("10.1.0.0/16") }).await;
 
