@@ -130,7 +130,11 @@ impl Daemon {
         }
     }
 
+    /// While nothing can be applied, no retry is due.
     fn next_deadline(&self) -> Instant {
+        if self.waiting_for().is_some() || self.dirty.resync {
+            return self.resync_at;
+        }
         let retries = [self.routes.next_deadline(), self.endpoints.next_deadline()];
         retries.into_iter().flatten().fold(self.resync_at, Instant::min)
     }

@@ -5,7 +5,7 @@
 //! - [`resources`]: stored objects to the calculators' updates
 //! - [`daemon`]: the loop
 //! - [`dataplane`]: the managers of kernel objects
-//! - [`control`]: felix.sock
+//! - [`control`]: what felix.sock answers
 
 mod config;
 mod control;

@@ -125,6 +125,22 @@ impl Lab {
         self.create(Metadata::named(cidr.replace(['.', '/'], "-")), WithSpec { spec, status: None });
     }
 
+    /// A load balancer service with one backend.
+    fn service(&self, name: &str, addr: &str) {
+        let body = json!({
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.1", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": addr}]}},
+        });
+        let body: api::service::ServiceBody = serde_json::from_value(body).unwrap();
+        self.create(Metadata::namespaced("test", name), body);
+        let slice =
+            json!({"addressType": "IPv4", "ports": [{"port": 8080}], "endpoints": [{"addresses": ["10.77.0.9"]}]});
+        let slice: api::service::EndpointSliceBody = serde_json::from_value(slice).unwrap();
+        let mut metadata = Metadata::namespaced("test", name);
+        metadata.labels.insert(api::service::LABEL_SERVICE_NAME.into(), name.into());
+        self.create(metadata, slice);
+    }
+
     fn start_felix(&self) -> Felix {
         let log =
             std::fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("felix.log")).unwrap();
@@ -342,14 +358,32 @@ fn a_felix_that_was_killed_is_followed_by_one_that_writes_nothing() {
     let mut felix = lab.start_felix();
     let pod = Namespace::new();
     lab.add("c1", "web-0", &pod);
+    lab.service("web", "203.0.113.1");
+    lab.until("the service is announced", || lab.routes().len() == 4);
     let before = lab.routes();
-    assert_eq!(before.len(), 2);
     felix.kill();
     assert_eq!(lab.routes(), before, "a dead felix takes nothing with it");
     let _felix = lab.start_felix();
     assert_eq!(lab.routes(), before);
     let metrics = lab.get("/metrics").1;
     assert!(metrics.contains("\nfelix_writes_total 0\n"), "{metrics}");
+}
+
+#[test]
+#[ignore = "needs BPF"]
+fn a_service_is_announced_while_it_can_be_served() {
+    let lab = Lab::new();
+    let _felix = lab.start_felix();
+    let announced = |addr: &str| lab.routes().contains(&format!("blackhole {addr} metric 1024"));
+    lab.service("web", "203.0.113.1");
+    lab.until("the service is announced", || announced("203.0.113.1") && announced("10.96.0.1"));
+    let (_, services) = lab.get("/v1/services");
+    let services: Value = serde_json::from_str(&services).unwrap();
+    assert!(services.as_array().unwrap().iter().all(|f| f["served"] == true && f["announced"] == true), "{services}");
+    let slice = Key::resource(Kind::EndpointSlice, Some("test"), "web");
+    lab.runtime.block_on(lab.store.delete(slice, None)).unwrap();
+    lab.until("a service without backends is withdrawn", || !announced("203.0.113.1") && !announced("10.96.0.1"));
+    lab.until("felix is ready", || lab.get("/readyz").0 == 200);
 }
 
 #[test]

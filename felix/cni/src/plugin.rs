@@ -231,10 +231,9 @@ impl<'a> Plugin<'a> {
     /// The pair, if it is this container's: deleting one end deletes both.
     async fn remove_interface(&self) -> Result<(), Error> {
         let handle = wiring::open_handle()?;
-        if let Some(host) = wiring::find(&handle, &self.workload.host_interface()).await? {
-            if host.alias.as_deref() == Some(&self.workload.container_id) {
-                wiring::delete(&handle, host.index).await?;
-            }
+        let host = wiring::find(&handle, &self.workload.host_interface()).await?;
+        if let Some(own) = host.filter(|h| h.alias.as_ref() == Some(&self.workload.container_id)) {
+            wiring::delete(&handle, own.index).await?;
         }
         Ok(())
     }

@@ -129,7 +129,7 @@ pub async fn create_pair(handle: &Handle, pair: &Pair<'_>) -> Result<Interface, 
     host.attributes.push(LinkAttribute::LinkInfo(info));
     let what = format!("create the veth pair {} and {}", pair.host, pair.container);
     handle.link().add(host).execute().await.map_err(|e| {
-        let hint = is_errno(&e, libc::EPERM).then_some(" (needs root or CAP_NET_ADMIN)").unwrap_or_default();
+        let hint = if is_errno(&e, libc::EPERM) { " (needs root or CAP_NET_ADMIN)" } else { "" };
         failed(&format!("{what}{hint}"), e)
     })?;
     let made = find(handle, pair.host).await?.ok_or_else(|| failed(&what, "the interface vanished"))?;

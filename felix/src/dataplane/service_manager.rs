@@ -183,8 +183,12 @@ impl Worker {
                         dirty = true;
                     }
                     Command::Status(reply) => {
-                        let status = self.balancer.status().map_err(|e| e.to_string());
-                        let _ = reply.send(serde_json::to_value(status.as_ref()).unwrap_or_default());
+                        let status = match self.balancer.status() {
+                            Ok(status) => serde_json::json!(status),
+                            Err(e) => serde_json::json!({"error": e.to_string()}),
+                        };
+                        // Who asked may have gone.
+                        let _ = reply.send(status);
                     }
                 }
                 next = commands.try_recv().ok();
