@@ -1,8 +1,8 @@
 //! What an operator gets wrong: each a message that says what and where and what to do, exit code 1, nothing half applied.
 
-use std::time::Duration;
-
+use anyhow::bail;
 use harness::cluster::{Lab, Options, program};
+use harness::evidence::eventually;
 use harness::exec::Output;
 use harness::main_job::resources::items;
 use harness::main_job::{Job, SETTLE};
@@ -21,13 +21,16 @@ fn assert_refused(output: &Output, words: &[&str]) {
 }
 
 /// Runs a daemon that is expected to give up.
-fn daemon(lab: &Lab, name: &str, wrapper: &[&str], more: &[&str], env: &[(&str, &str)]) -> Output {
+fn daemon(lab: &Lab, name: &str, wrapper: &[&str], env: &[(&str, &str)]) -> Output {
     let node = &lab.nodes[0];
     let path = program(name).unwrap().display().to_string();
     let run_dir = lab.dir().join("elsewhere").display().to_string();
     let mut argv: Vec<&str> = wrapper.to_vec();
     argv.extend([path.as_str(), "--run-dir", &run_dir]);
-    argv.extend(more);
+    let (pins, cgroup) = (format!("{}-x", node.pin_root().display()), node.cgroup().display().to_string());
+    if name == "felix" {
+        argv.extend(["--bpf-pin-root", &pins, "--cgroup", &cgroup]);
+    }
     node.netns.exec(&argv).env(node.env()).env(env.iter().copied()).limit(SETTLE).run().unwrap()
 }
 
@@ -61,26 +64,35 @@ fn documents_that_are_wrong() {
 fn a_machine_that_does_not_give_what_is_needed() {
     let mut job = Job::start(Options::default()).unwrap();
     // The port is taken by the node's own bgpd.
-    assert_refused(&daemon(&job.lab, "bgpd", &[], &[], &[]), &["179", "in use"]);
+    assert_refused(&daemon(&job.lab, "bgpd", &[], &[]), &["179", "in use"]);
     let file = job.lab.dir().join("no-such-directory/x/store.db");
     std::fs::write(job.lab.dir().join("no-such-directory"), "").unwrap();
     let file = file.display().to_string();
     for name in ["felix", "bgpd"] {
-        assert_refused(
-            &daemon(&job.lab, name, &[], &[], &[("DATASTORE_TYPE", "sqlite"), ("SQLITE_PATH", &file)]),
-            &[&file],
-        );
-        assert_refused(&daemon(&job.lab, name, &[], &[], &[("DATASTORE_TYPE", "mysql")]), &["mysql", "DATASTORE_TYPE"]);
+        assert_refused(&daemon(&job.lab, name, &[], &[("DATASTORE_TYPE", "mysql")]), &["mysql", "DATASTORE_TYPE"]);
     }
+    let asked = job.lab.nodes[0].ctl("calicoctl", &["get", "node"]).env([("SQLITE_PATH", &file)]).run().unwrap();
+    assert_refused(&asked, &[&file, "SQLITE_PATH"]);
+    // A daemon waits for its store, which may come with the next boot of another machine; meanwhile it says why.
+    let log = job.lab.dir().join("waiting.log");
+    let node = &mut job.lab.nodes[1];
+    let env = node.store_env().to_vec();
+    node.set_store_env(vec![("DATASTORE_TYPE".into(), "sqlite".into()), ("SQLITE_PATH".into(), file.clone())]);
+    node.felix.as_mut().unwrap().kill9().unwrap();
+    let pins = node.pin_root().display().to_string();
+    let mut waiting = node.spawn("felix", &["--bpf-pin-root", &pins, "--hooks", "tc"], &log).unwrap();
+    eventually(SETTLE, "felix says why it waits", || {
+        waiting.check_alive()?;
+        if waiting.log().contains(&file) { Ok(()) } else { bail!("it has not") }
+    })
+    .unwrap();
+    drop(waiting);
+    job.lab.nodes[1].set_store_env(env);
     let nowhere = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", "http://127.0.0.1:1")];
     let asked = job.lab.nodes[0].ctl("calicoctl", &["get", "node"]).env(nowhere).run().unwrap();
     assert_refused(&asked, &["127.0.0.1:1"]);
-    let pins = job.lab.nodes[0].pin_root().display().to_string();
-    let cgroup = job.lab.nodes[0].cgroup().display().to_string();
     let without = ["setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon", "--inh-caps", "-bpf,-sys_admin,-perfmon"];
     job.lab.nodes[0].felix.as_mut().unwrap().kill9().unwrap();
-    let refused =
-        daemon(&job.lab, "felix", &without, &["--bpf-pin-root", &format!("{pins}x"), "--cgroup", &cgroup], &[]);
+    let refused = daemon(&job.lab, "felix", &without, &[]);
     assert_refused(&refused, &["CAP_BPF"]);
-    std::thread::sleep(Duration::from_millis(10));
 }
