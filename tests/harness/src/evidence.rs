@@ -97,13 +97,11 @@ mod tests {
     #[test]
     fn a_condition_that_never_holds_names_itself_and_the_last_evidence() {
         let mut n = 0;
-        let error = eventually(Duration::from_millis(60), "the moon is blue", || {
+        let error = eventually(Duration::from_millis(60), "the moon is blue", || -> Result<()> {
             n += 1;
             bail!("it is grey, look {n}")
-        })
-        .map(|()| ())
-        .unwrap_err()
-        .to_string();
+        });
+        let error = error.unwrap_err().to_string();
         assert!(error.contains("the moon is blue") && error.contains(&format!("look {n}")), "{error}");
         assert!(n > 1);
     }
