@@ -66,10 +66,10 @@ async fn run(args: Args) -> Result<()> {
     let _server = status::serve(&args.run_dir, "felix", router).await?;
     let balancer = felix_lb::Config { pin_root: args.bpf_pin_root, cgroup: args.cgroup, hooks: args.hooks };
     let services = ServiceManager::open(balancer, queue).await?;
-    let daemon = Daemon::new(node, services_only, services, snapshots)?;
+    let daemon = Daemon::new(node, services_only, services, snapshots.clone())?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let work = async { daemon.run(open(&store).await).await };
+    let work = async { daemon.run(open(&store, &snapshots).await).await };
     tokio::select! {
         outcome = work => outcome,
         _ = terminate.recv() => Ok(()),
@@ -86,8 +86,8 @@ fn node_name(given: Option<String>) -> Result<String> {
     Ok(host.trim().to_lowercase())
 }
 
-/// Opens the store, for as long as it takes; why it cannot be opened is logged when it changes.
-async fn open(config: &StoreConfig) -> DynStore {
+/// Opens the store, for as long as it takes; why it cannot be opened is logged when it changes, and is what `/readyz` answers.
+async fn open(config: &StoreConfig, snapshots: &watch::Sender<Arc<Snapshot>>) -> DynStore {
     let mut reported = String::new();
     loop {
         match config.open().await {
@@ -96,6 +96,8 @@ async fn open(config: &StoreConfig) -> DynStore {
                 let text = error.to_string();
                 if text != reported {
                     tracing::error!(error = text, "cannot open the datastore; trying again");
+                    let problems = vec![format!("cannot open the datastore: {text}")];
+                    snapshots.send_modify(|s| *s = Arc::new(Snapshot { problems, ..(**s).clone() }));
                     reported = text;
                 }
             }

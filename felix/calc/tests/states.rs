@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 
 const ME: &str = "worker01";
 
+/// What the state is, the updates that make it, the answer.
+type Row<Answer> = (&'static str, Vec<Update>, Answer);
+
 fn wep(name: &str, node: &str, interface: &str, addr: &str) -> Update {
     let spec = json!({"node": node, "interfaceName": interface, "ipNetworks": [addr], "mac": "ee:ee:ee:00:00:01"});
     Update::WorkloadEndpoint(ObjectName::new("test", name), Some(Box::new(serde_json::from_value(spec).unwrap())))
@@ -73,7 +76,7 @@ fn routes(state: &DesiredState) -> BTreeMap<String, String> {
 fn route_states() {
     let mine = json!("host:worker01");
     let other = json!("host:worker02");
-    let rows: Vec<(&str, Vec<Update>, &[(&str, &str)])> = vec![
+    let rows: Vec<Row<&[(&str, &str)]>> = vec![
         ("nothing", vec![], &[]),
         (
             "a local workload has a host route",
@@ -163,7 +166,7 @@ fn service_states() {
     let ports = json!([{"port": 8080}]);
     let eps = |list: Value| slice("web-1", "web", ports.clone(), list);
     let one = json!([{"addresses": ["10.0.0.1"]}]);
-    let rows: Vec<(&str, Vec<Update>, &[&str])> = vec![
+    let rows: Vec<Row<&[&str]>> = vec![
         ("without slices there are no backends", vec![web(json!({}))], &["10.96.0.1:80/Tcp cluster = "]),
         ("a slice without its service is nothing", vec![eps(one.clone())], &[]),
         (
