@@ -117,7 +117,7 @@ fi
 say "Building the tests"
 "$cargo" test --release --locked --workspace --no-run --quiet --message-format json >"$work/artifacts" || fail "the tests do not compile"
 # One JSON object a line: the package's manifest and the executable, of what was built as a test.
-sed -n 's/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"target":{[^}]*"name":"\([^"]*\)".*"test":true}.*"executable":"\([^"]*\)".*/\1|\2|\3/p' \
+sed -n 's/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"target":{[^}]*"name":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1|\2|\3/p' \
     "$work/artifacts" | sort >"$work/programs"
 [ -s "$work/programs" ] || fail "cargo named no test programs"
 while IFS='|' read -r directory target executable; do
