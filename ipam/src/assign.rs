@@ -5,27 +5,24 @@
 //! unless `strictAffinity` forbids it, an address borrowed from another owner's block. Unlike Calico, a host at its block limit
 //! borrows before it fails, and both families are written together or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use api::ip_pool::AllowedUse;
-use api::ipam::{AffinityState, BlockAffinity, IpamConfig, IpamHandle};
+use api::ipam::{BlockAffinity, IpamConfig};
 use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key, Namespace};
-use datastore::{KeyValue, Op};
+use datastore::Op;
 use ipnet::IpNet;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use crate::allocator::{
-    DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, MAX_BLOCKS_PER_TXN, Outcome, Retries, Versioned, completed_attributes,
-    cooldown, decode, encode, happened, in_block, readable_block, write_block, write_handle,
+    DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, completed_attributes, in_block,
 };
-use crate::block::{Assignee, Block, BlockError, to_number};
+use crate::attempt::{Attempt, decode_affinity};
+use crate::block::Assignee;
 use crate::handle;
-use crate::pool::{self, BlockWalk, Family, Reservations, Wanted};
-
-/// An empty block of another owner is left alone while its claim is younger: its first address may be on the way (Calico).
-const RECLAIM_AGE: SignedDuration = SignedDuration::from_secs(60);
+use crate::pool::{self, Family, Reservations, Wanted};
 
 /// What a workload, node or service wants.
 #[derive(Clone, Debug)]
@@ -148,17 +145,17 @@ fn shortfall(family: Family, asked: usize, got: usize, reasons: &[String]) -> Op
 }
 
 /// What does not change between the attempts of one call.
-struct Context<'a> {
-    ipam: &'a Ipam,
-    handle: String,
+pub(crate) struct Context<'a> {
+    pub ipam: &'a Ipam,
+    pub handle: String,
     attributes: BTreeMap<String, String>,
-    owner: AffinityOwner,
-    config: IpamConfig,
-    reservations: Reservations,
+    pub owner: AffinityOwner,
+    pub config: IpamConfig,
+    pub reservations: Reservations,
     pools: BTreeMap<Family, Vec<IpPool>>,
     /// Every enabled pool that selects the node, whatever is asked for now.
     node_pools: Vec<IpNet>,
-    now: Timestamp,
+    pub now: Timestamp,
 }
 
 impl<'a> Context<'a> {
@@ -231,7 +228,7 @@ impl<'a> Context<'a> {
         Ok(())
     }
 
-    async fn affinities(&self) -> Result<Vec<(IpNet, Versioned<BlockAffinity>)>, Error> {
+    pub async fn affinities(&self) -> Result<Vec<(IpNet, Versioned<BlockAffinity>)>, Error> {
         let listing = self.ipam.store.list(&KeyRange::AffinitiesOf(self.owner.clone())).await?;
         listing
             .items
@@ -243,17 +240,17 @@ impl<'a> Context<'a> {
             .collect()
     }
 
-    fn assignee(&self) -> Assignee<'_> {
+    pub fn assignee(&self) -> Assignee<'_> {
         Assignee { handle: &self.handle, attributes: &self.attributes }
     }
 
     /// The owner, where only it may use its blocks.
-    fn strict(&self) -> Option<&AffinityOwner> {
+    pub fn strict(&self) -> Option<&AffinityOwner> {
         self.config.strict_affinity.then_some(&self.owner)
     }
 
     /// The most blocks this owner may have; only hosts are limited.
-    fn block_limit(&self) -> Option<usize> {
+    pub fn block_limit(&self) -> Option<usize> {
         let limit = match self.config.max_blocks_per_host {
             0 => DEFAULT_MAX_BLOCKS_PER_HOST,
             n => n,
@@ -269,7 +266,7 @@ impl<'a> Context<'a> {
 
     /// Where the walk of a pool starts: by the owner, so that nodes seldom meet; with blocks of one address, where they would
     /// meet at every allocation, by time (Calico).
-    fn seed(&self, pool: &IpPool) -> u64 {
+    pub fn seed(&self, pool: &IpPool) -> u64 {
         let spec = &pool.body.spec;
         if spec.block_prefix_len() == spec.cidr.max_prefix_len() {
             u64::from(pool::fnv1a32(&self.now.as_nanosecond().to_string()))
@@ -278,351 +275,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    fn pools(&self, family: Family) -> &[IpPool] {
+    pub fn pools(&self, family: Family) -> &[IpPool] {
         self.pools.get(&family).map_or(&[], Vec::as_slice)
-    }
-}
-
-/// What one family gets in one attempt.
-#[derive(Default)]
-struct Plan {
-    taken: Vec<IpNet>,
-    /// Why it is less than wanted.
-    reasons: Vec<String>,
-}
-
-/// A block that this attempt writes, and what it takes from it.
-struct Change {
-    block: Versioned<Block>,
-    taken: Vec<IpAddr>,
-}
-
-/// One reading of the store, what to write in answer, and nothing written until [`Attempt::commit`].
-struct Attempt<'a> {
-    context: &'a Context<'a>,
-    handle: Versioned<IpamHandle>,
-    affinities: Vec<(IpNet, Versioned<BlockAffinity>)>,
-    /// Every block of the store, once it was needed.
-    all: Option<AllBlocks>,
-    changes: BTreeMap<IpNet, Change>,
-    /// Affinities that the changes make untrue.
-    cleanups: Vec<Op>,
-    /// Blocks that gave nothing, not to be tried again.
-    tried: BTreeSet<IpNet>,
-    /// The transaction is full: commit, and read again for the rest.
-    truncated: bool,
-}
-
-impl<'a> Attempt<'a> {
-    async fn read(context: &'a Context<'a>) -> Result<Self, Error> {
-        Ok(Self {
-            context,
-            handle: context.ipam.handle(&context.handle).await?,
-            affinities: context.affinities().await?,
-            all: None,
-            changes: BTreeMap::new(),
-            cleanups: vec![],
-            tried: BTreeSet::new(),
-            truncated: false,
-        })
-    }
-
-    /// What the handle has already.
-    async fn existing(&self) -> Result<Assignment, Error> {
-        let mut existing = Assignment::default();
-        for cidr in handle::blocks(&self.handle.value) {
-            let Some(block) = self.context.ipam.block(cidr).await? else { continue };
-            let addresses = block.value.addresses_of(&self.context.handle).into_iter().map(|ip| in_block(ip, cidr));
-            match Family::of(&cidr) {
-                Family::V4 => existing.v4.extend(addresses),
-                Family::V6 => existing.v6.extend(addresses),
-            }
-        }
-        Ok(existing)
-    }
-
-    async fn plan(&mut self, family: Family, want: usize) -> Result<Plan, Error> {
-        let mut plan = Plan::default();
-        if want == 0 {
-            return Ok(plan);
-        }
-        let mut own = self.own_blocks(family);
-        for &cidr in &own {
-            if plan.taken.len() < want && !self.context.reservations.covers(&cidr) {
-                plan.taken.extend(self.take_own(cidr, want - plan.taken.len()).await?);
-            }
-        }
-        while plan.taken.len() < want && !self.truncated && self.context.config.auto_allocate_blocks {
-            if let Some(limit) = self.context.block_limit().filter(|l| own.len() >= *l) {
-                plan.reasons.push(format!(
-                    "Need to allocate an IPAM block but could not - limit of {limit} blocks reached for this node"
-                ));
-                break;
-            }
-            let cleanups = self.cleanups.len();
-            let Some(block) = self.claim(family).await? else { break };
-            let cidr = block.value.cidr();
-            let taken = self.take(block, want - plan.taken.len())?;
-            if taken.is_empty() {
-                // All of it is reserved, or the transaction is full: the claim is not made.
-                self.cleanups.truncate(cleanups);
-            } else {
-                own.push(cidr);
-            }
-            plan.taken.extend(taken);
-        }
-        if plan.taken.len() < want && !self.context.config.strict_affinity {
-            self.borrow(family, want, &mut plan).await?;
-        }
-        if plan.taken.len() < want {
-            plan.reasons.push(if self.context.config.strict_affinity {
-                "No more free affine blocks and strict affinity enabled".into()
-            } else {
-                let pools: Vec<String> =
-                    self.context.pools(family).iter().map(|p| p.body.spec.cidr.to_string()).collect();
-                format!("No IPs available in pools: [{}]", pools.join(" "))
-            });
-        }
-        Ok(plan)
-    }
-
-    /// The owner's blocks in the chosen pools, in the store's order.
-    fn own_blocks(&self, family: Family) -> Vec<IpNet> {
-        let pools = self.context.pools(family);
-        let cidrs = self.affinities.iter().map(|(cidr, _)| *cidr);
-        cidrs.filter(|cidr| pools.iter().any(|p| p.body.spec.cidr.contains(cidr))).collect()
-    }
-
-    /// Takes from a block that an affinity gives to the owner. One that was never made (a crash of Calico's between its two
-    /// writes) is made; one that has another owner loses the affinity.
-    async fn take_own(&mut self, cidr: IpNet, want: usize) -> Result<Vec<IpNet>, Error> {
-        self.tried.insert(cidr);
-        let block = match self.context.ipam.block(cidr).await {
-            Ok(Some(block)) => block,
-            Ok(None) => self.new_block(cidr)?,
-            Err(Error::Store(error @ datastore::Error::Corrupt { .. })) => {
-                tracing::warn!(%error, "a block is left out");
-                return Ok(vec![]);
-            }
-            Err(error) => return Err(error),
-        };
-        if block.value.owner().as_ref() == Some(&self.context.owner) {
-            return self.take(block, want);
-        }
-        if let Some((_, affinity)) = self.affinities.iter().find(|(c, _)| *c == cidr) {
-            let key = Key::BlockAffinity(self.context.owner.clone(), cidr);
-            self.cleanups.push(Op::Delete(key, Some(affinity.revision)));
-        }
-        Ok(vec![])
-    }
-
-    /// A block that the owner may claim: one that does not exist; else its own that has no affinity; else one that lies empty with
-    /// nobody, or with another owner whose claim is old enough.
-    async fn claim(&mut self, family: Family) -> Result<Option<Versioned<Block>>, Error> {
-        self.read_all().await?;
-        let Some(all) = &self.all else { return Ok(None) };
-        let pools = self.context.pools(family);
-        let free = pools.iter().find_map(|pool| {
-            let spec = &pool.body.spec;
-            BlockWalk::new(spec.cidr, spec.block_prefix_len(), self.context.seed(pool)).find(|cidr| {
-                !self.tried.contains(cidr) && !all.overlaps(cidr) && !self.context.reservations.covers(cidr)
-            })
-        });
-        if let Some(cidr) = free {
-            self.tried.insert(cidr);
-            return self.new_block(cidr).map(Some);
-        }
-        let found = pools.iter().flat_map(|p| all.of(p.body.spec.cidr, self.context.seed(p))).find_map(|kv| {
-            let mut block = readable_block(kv).filter(|b| !self.tried.contains(&b.value.cidr()))?;
-            block.value.thaw(self.context.now, cooldown(&self.context.config));
-            self.may_claim(&block.value).then_some(block)
-        });
-        let Some(mut block) = found else { return Ok(None) };
-        let cidr = block.value.cidr();
-        self.tried.insert(cidr);
-        match block.value.owner() {
-            Some(owner) if owner == self.context.owner => {}
-            other => {
-                if let Some(other) = other {
-                    let key = Key::BlockAffinity(other, cidr);
-                    if let Some(kv) = self.context.ipam.store.get(&key).await? {
-                        self.cleanups.push(Op::Delete(key, Some(kv.mod_revision)));
-                    }
-                }
-                block.value.set_owner(&self.context.owner, self.context.now);
-            }
-        }
-        Ok(Some(block))
-    }
-
-    fn may_claim(&self, block: &Block) -> bool {
-        let old = block.claimed_at().is_none_or(|at| self.context.now.duration_since(at) >= RECLAIM_AGE);
-        match block.owner() {
-            Some(owner) if owner == self.context.owner => true,
-            Some(_) => block.is_empty() && old,
-            None => block.is_empty(),
-        }
-    }
-
-    /// Takes free addresses wherever they are.
-    async fn borrow(&mut self, family: Family, want: usize, plan: &mut Plan) -> Result<(), Error> {
-        self.read_all().await?;
-        let Some(all) = self.all.take() else { return Ok(()) };
-        let context = self.context;
-        for kv in context.pools(family).iter().flat_map(|p| all.of(p.body.spec.cidr, context.seed(p))) {
-            if plan.taken.len() >= want || self.truncated {
-                break;
-            }
-            let Some(block) = readable_block(kv) else { continue };
-            if !self.changes.contains_key(&block.value.cidr()) {
-                plan.taken.extend(self.take(block, want - plan.taken.len())?);
-            }
-        }
-        self.all = Some(all);
-        Ok(())
-    }
-
-    /// Takes up to `want` addresses of a block into the transaction.
-    fn take(&mut self, mut block: Versioned<Block>, want: usize) -> Result<Vec<IpNet>, Error> {
-        let context = self.context;
-        if self.changes.len() >= MAX_BLOCKS_PER_TXN {
-            self.truncated = true;
-            return Ok(vec![]);
-        }
-        block.value.thaw(context.now, cooldown(&context.config));
-        let taken = block.value.assign(want, context.assignee(), &context.reservations, context.strict())?;
-        let cidr = block.value.cidr();
-        let nets = taken.iter().map(|&ip| in_block(ip, cidr)).collect();
-        self.record(block, taken);
-        Ok(nets)
-    }
-
-    /// Takes one given address; whether the handle has it already.
-    async fn take_address(&mut self, ip: IpAddr, cidr: IpNet) -> Result<bool, Error> {
-        let context = self.context;
-        let mut block = match context.ipam.block_with(ip).await? {
-            Some(block) => block,
-            None => {
-                self.read_all().await?;
-                if self.all.as_ref().is_some_and(|all| all.overlaps(&cidr)) {
-                    let reason = "a smaller block of an older pool lies in it".into();
-                    return Err(BlockError::Inconsistent { cidr, reason }.into());
-                }
-                self.new_block(cidr)?
-            }
-        };
-        if block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(&context.handle)) {
-            return Ok(true);
-        }
-        block.value.thaw(context.now, cooldown(&context.config));
-        block.value.assign_address(ip, context.assignee(), context.strict())?;
-        self.record(block, vec![ip]);
-        Ok(false)
-    }
-
-    fn record(&mut self, block: Versioned<Block>, taken: Vec<IpAddr>) {
-        if !taken.is_empty() {
-            handle::add(&mut self.handle.value, block.value.cidr(), taken.len());
-            self.changes.insert(block.value.cidr(), Change { block, taken });
-        }
-    }
-
-    fn new_block(&self, cidr: IpNet) -> Result<Versioned<Block>, Error> {
-        Ok(Versioned { value: Block::new(cidr, &self.context.owner, self.context.now)?, revision: 0 })
-    }
-
-    async fn read_all(&mut self) -> Result<(), Error> {
-        if self.all.is_none() {
-            self.all = Some(AllBlocks::new(self.context.ipam.store.list(&KeyRange::Blocks).await?.items));
-        }
-        Ok(())
-    }
-
-    /// The whole allocation as one transaction.
-    fn ops(&self) -> Vec<Op> {
-        let owner = &self.context.owner;
-        let mut ops = Vec::new();
-        for (cidr, change) in &self.changes {
-            ops.push(write_block(&change.block));
-            if change.block.value.owner().as_ref() == Some(owner) {
-                let known = self.affinities.iter().find(|(c, _)| c == cidr).map(|(_, a)| a);
-                ops.extend(confirm(Key::BlockAffinity(owner.clone(), *cidr), known));
-            }
-        }
-        ops.extend(self.cleanups.iter().cloned());
-        ops.extend(write_handle(&self.context.handle, &self.handle));
-        ops
-    }
-
-    /// Writes what was taken, if anything was. An unknown outcome is read back.
-    async fn commit(&self) -> Result<Outcome, Error> {
-        if self.changes.is_empty() {
-            return Ok(Outcome::Done);
-        }
-        match self.context.ipam.write(self.ops()).await? {
-            Outcome::Retry(error @ datastore::Error::Unknown(_)) => {
-                for (cidr, change) in &self.changes {
-                    let read = self.context.ipam.block(*cidr).await?;
-                    if !read.is_some_and(|r| happened(&r.value, &change.block.value, &change.taken)) {
-                        return Ok(Outcome::Retry(error));
-                    }
-                }
-                Ok(Outcome::Done)
-            }
-            outcome => Ok(outcome),
-        }
-    }
-}
-
-/// The write that makes an affinity confirmed, unless it is.
-fn confirm(key: Key, known: Option<&Versioned<BlockAffinity>>) -> Option<Op> {
-    let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
-    match known {
-        Some(affinity) if affinity.value == confirmed => None,
-        Some(affinity) => Some(Op::Update(key, encode(&confirmed), affinity.revision)),
-        None => Some(Op::Create(key, encode(&confirmed))),
-    }
-}
-
-/// An affinity; Calico's oldest form, an empty value, means confirmed.
-fn decode_affinity(kv: &KeyValue) -> Result<Versioned<BlockAffinity>, Error> {
-    if kv.value.is_empty() {
-        let value = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
-        return Ok(Versioned { value, revision: kv.mod_revision });
-    }
-    decode(kv)
-}
-
-/// Every block of the store by family and first address. Blocks never overlap: a new one is not made where one is.
-struct AllBlocks(BTreeMap<(Family, u128), KeyValue>);
-
-impl AllBlocks {
-    fn new(items: Vec<KeyValue>) -> Self {
-        let keyed = items.into_iter().filter_map(|kv| match kv.key {
-            Key::IpamBlock(cidr) => Some(((Family::of(&cidr), to_number(cidr.network())), kv)),
-            _ => None,
-        });
-        Self(keyed.collect())
-    }
-
-    fn overlaps(&self, cidr: &IpNet) -> bool {
-        let family = Family::of(cidr);
-        let last = (family, to_number(cidr.broadcast()));
-        match self.0.range(..=last).next_back() {
-            Some(((f, _), KeyValue { key: Key::IpamBlock(block), .. })) => {
-                *f == family && to_number(block.broadcast()) >= to_number(cidr.network())
-            }
-            _ => false,
-        }
-    }
-
-    /// The blocks of a pool, from a seeded start, wrapping.
-    fn of(&self, pool: IpNet, seed: u64) -> impl Iterator<Item = &KeyValue> {
-        let family = Family::of(&pool);
-        let range = (family, to_number(pool.network()))..=(family, to_number(pool.broadcast()));
-        let blocks: Vec<&KeyValue> = self.0.range(range).map(|(_, kv)| kv).collect();
-        let start = usize::try_from(seed).unwrap_or(0).checked_rem(blocks.len()).unwrap_or(0);
-        let (before, from) = blocks.split_at(start);
-        from.iter().chain(before).copied().collect::<Vec<_>>().into_iter()
     }
 }

@@ -7,10 +7,12 @@
 //! - [`block`]: the arithmetic of one block (pure)
 //! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
-//! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`], [`release`]: its two directions
+//! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
+//!   [`release`]: its two directions
 
 pub mod allocator;
 pub mod assign;
+mod attempt;
 pub mod block;
 pub mod handle;
 pub mod pool;
