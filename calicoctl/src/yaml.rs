@@ -1,7 +1,9 @@
 //! YAML (and JSON, which is YAML) to JSON values and back.
 //!
 //! A file is split at its document markers first, so that one malformed document hides no error of another. [`load`] gives the
-//! value; [`marks`] walks the same events again and says where every field stands, which only an error message needs.
+//! value; [`marks`] walks the same events again and says where every field stands, which only an error message needs. That is why
+//! reading goes through the parser's events: `serde_yaml` tells places only of fields that a type names, and a misspelt
+//! field is in no type. Writing is [`emit`], which is `serde_yaml`.
 //! Scalars are read by the YAML 1.2 core schema. Depth and what aliases may expand to are bounded.
 
 use std::collections::HashMap;
@@ -429,83 +431,12 @@ fn plain(text: &str) -> Value {
 }
 
 /// A value as YAML, keys sorted, as Calico's tools print it.
-pub fn emit(value: &Value) -> String {
-    let mut out = String::new();
-    emit_at(value, 0, &mut out);
-    out
-}
-
-fn emit_at(value: &Value, indent: usize, out: &mut String) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            let mut keys: Vec<_> = map.keys().collect();
-            keys.sort();
-            for (i, key) in keys.into_iter().enumerate() {
-                if i > 0 {
-                    pad(indent, out);
-                }
-                out.push_str(&scalar(key));
-                out.push(':');
-                match &map[key] {
-                    Value::Object(inner) if !inner.is_empty() => {
-                        out.push('\n');
-                        pad(indent + 2, out);
-                        emit_at(&map[key], indent + 2, out);
-                    }
-                    Value::Array(inner) if !inner.is_empty() => {
-                        out.push('\n');
-                        pad(indent, out);
-                        emit_at(&map[key], indent, out);
-                    }
-                    other => {
-                        out.push(' ');
-                        emit_at(other, indent, out);
-                    }
-                }
-            }
-        }
-        Value::Array(items) if !items.is_empty() => {
-            for (i, item) in items.iter().enumerate() {
-                if i > 0 {
-                    pad(indent, out);
-                }
-                out.push_str("- ");
-                emit_at(item, indent + 2, out);
-            }
-        }
-        Value::String(s) => {
-            out.push_str(&scalar(s));
-            out.push('\n');
-        }
-        other => {
-            let _ = writeln!(out, "{other}");
-        }
-    }
-}
-
-fn pad(indent: usize, out: &mut String) {
-    out.extend(std::iter::repeat_n(' ', indent));
-}
-
-/// A string as a plain scalar where that reads back as the same string, else in quotes.
-fn scalar(text: &str) -> String {
-    let is_safe = |c: char| c.is_ascii_alphanumeric() || "_-./() ,+=@<>$^;~".contains(c);
-    let starts_well = text.starts_with(|c: char| c.is_ascii_alphanumeric() || "_/.(^$".contains(c));
-    let colons_fine = !text.contains(": ") && !text.ends_with(':');
-    let plain_text = starts_well
-        && colons_fine
-        && !text.contains(" #")
-        && !text.ends_with(' ')
-        && text.chars().all(|c| is_safe(c) || ":#'|&!*".contains(c))
-        && plain(text).is_string()
-        && !matches!(text.to_ascii_lowercase().as_str(), "yes" | "no" | "on" | "off" | "y" | "n");
-    if plain_text {
-        text.into()
-    } else if !plain(text).is_string() || text.chars().any(|c| c.is_control() || c == '\'') {
-        Value::from(text).to_string()
-    } else {
-        format!("'{text}'")
-    }
+///
+/// # Errors
+/// None is known: a JSON value has nothing that YAML lacks.
+pub fn emit(mut value: Value) -> Result<String, serde_yaml::ser::Error> {
+    value.sort_all_objects();
+    serde_yaml::to_string(&value)
 }
 
 #[cfg(test)]

@@ -118,7 +118,9 @@ fn the_examples_apply_in_both_versions() {
         let stored = fleet.get(&["ippool", "ippool-test-0", "-o", "json"]);
         assert!(stored.contains("\"projectcalico.org/v3\"") && stored.contains("\"blockSize\": 32"), "{stored}");
         assert!(
-            fleet.get(&["ns", "test", "-o", "yaml"]).contains("cni.projectcalico.org/ipv4pools: '[\"ippool-test-0\"]'")
+            fleet
+                .get(&["ns", "test", "-o", "yaml"])
+                .contains("cni.projectcalico.org/ipv4pools: \"[\\\"ippool-test-0\\\"]\"")
         );
         // What get prints applies again, and changes nothing.
         let before = fleet.get(&["ippool", "-o", "yaml"]);

@@ -56,7 +56,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
                 let (headings, rows) = kinds::table(*kind, &cx, is_wide, args.all_namespaces, &items);
                 print!("{}", table::tabs(&headings, &rows));
             }
-            Output::Yaml => print!("{}", yaml::emit(&document(*kind, items, revision, is_list))),
+            Output::Yaml => print!("{}", yaml::emit(document(*kind, items, revision, is_list))?),
             Output::Json => print!("{}", serde_json::to_string_pretty(&document(*kind, items, revision, is_list))?),
         }
     }

@@ -145,7 +145,7 @@ pub async fn lb(command: &LbCommand) -> Result<()> {
             let value = ask(&args.run_dir, "felix.sock", "/v1/status").await?;
             match args.output {
                 TableOrJson::Json => println!("{}", serde_json::to_string_pretty(&value)?),
-                TableOrJson::Ps => print!("{}", crate::yaml::emit(&value)),
+                TableOrJson::Ps => print!("{}", crate::yaml::emit(value)?),
             }
             Ok(())
         }
