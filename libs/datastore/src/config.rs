@@ -43,16 +43,31 @@ pub fn from_env() -> Result<StoreConfig, Error> {
 /// As [`from_env`].
 pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<StoreConfig, Error> {
     let var = |name: &str| lookup(name).map(|v| v.trim().to_string()).filter(|v| !v.is_empty());
-    let kind = var("DATASTORE_TYPE")
-        .unwrap_or_else(|| if var("ETCD_ENDPOINTS").is_some() { "etcdv3".into() } else { "sqlite".into() });
+    let is_set = |name| var(name).is_some();
+    let kind = var("DATASTORE_TYPE").unwrap_or_else(|| {
+        let implied = match (is_set("ETCD_ENDPOINTS"), is_set("KUBECONFIG")) {
+            (true, _) => "etcdv3",
+            (false, true) => "kubernetes",
+            (false, false) => "sqlite",
+        };
+        implied.into()
+    });
     match kind.as_str() {
         "sqlite" => {
             Ok(StoreConfig::Sqlite { path: var("SQLITE_PATH").unwrap_or_else(|| DEFAULT_SQLITE_PATH.into()).into() })
         }
         "etcdv3" => etcd_from_vars(var).map(StoreConfig::Etcd),
-        "kubernetes" => Err(Error::Invalid(
-            "DATASTORE_TYPE=kubernetes is not in this build; use sqlite (one machine) or etcdv3 (a fleet)".into(),
-        )),
+        "kubernetes" => {
+            let asked = if is_set("DATASTORE_TYPE") {
+                "DATASTORE_TYPE=kubernetes"
+            } else {
+                "KUBECONFIG without DATASTORE_TYPE"
+            };
+            Err(Error::Invalid(format!(
+                "{asked} asks for the Kubernetes API server as the store, which this version cannot use; set \
+                 DATASTORE_TYPE=sqlite (one machine), or DATASTORE_TYPE=etcdv3 and ETCD_ENDPOINTS (a fleet)"
+            )))
+        }
         other => {
             Err(Error::Invalid(format!("DATASTORE_TYPE={other} is unknown; valid are sqlite, etcdv3 and kubernetes")))
         }

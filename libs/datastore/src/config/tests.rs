@@ -22,12 +22,15 @@ fn etcd(endpoints: &[&str]) -> StoreConfig {
 
 #[test]
 fn the_environment_chooses_the_store() {
-    let rows: [(Vars, StoreConfig); 7] = [
+    let rows: [(Vars, StoreConfig); 10] = [
         (&[], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("SQLITE_PATH", "/x.db")], sqlite("/x.db")),
         (&[("DATASTORE_TYPE", ""), ("ETCD_ENDPOINTS", "")], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("ETCD_ENDPOINTS", "http://a:1, https://b:2")], etcd(&["http://a:1", "https://b:2"])),
         (&[("DATASTORE_TYPE", "sqlite"), ("ETCD_ENDPOINTS", "http://a:1")], sqlite(DEFAULT_SQLITE_PATH)),
+        (&[("DATASTORE_TYPE", "sqlite"), ("KUBECONFIG", "/k")], sqlite(DEFAULT_SQLITE_PATH)),
+        (&[("KUBECONFIG", " ")], sqlite(DEFAULT_SQLITE_PATH)),
+        (&[("ETCD_ENDPOINTS", "http://a:1"), ("KUBECONFIG", "/k")], etcd(&["http://a:1"])),
         (&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", "http://a:1")], etcd(&["http://a:1"])),
         (
             &[
@@ -52,9 +55,20 @@ fn the_environment_chooses_the_store() {
 
 #[test]
 fn what_is_wrong_in_the_environment_is_named() {
-    let rows: [(Vars, &[&str]); 7] = [
+    let rows: [(Vars, &[&str]); 9] = [
         (&[("DATASTORE_TYPE", "etcd")], &["DATASTORE_TYPE=etcd", "sqlite, etcdv3 and kubernetes"]),
-        (&[("DATASTORE_TYPE", "kubernetes")], &["not in this build", "sqlite", "etcdv3"]),
+        (
+            &[("DATASTORE_TYPE", "kubernetes")],
+            &["DATASTORE_TYPE=kubernetes", "this version", "sqlite", "ETCD_ENDPOINTS"],
+        ),
+        (
+            &[("KUBECONFIG", "/k")],
+            &["KUBECONFIG without DATASTORE_TYPE", "DATASTORE_TYPE=sqlite", "DATASTORE_TYPE=etcdv3"],
+        ),
+        (
+            &[("DATASTORE_TYPE", "kubernetes"), ("ETCD_ENDPOINTS", "http://a:1")],
+            &["DATASTORE_TYPE=kubernetes", "this version"],
+        ),
         (&[("DATASTORE_TYPE", "etcdv3")], &["needs ETCD_ENDPOINTS", "http://"]),
         (&[("ETCD_ENDPOINTS", "10.0.0.1:2379")], &["10.0.0.1:2379", "http://host:port"]),
         (
