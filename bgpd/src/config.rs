@@ -8,8 +8,9 @@ use bgp_proto::policy::Policy;
 pub use bgp_proto::rib::Origin;
 use serde::{Deserialize, Serialize};
 
-/// Hold time where nothing is configured: BIRD's, which Calico never changes.
-pub const DEFAULT_HOLD_TIME: u16 = 240;
+/// Hold time where nothing is configured, seconds: RFC 4271's suggestion (section 10), which most peers offer too. Calico's
+/// is BIRD's 240 s: for so long traffic would go to a peer that is dead but whose link is up.
+pub const DEFAULT_HOLD_TIME: u16 = 90;
 /// Calico's `connect retry time` (5 s in its BIRD template).
 pub const DEFAULT_CONNECT_RETRY: Duration = Duration::from_secs(5);
 /// Restart time where nothing is configured (BIRD's default, which Calico uses).
@@ -48,6 +49,7 @@ pub struct PeerConfig {
     pub hold_time: u16,
     /// Seconds between KEEPALIVEs; a third of the negotiated hold time if less or absent.
     pub keepalive: Option<u16>,
+    /// How long an attempt may take, and the longest wait between two.
     pub connect_retry: Duration,
     /// Restart time in seconds (RFC 4724, at most 4095); `None`: the capability is not sent.
     pub graceful_restart: Option<u16>,

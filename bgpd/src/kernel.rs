@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::resources::Resources;
-use crate::speaker::{Handle, InSync, RouteBatch};
+use crate::speaker::{Handle, RouteBatch};
 use state::{Actions, State};
 
 mod state;
@@ -90,24 +90,23 @@ impl Task {
         self.state.set_inputs(inputs);
         self.speaker.set_resolver(self.state.resolver());
         let mut in_sync = self.speaker.in_sync();
-        // The first batch of a subscription is the whole truth, and it is as new as what was heard when we subscribed. The
-        // speaker says that it is in sync before it sends the routes it heard last: only a new subscription, made after
-        // that, tells which routes nobody announced again.
-        let mut proves: Option<InSync> = Some(*in_sync.borrow_and_update());
+        // The first batch of a subscription is the whole truth of that moment, later ones are changes.
+        let heard = *in_sync.borrow_and_update();
         let mut best = self.speaker.best_routes();
+        match best.recv().await {
+            Some(batch) => self.state.learn(batch),
+            None => return,
+        }
+        self.state.sweep(heard);
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.settle().await;
             let retry = self.state.next_deadline();
             tokio::select! {
-                batch = best.recv() => match (batch, proves.take()) {
-                    (Some(batch), Some(heard)) => {
-                        self.state.learn_all(batch);
-                        self.state.sweep(heard);
-                    }
-                    (Some(batch), None) => self.learn(batch, &mut best),
-                    (None, _) => return,
+                batch = best.recv() => match batch {
+                    Some(batch) => self.learn(batch, &mut best),
+                    None => return,
                 },
                 events = self.events.recv() => match events {
                     Some(events) => self.observe(events).await,
@@ -121,8 +120,10 @@ impl Task {
                     Err(_) => return,
                 },
                 Ok(()) = in_sync.changed() => {
-                    proves = Some(*in_sync.borrow_and_update());
-                    best = self.speaker.best_routes();
+                    // What the speaker heard before it said so waits in `best`.
+                    let heard = *in_sync.borrow_and_update();
+                    self.learn(RouteBatch::new(), &mut best);
+                    self.state.sweep(heard);
                 }
                 _ = resync.tick() => self.read_kernel().await,
                 () = sleep_until(retry) => {}

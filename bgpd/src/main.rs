@@ -23,6 +23,7 @@ mod session;
 mod sockopt;
 mod speaker;
 
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -92,7 +93,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         }
         None => false,
     };
-    let seed = u64::from(std::process::id());
+    // The standard library's hasher has random keys. A process id is 1 in every container.
+    let seed = std::hash::RandomState::new().build_hasher().finish();
     let speaker = Handle::start(Start { restarted, seed }).context("cannot start the speaker's thread")?;
     let readiness = watch::Sender::new(Readiness::default());
     let router = control::router(speaker.clone(), readiness.subscribe());

@@ -29,8 +29,9 @@ pub struct Connection {
 }
 
 impl Connection {
-    pub fn new(config: &PeerConfig) -> Connection {
-        let fsm = fsm::Config { passive: config.passive, connect_retry: config.connect_retry };
+    /// `seed`: of the timers' jitter.
+    pub fn new(config: &PeerConfig, seed: u64) -> Connection {
+        let fsm = fsm::Config { passive: config.passive, connect_retry: config.connect_retry, seed };
         Connection {
             fsm: Fsm::new(fsm),
             initiator: Initiator::Us,
@@ -82,9 +83,10 @@ impl PeerConfig {
 }
 
 impl Peer {
-    pub fn new(config: PeerConfig, index: PeerIndex) -> Peer {
+    /// `seed`: of the timers' jitter.
+    pub fn new(config: PeerConfig, index: PeerIndex, seed: u64) -> Peer {
         Peer {
-            primary: Connection::new(&config),
+            primary: Connection::new(&config, seed),
             last_error: config.down_reason.clone(),
             config,
             index,

@@ -20,16 +20,17 @@ use bgp_proto::policy::Action;
 use sha2::{Digest, Sha256};
 
 use crate::config::{
-    DEFAULT_CONNECT_RETRY, DEFAULT_RESTART_TIME, NextHopMode, PeerConfig, PeerId, PeerType, SpeakerConfig,
+    DEFAULT_CONNECT_RETRY, DEFAULT_HOLD_TIME, DEFAULT_RESTART_TIME, NextHopMode, PeerConfig, PeerId, PeerType,
+    SpeakerConfig,
 };
 use crate::filters;
 use crate::origins;
 use crate::resources::Resources;
 
-/// Hold time where none is configured, seconds (RFC 4271 section 10).
-pub const HOLD_TIME: u16 = 90;
 /// The shortest hold time but 0 (RFC 4271 section 4.2), seconds.
 const SHORTEST_HOLD_TIME: u64 = 3;
+/// More often than this is no use to anybody.
+const SHORTEST_CONNECT_RETRY: Duration = Duration::from_millis(100);
 /// The longest restart time that RFC 4724's 12 bits hold, seconds.
 const LONGEST_RESTART_TIME: u64 = 4095;
 
@@ -371,18 +372,21 @@ impl<'a> Planner<'a> {
         let hold = session.hold_time.or_else(|| self.setting(|s| s.hold_time.clone()));
         peer.hold_time = match self.seconds(origin, "holdTime", hold.as_deref(), 0..=u16::MAX.into()) {
             Some(secs) if (1..SHORTEST_HOLD_TIME).contains(&u64::from(secs)) => {
-                self.notes
-                    .push(format!("{origin}: holdTime is {secs}s, it must be 0 or at least 3s; {HOLD_TIME}s is used"));
-                HOLD_TIME
+                self.notes.push(format!(
+                    "{origin}: holdTime is {secs}s, it must be 0 or at least 3s; {DEFAULT_HOLD_TIME}s is used"
+                ));
+                DEFAULT_HOLD_TIME
             }
             Some(secs) => secs,
-            None => HOLD_TIME,
+            None => DEFAULT_HOLD_TIME,
         };
         let retry = session.connect_retry_time.or_else(|| self.setting(|s| s.connect_retry_time.clone()));
         peer.connect_retry = match retry.as_deref().map(parse_duration) {
-            Some(Some(retry)) if !retry.is_zero() => retry,
+            Some(Some(retry)) if retry >= SHORTEST_CONNECT_RETRY => retry,
             Some(_) => {
-                self.notes.push(format!("{origin}: connectRetryTime is no duration such as 2s; the default is used"));
+                self.notes.push(format!(
+                    "{origin}: connectRetryTime is no duration of at least 100ms, such as 2s; the default is used"
+                ));
                 DEFAULT_CONNECT_RETRY
             }
             None => DEFAULT_CONNECT_RETRY,

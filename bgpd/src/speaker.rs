@@ -53,7 +53,8 @@ pub type Resolver = Arc<dyn Fn(IpAddr) -> Option<u32> + Send + Sync>;
 pub type RouteBatch = Vec<(Prefix, Option<Vec<IpAddr>>)>;
 
 /// Whether what peers had to say after the start has been heard: End-of-RIB from every peer that announces it, or the time
-/// for that is over. Kernel routes that a previous run left may be swept only then.
+/// for that is over. What was heard is in the subscriptions of best routes before it is said here, so that kernel routes of
+/// a previous run which are in none of the batches may be swept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InSync {
     pub v4: bool,
@@ -102,7 +103,7 @@ pub enum RouteQuery {
 pub struct Start {
     /// Kernel routes of a previous run are still in place: OPENs say that we restarted and kept forwarding (RFC 4724).
     pub restarted: bool,
-    /// Seed of the hash tables.
+    /// Seed of the hash tables and of the timers' jitter.
     pub seed: u64,
 }
 
@@ -404,6 +405,9 @@ impl Speaker {
             match (session::listen(*address), self.myself.upgrade()) {
                 (Ok(listener), Some(myself)) => {
                     let listener = Rc::new(listener);
+                    for (id, peer) in &self.peers {
+                        sign(&listener, id.address, peer.config.password.as_deref());
+                    }
                     let task = spawn_local(session::accept(listener.clone(), myself));
                     self.listeners.insert(*address, (listener, task));
                 }
@@ -425,20 +429,15 @@ impl Speaker {
         let index = self.rib.add_peer(Peer::rib_info(id, &config, own.router_id));
         let held_down = config.down_reason.is_some();
         self.sign(id.address, config.password.as_deref());
-        self.peers.insert(id, Peer::new(config, index));
+        let seed = self.serial();
+        self.peers.insert(id, Peer::new(config, index, self.start.seed ^ seed));
         if !held_down {
             self.event(id, false, Event::Start);
         }
     }
 
-    /// A listener demands signatures from the moment it knows the key.
     fn sign(&mut self, address: IpAddr, password: Option<&str>) {
-        for (listener, _) in self.listeners.values() {
-            let same_family = listener.local_addr().is_ok_and(|l| l.is_ipv4() == address.is_ipv4());
-            if same_family && let Err(e) = sockopt::set_md5(&**listener, address, password) {
-                tracing::warn!("peer {address}: cannot set the TCP-MD5 key on the listener: {e}");
-            }
-        }
+        self.listeners.values().for_each(|(listener, _)| sign(listener, address, password));
     }
 
     fn update_policy(&mut self, id: PeerId, config: PeerConfig) {
@@ -491,14 +490,14 @@ impl Speaker {
         }
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
-            let graceful = self.peers[&id].config.graceful_restart.is_some();
-            let event = if graceful {
-                Event::TcpFails
-            } else {
-                Event::Stop(Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN))
-            };
-            self.event(id, true, event.clone());
-            self.event(id, false, event);
+            let stop = || Event::Stop(Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN));
+            if self.peers[&id].config.graceful_restart.is_some() {
+                self.event(id, true, Event::TcpFails);
+                self.event(id, false, Event::TcpFails);
+            }
+            // Without a connection it sends nothing, and there is no next attempt.
+            self.event(id, true, stop());
+            self.event(id, false, stop());
         }
     }
 
@@ -557,8 +556,9 @@ impl Speaker {
                 self.attach(id, serial, stream, Initiator::Peer, false);
             }
             _ if peer.extra.is_none() => {
+                let seed = self.start.seed ^ serial;
                 if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.extra = Some(Connection::new(&peer.config));
+                    peer.extra = Some(Connection::new(&peer.config, seed));
                 }
                 self.attach(id, serial, stream, Initiator::Peer, true);
             }
@@ -789,7 +789,7 @@ impl Speaker {
                 if let Some(family) = update.end_of_rib {
                     session.end_of_rib[family as usize] = true;
                     self.rib.remove_paths(index, family, true);
-                    self.check_in_sync();
+                    self.flush_wanted.notify_one();
                 }
             }
         }
@@ -891,10 +891,12 @@ impl Speaker {
                 self.flush_wanted.notify_one();
             }
         }
-        self.check_in_sync();
+        if *self.in_sync.borrow() != (InSync { v4: true, v6: true }) {
+            self.flush_wanted.notify_one();
+        }
     }
 
-    /// See [`InSync`].
+    /// See [`InSync`]. Only where every change has been handed out.
     fn check_in_sync(&self) {
         let Some(config) = &self.config else { return };
         let heard = |family: Family| {
@@ -934,6 +936,7 @@ impl Speaker {
             self.pump(id, false);
         }
         self.rib.reap();
+        self.check_in_sync();
     }
 
     /// Writes what there is for a peer until its socket is full; the writer comes back for the rest.
@@ -951,6 +954,14 @@ impl Speaker {
             }
             self.rib.write_updates(index, &mut link.out, WRITE_SIZE);
         }
+    }
+}
+
+/// A listener demands signatures (TCP-MD5) from the moment it knows the key.
+fn sign(listener: &TcpListener, address: IpAddr, password: Option<&str>) {
+    let same_family = listener.local_addr().is_ok_and(|l| l.is_ipv4() == address.is_ipv4());
+    if same_family && let Err(e) = sockopt::set_md5(listener, address, password) {
+        tracing::warn!("peer {address}: cannot set the TCP-MD5 key on the listener: {e}");
     }
 }
 

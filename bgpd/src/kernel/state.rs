@@ -164,14 +164,6 @@ impl State {
         }
     }
 
-    /// All best routes there are: what was learned before and is not among them was withdrawn.
-    pub fn learn_all(&mut self, batch: RouteBatch) {
-        let present: BTreeSet<IpNet> = batch.iter().map(|(p, _)| prefix_net(*p)).collect();
-        let learned: Vec<IpNet> = lock(&self.view).learned.keys().copied().collect();
-        let gone = learned.into_iter().filter(|net| !present.contains(net)).map(|net| (prefix(net), None));
-        self.learn(gone.chain(batch).collect());
-    }
-
     /// The speaker has heard everything of these families: what is still stale in them goes.
     pub fn sweep(&mut self, heard: InSync) {
         let is_proven = |key: &RouteKey| heard.family(Family::of(key.dst.addr()));

@@ -6,14 +6,18 @@ use bgp_proto::policy;
 
 use super::*;
 use crate::config::PeerType;
+use tokio::net::TcpSocket;
+
+mod by_hand;
 
 const PORT: u16 = 1790;
 
-/// Runs a test in a network namespace of its own, which ends with its thread; 10.9.0.1 to .9 are there.
+/// Runs a test in a network namespace of its own, which ends with its thread; 10.9.0.1 to .9 and 2001:db8::1 to ::9 are there.
 fn in_namespace<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
     let body = move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
-        let setup = (1..10).map(|n| format!("ip address add 10.9.0.{n}/32 dev lo")).collect::<Vec<_>>().join(" && ");
+        let add = |n| format!("ip address add 10.9.0.{n}/32 dev lo && ip address add 2001:db8::{n}/128 dev lo nodad");
+        let setup = (1..10).map(add).collect::<Vec<_>>().join(" && ");
         let done = std::process::Command::new("sh").args(["-c", &format!("ip link set lo up && {setup}")]).status();
         assert!(done.expect("ip runs").success());
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test());
@@ -110,6 +114,42 @@ async fn exchange_and_withdraw() {
     assert_eq!(fib.get(&prefix("10.2.0.0/16")), Some(&Some(vec![address(1)])));
     assert_eq!(fib.get(&prefix("10.1.0.0/16")), Some(&None));
     a.shut_down().await;
+}
+
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_session_over_ipv6_carries_ipv6_routes() {
+    in_namespace(|| async {
+        let ends: [IpAddr; 2] = ["2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap()];
+        let config = |own: usize| {
+            let asn = |n: usize| 65001 + n as u32;
+            let mut p = PeerConfig::new("peer", PeerType::Global, asn(own), asn(1 - own));
+            (p.source, p.v4, p.v6) = (Some(ends[own]), false, true);
+            SpeakerConfig {
+                router_id: [10, 0, 0, 1 + own as u8].into(),
+                local_as: asn(own),
+                listen: vec![SocketAddr::new(ends[own], PORT)],
+                peers: BTreeMap::from([(PeerId { address: ends[1 - own], port: PORT }, p)]),
+            }
+        };
+        let (a, b) = (Handle::start(Start::default()).unwrap(), Handle::start(Start::default()).unwrap());
+        a.originate(vec![origin("10.1.0.0/16"), origin("2001:db8:1::/48"), origin("2001:db8:2::3/128")]);
+        b.originate(vec![]);
+        a.configure(config(0)).await.unwrap().unwrap();
+        b.configure(config(1)).await.unwrap().unwrap();
+        until("routes", || async { has(&b, "2001:db8:1::/48").await && has(&b, "2001:db8:2::3/128").await }).await;
+        let routes = b.routes(RouteQuery::Best).await;
+        assert_eq!(routes.len(), 2, "no IPv4 route: {routes:?}");
+        assert!(routes.iter().all(|r| r.next_hop == Some(ends[0]) && r.as_path == [65001]), "{routes:?}");
+        a.originate(vec![origin("2001:db8:1::/48")]);
+        until("withdrawal", || async { !has(&b, "2001:db8:2::3/128").await }).await;
+        until("in sync", || async { *b.in_sync().borrow() == InSync { v4: true, v6: true } }).await;
+        // The session goes without graceful restart: so do the routes.
+        let mut alone = config(0);
+        alone.peers.clear();
+        a.configure(alone).await.unwrap().unwrap();
+        until("gone", || async { b.routes(RouteQuery::Best).await.is_empty() }).await;
+    });
 }
 
 #[tokio::test]

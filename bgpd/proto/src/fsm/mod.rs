@@ -3,8 +3,10 @@
 //! [`transition`] is the table: state and event give the next state and the steps. [`Fsm`] runs it and keeps the timers as
 //! deadlines: call [`Fsm::handle`] with what happened, do the actions, and come back at [`Fsm::next_deadline`].
 //!
-//! Not implemented: DelayOpen (section 8.1.1). After a failure the wait before the next attempt doubles (IdleHoldTimer of
-//! DampPeerOscillations), but a peer that connects to us meanwhile is let in: waiting for us would only delay both.
+//! Not implemented: DelayOpen (section 8.1.1). After a failure the wait before the next attempt doubles, from [`FIRST_WAIT`] up
+//! to ConnectRetryTime, in Active as in Idle (there it is the IdleHoldTime of DampPeerOscillations): two that start together
+//! find each other at once, and one that stays away is asked as often as configured. A peer that connects to us meanwhile is
+//! let in: waiting for us would only delay both. Timers are jittered as section 10 says.
 
 use std::time::{Duration, Instant};
 
@@ -13,8 +15,8 @@ use crate::wire::iana;
 
 /// "Large value" of the hold timer until the peer's OPEN (RFC 4271 section 8.2.2: four minutes).
 pub const OPEN_HOLD_TIME: Duration = Duration::from_secs(240);
-const FIRST_IDLE_HOLD: Duration = Duration::from_secs(1);
-const MAX_IDLE_HOLD: Duration = Duration::from_secs(32);
+/// The wait after a first failure.
+pub const FIRST_WAIT: Duration = Duration::from_millis(250);
 
 /// RFC 4271 section 8.2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -163,8 +165,10 @@ pub enum Step {
     Close,
     Up,
     Down,
-    /// Start ConnectRetryTimer.
+    /// Start ConnectRetryTimer with the time that an attempt may take: ConnectRetryTime.
     Retry,
+    /// Start ConnectRetryTimer with the wait after a failure, twice as long as the last one.
+    RetryWait,
     StopRetry,
     /// The four minutes until an OPEN.
     HoldOpen,
@@ -172,7 +176,7 @@ pub enum Step {
     HoldNegotiated,
     RestartHold,
     RestartKeepalive,
-    /// Start IdleHoldTimer, twice as long as the last time.
+    /// Start IdleHoldTimer with the wait after a failure, twice as long as the last one.
     IdleHold,
     /// No timer runs.
     Clear,
@@ -195,14 +199,14 @@ pub fn transition(state: State, event: EventKind, passive: bool) -> (State, &'st
 
         (S::Connect, E::ConnectRetryExpires) => (S::Connect, &[Close, Retry, Connect]),
         // With an open delayed the RFC goes to Active here; like everybody we wait for either side to try again.
-        (S::Connect, E::TcpFails) => (S::Active, &[Close, Retry]),
+        (S::Connect, E::TcpFails) => (S::Active, &[Close, RetryWait]),
         (S::Active, E::ConnectRetryExpires) if passive => (S::Active, &[StopRetry]),
         (S::Active, E::ConnectRetryExpires) => (S::Connect, &[Retry, Connect]),
         (S::Connect | S::Active, E::Stop) => (S::Idle, &[Clear, Close]),
         (S::Connect | S::Active, _) => (S::Idle, &[Clear, Close, IdleHold]),
 
         (S::OpenSent, E::OpenReceived) => (S::OpenConfirm, &[SendKeepalive, HoldNegotiated]),
-        (S::OpenSent, E::TcpFails) => (S::Active, &[Clear, Close, Retry]),
+        (S::OpenSent, E::TcpFails) => (S::Active, &[Clear, Close, RetryWait]),
         (S::OpenConfirm, E::KeepaliveReceived) => (S::Established, &[RestartHold, Up]),
         (S::OpenConfirm | S::Established, E::KeepaliveExpires) => (state, &[SendKeepalive, RestartKeepalive]),
         (S::Established, E::KeepaliveReceived | E::UpdateReceived) => (S::Established, &[RestartHold]),
@@ -221,7 +225,10 @@ pub fn transition(state: State, event: EventKind, passive: bool) -> (State, &'st
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
     pub passive: bool,
+    /// ConnectRetryTime.
     pub connect_retry: Duration,
+    /// Seed of the timers' jitter: another one for each machine, so that they do not march in step.
+    pub seed: u64,
 }
 
 /// The machine of one connection.
@@ -236,7 +243,8 @@ pub struct Fsm {
     /// As negotiated; zero: no timers.
     hold_time: Duration,
     keepalive_time: Duration,
-    next_idle_hold: Duration,
+    next_wait: Duration,
+    jitter: u64,
 }
 
 impl Fsm {
@@ -251,7 +259,8 @@ impl Fsm {
             idle_hold: None,
             hold_time: Duration::ZERO,
             keepalive_time: Duration::ZERO,
-            next_idle_hold: FIRST_IDLE_HOLD,
+            next_wait: FIRST_WAIT.min(config.connect_retry),
+            jitter: config.seed,
         }
     }
 
@@ -321,22 +330,20 @@ impl Fsm {
             Step::Close => return Some(Action::Close),
             Step::Down => return Some(Action::Down),
             Step::Up => {
-                self.next_idle_hold = FIRST_IDLE_HOLD;
+                self.next_wait = FIRST_WAIT.min(self.config.connect_retry);
                 return Some(Action::Up);
             }
-            Step::Retry => self.connect_retry = running(self.config.connect_retry.max(FIRST_IDLE_HOLD)),
+            Step::Retry => self.connect_retry = Some(now + self.jittered(self.config.connect_retry)),
+            Step::RetryWait => self.connect_retry = Some(now + self.wait()),
             Step::StopRetry => self.connect_retry = None,
             Step::HoldOpen => self.hold = Some(now + OPEN_HOLD_TIME),
             Step::HoldNegotiated => {
                 self.hold = running(self.hold_time);
-                self.keepalive = running(self.keepalive_time);
+                self.keepalive = running(self.jittered(self.keepalive_time));
             }
             Step::RestartHold => self.hold = running(self.hold_time),
-            Step::RestartKeepalive => self.keepalive = running(self.keepalive_time),
-            Step::IdleHold => {
-                self.idle_hold = Some(now + self.next_idle_hold);
-                self.next_idle_hold = (self.next_idle_hold * 2).min(MAX_IDLE_HOLD);
-            }
+            Step::RestartKeepalive => self.keepalive = running(self.jittered(self.keepalive_time)),
+            Step::IdleHold => self.idle_hold = Some(now + self.wait()),
             Step::Clear => {
                 self.connect_retry = None;
                 self.hold = None;
@@ -345,6 +352,24 @@ impl Fsm {
             }
         }
         None
+    }
+
+    /// How long to wait after a failure.
+    fn wait(&mut self) -> Duration {
+        let wait = self.next_wait;
+        self.next_wait = (wait * 2).min(self.config.connect_retry);
+        self.jittered(wait)
+    }
+
+    /// RFC 4271 section 10: a factor from 0.75 to 1.0, another one each time.
+    fn jittered(&mut self, time: Duration) -> Duration {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        self.jitter = self.jitter.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.jitter;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let random = ((z ^ (z >> 31)) >> 32) as f64 / f64::from(u32::MAX);
+        time.mul_f64(1.0 - random / 4.0)
     }
 }
 

@@ -1,7 +1,14 @@
 use super::*;
 
 fn fsm(passive: bool) -> Fsm {
-    Fsm::new(Config { passive, connect_retry: Duration::from_secs(5) })
+    Fsm::new(Config { passive, connect_retry: Duration::from_secs(5), seed: 7 })
+}
+
+/// How long until the machine's next deadline, which is `time` jittered (RFC 4271 section 10).
+#[track_caller]
+fn assert_waits(f: &Fsm, now: Instant, time: Duration) {
+    let wait = f.next_deadline().expect("a timer runs") - now;
+    assert!(wait >= time.mul_f64(0.75) && wait <= time, "{wait:?} is not {time:?} jittered");
 }
 
 /// RFC 4271 section 8.2.2: the next state of every state and event. `=` stays; the columns are those of `EventKind::ALL`.
@@ -63,7 +70,7 @@ fn a_session_comes_up_lives_and_dies_of_its_hold_timer() {
     assert_eq!(f.handle(Event::TcpEstablished, t0), [Action::SendOpen]);
     assert_eq!(f.next_deadline(), Some(t0 + OPEN_HOLD_TIME));
     assert_eq!(f.handle(Event::OpenReceived { hold_time: 9, keepalive: 3 }, t0), [Action::SendKeepalive]);
-    assert_eq!(f.next_deadline(), Some(t0 + s(3)));
+    assert_waits(&f, t0, s(3));
     assert_eq!(f.handle(Event::KeepaliveReceived, t0), [Action::Up]);
     assert_eq!(f.expired(t0 + s(2)), None);
     assert_eq!(f.expired(t0 + s(3)), Some(Event::KeepaliveExpires));
@@ -75,8 +82,52 @@ fn a_session_comes_up_lives_and_dies_of_its_hold_timer() {
         f.handle(Event::HoldExpires, t0 + s(14)),
         [Action::SendNotification(expired), Action::Close, Action::Down]
     );
-    assert_eq!(f.next_deadline(), Some(t0 + s(15)), "tries again");
+    assert_waits(&f, t0 + s(14), FIRST_WAIT);
     assert_eq!(f.handle(Event::IdleHoldExpires, t0 + s(15)), [Action::Connect]);
+}
+
+#[test]
+fn waits_grow_up_to_the_connect_retry_time() {
+    let failures: [(&str, &[Event]); 2] = [
+        ("a refused connection", &[Event::TcpFails]),
+        ("a session that fails", &[Event::TcpEstablished, Event::NotificationReceived]),
+    ];
+    for (name, events) in failures {
+        let mut f = fsm(false);
+        let mut now = Instant::now();
+        assert_eq!(f.handle(Event::Start, now), [Action::Connect], "{name}: the first attempt is at once");
+        assert_waits(&f, now, Duration::from_secs(5));
+        for millis in [250, 500, 1000, 2000, 4000, 5000, 5000] {
+            events.iter().for_each(|e| drop(f.handle(e.clone(), now)));
+            assert_waits(&f, now, Duration::from_millis(millis));
+            now = f.next_deadline().unwrap();
+            let event = f.expired(now).unwrap();
+            assert_eq!(f.handle(event, now), [Action::Connect], "{name}");
+        }
+        for e in [Event::TcpEstablished, Event::OpenReceived { hold_time: 9, keepalive: 3 }, Event::KeepaliveReceived] {
+            f.handle(e, now);
+        }
+        f.handle(Event::TcpFails, now);
+        assert_waits(&f, now, FIRST_WAIT);
+    }
+    let mut short = Fsm::new(Config { passive: false, connect_retry: Duration::from_millis(100), seed: 1 });
+    let now = Instant::now();
+    short.handle(Event::Start, now);
+    short.handle(Event::TcpFails, now);
+    assert_waits(&short, now, Duration::from_millis(100));
+}
+
+#[test]
+fn no_two_machines_march_in_step() {
+    let first = |seed| {
+        let mut f = Fsm::new(Config { passive: false, connect_retry: Duration::from_secs(5), seed });
+        let now = Instant::now();
+        f.handle(Event::Start, now);
+        f.next_deadline().unwrap() - now
+    };
+    let waits: std::collections::BTreeSet<_> = (0..100).map(first).collect();
+    assert!(waits.len() > 90, "{}", waits.len());
+    assert!(*waits.first().unwrap() < Duration::from_secs_f64(3.9), "the whole range is used");
 }
 
 #[test]

@@ -185,18 +185,6 @@ async fn what_an_earlier_process_left_is_swept_only_when_proven_stale() {
 }
 
 #[tokio::test]
-async fn a_full_batch_withdraws_what_it_lacks_and_keeps_the_rest() {
-    let mut lab = Lab::new(&[("10.72.0.0/16", hop("192.168.1.1", 1))]).await;
-    lab.learn(&[("10.70.0.0/16", &["192.168.1.1"]), ("10.71.0.0/16", &["192.168.1.2"])]);
-    lab.settle().await;
-    lab.kernel.take_changes();
-    lab.state.learn_all(vec![(prefix(net("10.71.0.0/16")), Some(vec![ip("192.168.1.2")]))]);
-    let kept = ["10.71.0.0/16 192.168.1.2@2", "10.72.0.0/16 192.168.1.1@1"];
-    assert_eq!(lab.settle().await.1, kept, "what an earlier process left is not proven stale by that");
-    assert_eq!(lab.kernel.take_changes().len(), 1, "only the withdrawn route is written");
-}
-
-#[tokio::test]
 async fn a_lost_link_moves_routes_at_once_and_takes_its_peer_down() {
     let mut lab = Lab::new(&[]).await;
     lab.learn(&[("0.0.0.0/0", &["192.168.1.1", "192.168.1.2"]), ("10.65.1.0/26", &["192.168.1.5"])]);
