@@ -11,6 +11,10 @@ use crate::wire::iana::{self, MessageType, OPTIONAL, TRANSITIVE};
 use crate::wire::update::write_end_of_rib;
 use crate::wire::{HEADER_LEN, MAX_MESSAGE_LEN, write_message};
 
+/// What MP_REACH_NLRI of IPv6 takes beside the prefixes: attribute header, AFI, SAFI, one next hop, reserved octet.
+const MP_REACH_OVERHEAD: usize = 4 + 2 + 1 + 1 + 16 + 1;
+/// The longest prefix.
+const NLRI_LEN: usize = 17;
 /// Entries looked at together: enough to pack well, few enough to stop near the limit.
 const CHUNK: usize = 4096;
 
@@ -112,7 +116,9 @@ fn write_chunk<K: Key>(
         let next_hop = next_hop(info, set, source);
         write_attributes(&mut attributes, K::FAMILY, info, set, shared.peer(source), next_hop);
         let keys = run.iter().map(|r| table.entries()[r.2 as usize].key);
-        let fits = MAX_MESSAGE_LEN.saturating_sub(HEADER_LEN + 4 + attributes.len() + 64) > 0;
+        // RFC 4271 section 9.2: what does not fit into an UPDATE is not announced.
+        let mp = if K::FAMILY == Family::Ipv6 { MP_REACH_OVERHEAD } else { 0 };
+        let fits = HEADER_LEN + 4 + mp + attributes.len() + NLRI_LEN <= MAX_MESSAGE_LEN;
         for &(_, _, at) in run {
             let changed = if fits { adj.advertised.insert(at) } else { adj.advertised.remove(at) };
             match (fits, changed) {
@@ -266,7 +272,7 @@ fn write_attributes(
     }
 }
 
-/// Appends UPDATEs with as many prefixes each as fit.
+/// Appends UPDATEs with as many prefixes each as fit. The attributes leave room for one.
 fn write_reach<K: Key>(out: &mut Vec<u8>, attributes: &[u8], next_hop: IpAddr, keys: impl Iterator<Item = K>) {
     let mut keys = keys.peekable();
     while keys.peek().is_some() {
@@ -294,8 +300,7 @@ fn write_reach<K: Key>(out: &mut Vec<u8>, attributes: &[u8], next_hop: IpAddr, k
                 patch(out, lengths);
             }
             let tail = if mp.is_some() { attributes.len() } else { 0 };
-            // The longest prefix takes 17 octets.
-            while out.len() - start + tail + 17 <= MAX_MESSAGE_LEN {
+            while out.len() - start + tail + NLRI_LEN <= MAX_MESSAGE_LEN {
                 let Some(key) = keys.next() else { break };
                 key.write(out);
             }
@@ -323,7 +328,7 @@ fn write_unreach<K: Key>(out: &mut Vec<u8>, keys: &[K]) {
             if K::FAMILY == Family::Ipv6 {
                 out.extend_from_slice(&[0, 2, 1]);
             }
-            while out.len() - start + 17 + 2 <= MAX_MESSAGE_LEN {
+            while out.len() - start + NLRI_LEN + 2 <= MAX_MESSAGE_LEN {
                 let Some(key) = keys.next() else { break };
                 key.write(out);
             }

@@ -501,7 +501,10 @@ impl Rib {
                 let changed = table.take_changed();
                 for slot in shared.peers.iter_mut().flatten() {
                     if let Some(out) = &mut slot.out[family as usize] {
-                        out.pending.extend(changed.iter().filter(|&&at| out.pending_bits.insert(at)));
+                        // A walk that has yet to come to an entry tells of it as it is then.
+                        let passed = out.feed.unwrap_or(u32::MAX);
+                        let due = changed.iter().filter(|&&at| at < passed && out.pending_bits.insert(at));
+                        out.pending.extend(due);
                     }
                 }
                 for &at in &changed {
@@ -651,3 +654,6 @@ fn list<K: Key>(table: &Table<K>, shared: &Shared, view: View, limit: usize, rou
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,437 @@
+//! What goes in from peers and what goes out to others, as octets.
+
+use super::*;
+use crate::wire::attribute::{self, Context};
+use crate::wire::iana::*;
+use crate::wire::update::Update;
+use crate::wire::{MAX_MESSAGE_LEN, MessageType, frame};
+
+const OWN_AS: u32 = 65000;
+const OWN_ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
+const CLUSTER: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Ebgp,
+    Ibgp,
+    Client,
+}
+use Kind::{Client, Ebgp, Ibgp};
+
+fn accept() -> Policy {
+    Policy { default: Action::Accept, ..Policy::default() }
+}
+
+/// Peer `n` is 192.0.2.n with identifier 10.0.0.n; we are 192.0.2.99 on each session.
+fn info(n: u8, kind: Kind) -> PeerInfo {
+    PeerInfo {
+        address: [192, 0, 2, n].into(),
+        router_id: [10, 0, 0, n].into(),
+        is_ebgp: kind == Ebgp,
+        rr_client: kind == Client,
+        cluster_id: Some(CLUSTER),
+        local_as: OWN_AS,
+        local_router_id: OWN_ID,
+        allow_own_as: 0,
+        import: accept(),
+        export: ExportConfig {
+            policy: accept(),
+            next_hop_self: kind == Ebgp,
+            local_address: [192, 0, 2, 99].into(),
+            four_octet_as: true,
+        },
+    }
+}
+
+/// A RIB whose peers 1, 2, ... are of these kinds, all up.
+fn rib(kinds: &[Kind]) -> Rib {
+    let mut rib = Rib::new(1);
+    for (i, &kind) in kinds.iter().enumerate() {
+        let peer = rib.add_peer(info(i as u8 + 1, kind));
+        Family::ALL.into_iter().for_each(|f| rib.start(peer, f));
+    }
+    rib.originate(vec![]);
+    rib
+}
+
+fn path(ases: &[u32]) -> Vec<u8> {
+    let mut value = Vec::new();
+    attribute::prepend_path(&mut value, ases, &[]);
+    value
+}
+
+/// As received with next hop 192.0.2.200 and an AS_PATH.
+fn received(ases: &[u32], more: &[(u8, Vec<u8>)]) -> Attributes {
+    let mut set = Attributes::originated(200, &[], &[]);
+    set.next_hop = [192, 0, 2, 200].into();
+    set.set(TRANSITIVE, AS_PATH, &path(ases));
+    more.iter().for_each(|(kind, value)| set.set(OPTIONAL | TRANSITIVE, *kind, value));
+    set
+}
+
+const TEN: &[u8] = &[8, 10];
+
+/// What a peer was told since the last time: the sizes of the messages, prefixes announced (the last word counts) and gone.
+#[derive(Default)]
+struct Told {
+    sizes: Vec<usize>,
+    announced: Vec<(Prefix, Attributes)>,
+    withdrawn: Vec<Prefix>,
+    end_of_rib: Vec<Family>,
+}
+
+fn keys(family: Family, list: &[u8]) -> Vec<Prefix> {
+    match family {
+        Family::Ipv4 => prefixes::<V4>(list).map(Key::prefix).collect(),
+        Family::Ipv6 => prefixes::<V6>(list).map(Key::prefix).collect(),
+    }
+}
+
+fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
+    rib.distribute(|_, _| {});
+    let info = rib.peer(peer).unwrap();
+    let cx = Context {
+        four_octet_as: info.export.four_octet_as,
+        ibgp: !info.is_ebgp,
+        ipv4: true,
+        ipv6: true,
+        local_address: info.address,
+    };
+    let mut out = Vec::new();
+    for _ in 0..1000 {
+        if !rib.has_output(peer) {
+            break;
+        }
+        rib.write_updates(peer, &mut out, usize::MAX);
+    }
+    assert!(!rib.has_output(peer), "writing comes to an end");
+    let mut told = Told::default();
+    let mut rest = &out[..];
+    while let Some(message) = frame(rest).expect("we write what we can read") {
+        assert_eq!(message.kind, MessageType::Update);
+        let update = Update::read(&cx, message.body).expect("we write what we can read");
+        assert!(update.errors.is_empty(), "{:?}", update.errors);
+        told.sizes.push(message.len);
+        for (family, list, attributes) in update.announced {
+            told.announced.extend(keys(family, list).into_iter().map(|p| (p, attributes.clone())));
+        }
+        update.withdrawn.into_iter().for_each(|(family, list)| told.withdrawn.extend(keys(family, list)));
+        told.end_of_rib.extend(update.end_of_rib);
+        rest = &rest[message.len..];
+    }
+    assert!(rest.is_empty());
+    told
+}
+
+/// RFC 4271 section 9.2 and RFC 4456 section 6: who is told what whom announced.
+#[test]
+fn a_route_passes_between_these_kinds_of_peers() {
+    let rows = [
+        (Ebgp, Ebgp, true),
+        (Ebgp, Ibgp, true),
+        (Ebgp, Client, true),
+        (Ibgp, Ebgp, true),
+        (Ibgp, Ibgp, false),
+        (Ibgp, Client, true),
+        (Client, Ebgp, true),
+        (Client, Ibgp, true),
+        (Client, Client, true),
+    ];
+    for (from, to, passes) in rows {
+        let mut rib = rib(&[from, to]);
+        rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[]));
+        assert_eq!(told(&mut rib, 2).announced.len(), usize::from(passes), "{from:?} to {to:?}");
+        assert!(told(&mut rib, 1).announced.is_empty(), "never back to the peer it is from");
+    }
+}
+
+/// RFC 4271 sections 5.1.2 to 5.1.5 and RFC 4456 section 8: the attributes that the kinds of peers see.
+#[test]
+fn attributes_as_each_kind_of_peer_is_told() {
+    struct Row {
+        name: &'static str,
+        from: Kind,
+        to: Kind,
+        path: &'static [u32],
+        next_hop: u8,
+        local_pref: Option<u32>,
+        med: Option<u32>,
+        originator: Option<u8>,
+        clusters: &'static [u32],
+    }
+    const OWN_CLUSTER: u32 = 0x0101_0101;
+    let rows = [
+        Row {
+            name: "eBGP to eBGP: our AS in front, next hop self, neither MED nor LOCAL_PREF",
+            from: Ebgp,
+            to: Ebgp,
+            path: &[OWN_AS, 65009],
+            next_hop: 99,
+            local_pref: None,
+            med: None,
+            originator: None,
+            clusters: &[],
+        },
+        Row {
+            name: "eBGP to iBGP: as it is, with LOCAL_PREF",
+            from: Ebgp,
+            to: Ibgp,
+            path: &[65009],
+            next_hop: 200,
+            local_pref: Some(200),
+            med: Some(7),
+            originator: None,
+            clusters: &[],
+        },
+        Row {
+            name: "reflected: as it is, with ORIGINATOR_ID and CLUSTER_LIST",
+            from: Client,
+            to: Ibgp,
+            path: &[65009],
+            next_hop: 200,
+            local_pref: Some(200),
+            med: Some(7),
+            originator: Some(1),
+            clusters: &[OWN_CLUSTER],
+        },
+        Row {
+            name: "iBGP to eBGP: what is for inside stays inside",
+            from: Client,
+            to: Ebgp,
+            path: &[OWN_AS, 65009],
+            next_hop: 99,
+            local_pref: None,
+            med: None,
+            originator: None,
+            clusters: &[],
+        },
+    ];
+    for row in rows {
+        let mut rib = rib(&[row.from, row.to]);
+        let mut set = received(&[65009], &[]);
+        set.med = Some(7);
+        rib.announce(1, Family::Ipv4, TEN, set);
+        let told = told(&mut rib, 2);
+        let set = &told.announced[0].1;
+        assert_eq!(set.ases().collect::<Vec<_>>(), row.path, "{}", row.name);
+        assert_eq!(set.next_hop, IpAddr::from([192, 0, 2, row.next_hop]), "{}", row.name);
+        assert_eq!(set.local_pref, row.local_pref, "{}", row.name);
+        assert_eq!(set.med, row.med, "{}", row.name);
+        assert_eq!(set.originator_id(), row.originator.map(|n| [10, 0, 0, n].into()), "{}", row.name);
+        assert_eq!(set.cluster_list().collect::<Vec<_>>(), row.clusters, "{}", row.name);
+    }
+    let mut rib = rib(&[Client, Client]);
+    let (originator, cluster) = (vec![10, 0, 0, 77], vec![2, 2, 2, 2]);
+    rib.announce(1, Family::Ipv4, TEN, received(&[], &[(ORIGINATOR_ID, originator), (CLUSTER_LIST, cluster)]));
+    let told = told(&mut rib, 2);
+    let set = &told.announced[0].1;
+    assert_eq!(set.originator_id(), Some([10, 0, 0, 77].into()), "the first reflector's word stays");
+    assert_eq!(set.cluster_list().collect::<Vec<_>>(), [OWN_CLUSTER, 0x0202_0202], "we put ours in front");
+}
+
+#[test]
+fn the_next_hop_follows_mode_and_origin() {
+    let own: IpAddr = [192, 0, 2, 99].into();
+    let learned: IpAddr = [192, 0, 2, 200].into();
+    let rows = [
+        ("eBGP: self", Ebgp, true, false, own),
+        ("eBGP, nextHopMode Keep", Ebgp, false, false, learned),
+        ("iBGP: unchanged", Ibgp, false, false, learned),
+        ("iBGP, nextHopMode Self", Ibgp, true, false, own),
+        ("a route of our own, whatever the mode", Ibgp, false, true, own),
+    ];
+    for (name, to, next_hop_self, is_own, want) in rows {
+        let mut rib = rib(&[Ebgp, to]);
+        rib.peer_mut(2).unwrap().export.next_hop_self = next_hop_self;
+        match is_own {
+            true => rib.originate(vec![own_route("10.0.0.0", 8)]),
+            false => rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[])),
+        }
+        assert_eq!(told(&mut rib, 2).announced[0].1.next_hop, want, "{name}");
+    }
+}
+
+fn own_route(address: &str, len: u8) -> Origin {
+    let prefix = Prefix::new(address.parse().unwrap(), len).unwrap();
+    Origin { prefix, communities: vec![], interface: None, priority: None, export: true }
+}
+
+#[test]
+fn a_route_of_our_own_needs_an_address_of_its_family() {
+    let mut rib = rib(&[Ebgp, Ebgp]);
+    rib.peer_mut(2).unwrap().export.local_address = "2001:db8::99".parse().unwrap();
+    rib.originate(vec![own_route("10.0.0.0", 8), own_route("2001:db8:1::", 48)]);
+    let families = |told: Told| told.announced.iter().map(|(p, _)| p.family()).collect::<Vec<_>>();
+    assert_eq!(families(told(&mut rib, 1)), [Family::Ipv4]);
+    assert_eq!(families(told(&mut rib, 2)), [Family::Ipv6]);
+}
+
+/// RFC 4271 section 9 and RFC 4456 section 8. A loop replaces what the peer had said before.
+#[test]
+fn loops_are_not_used_and_replace_what_was_there() {
+    let id = |a: Ipv4Addr| a.octets().to_vec();
+    let rows: [(&str, Kind, u8, Attributes, bool); 8] = [
+        ("no loop", Ebgp, 0, received(&[65009], &[]), true),
+        ("our AS in the path", Ebgp, 0, received(&[65009, OWN_AS], &[]), false),
+        ("our AS once, allowed once", Ebgp, 1, received(&[65009, OWN_AS], &[]), true),
+        ("our AS twice, allowed once", Ebgp, 1, received(&[65009, OWN_AS, OWN_AS], &[]), false),
+        ("our AS from inside", Ibgp, 0, received(&[OWN_AS], &[]), false),
+        ("our identifier as ORIGINATOR_ID", Ibgp, 0, received(&[], &[(ORIGINATOR_ID, id(OWN_ID))]), false),
+        ("our cluster in CLUSTER_LIST", Client, 0, received(&[], &[(CLUSTER_LIST, id(CLUSTER))]), false),
+        ("another cluster", Client, 0, received(&[], &[(CLUSTER_LIST, id([2, 2, 2, 2].into()))]), true),
+    ];
+    for (name, from, allow_own_as, set, is_used) in rows {
+        let mut rib = rib(&[from, Ebgp]);
+        rib.peer_mut(1).unwrap().allow_own_as = allow_own_as;
+        rib.announce(1, Family::Ipv4, TEN, received(&[65008], &[]));
+        assert_eq!(told(&mut rib, 2).announced.len(), 1);
+        rib.announce(1, Family::Ipv4, TEN, set);
+        let told = told(&mut rib, 2);
+        assert_eq!((told.announced.len(), told.withdrawn.len()), if is_used { (1, 0) } else { (0, 1) }, "{name}");
+        assert_eq!(rib.counts(1, Family::Ipv4).0, 1, "{name}: it is in the Adj-RIB-In all the same");
+    }
+}
+
+/// RFC 1997.
+#[test]
+fn well_known_communities_keep_a_route_here() {
+    let rows = [
+        ("none", 0x0001_0001, true, true),
+        ("NO_EXPORT", NO_EXPORT, false, true),
+        ("NO_EXPORT_SUBCONFED", NO_EXPORT_SUBCONFED, false, true),
+        ("NO_ADVERTISE", NO_ADVERTISE, false, false),
+    ];
+    for (name, community, to_ebgp, to_client) in rows {
+        let mut rib = rib(&[Ebgp, Ebgp, Client]);
+        let set = received(&[65009], &[(COMMUNITIES, community.to_be_bytes().to_vec())]);
+        rib.announce(1, Family::Ipv4, TEN, set);
+        assert_eq!(told(&mut rib, 2).announced.len() == 1, to_ebgp, "{name} to eBGP");
+        assert_eq!(told(&mut rib, 3).announced.len() == 1, to_client, "{name} to iBGP");
+    }
+}
+
+/// `count` prefixes of the longest kind.
+fn hosts(family: Family, count: u32) -> Vec<u8> {
+    let mut list = Vec::new();
+    for i in 0..count {
+        let n = i.to_be_bytes();
+        let address = match family {
+            Family::Ipv4 => IpAddr::from([11, n[1], n[2], n[3]]),
+            Family::Ipv6 => IpAddr::from([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, n[0], n[1], n[2], n[3]]),
+        };
+        let prefix = Prefix::new(address, family.bits()).unwrap();
+        match family {
+            Family::Ipv4 => V4::from_prefix(prefix).unwrap().write(&mut list),
+            Family::Ipv6 => V6::from_prefix(prefix).unwrap().write(&mut list),
+        }
+    }
+    list
+}
+
+fn next_hop(family: Family) -> IpAddr {
+    match family {
+        Family::Ipv4 => [192, 0, 2, 200].into(),
+        Family::Ipv6 => "2001:db8:ffff::200".parse().unwrap(),
+    }
+}
+
+#[test]
+fn updates_are_packed_to_the_last_octets() {
+    for (family, per_message, withdrawn_per_message) in [(Family::Ipv4, 809, 814), (Family::Ipv6, 237, 238)] {
+        let mut rib = rib(&[Ebgp, Client]);
+        told(&mut rib, 2);
+        let set = Attributes { next_hop: next_hop(family), ..received(&[65009], &[]) };
+        rib.announce(1, family, &hosts(family, 2000), set);
+        let first = told(&mut rib, 2);
+        assert_eq!(first.announced.len(), 2000);
+        assert!(first.sizes.iter().all(|s| *s <= MAX_MESSAGE_LEN), "{:?}", first.sizes);
+        assert_eq!(first.sizes.len(), 2000_usize.div_ceil(per_message), "{family:?}: {:?}", first.sizes);
+        rib.withdraw(1, family, &hosts(family, 2000));
+        let then = told(&mut rib, 2);
+        assert_eq!(then.withdrawn.len(), 2000);
+        assert!(then.sizes.iter().all(|s| *s <= MAX_MESSAGE_LEN), "{:?}", then.sizes);
+        assert_eq!(then.sizes.len(), 2000_usize.div_ceil(withdrawn_per_message), "{family:?}: {:?}", then.sizes);
+    }
+}
+
+/// Sets around the size that leaves no room for a prefix: as long as one fits each prefix is announced, then none is, and
+/// what was announced before is withdrawn. No size makes the writer spin or break a message.
+#[test]
+fn a_set_too_large_for_an_update_withdraws() {
+    for family in Family::ALL {
+        let mut fitted = Vec::new();
+        for extra in (3700..4096).rev() {
+            let mut rib = rib(&[Ebgp, Client]);
+            let next_hop = next_hop(family);
+            rib.announce(1, family, &hosts(family, 3), Attributes { next_hop, ..received(&[65009], &[]) });
+            assert_eq!(told(&mut rib, 2).announced.len(), 3);
+            let big = received(&[65009], &[(200, vec![1; extra])]);
+            rib.announce(1, family, &hosts(family, 3), Attributes { next_hop, ..big });
+            let told = told(&mut rib, 2);
+            assert!(told.sizes.iter().all(|s| *s <= MAX_MESSAGE_LEN), "{family:?} {extra}: {:?}", told.sizes);
+            let fits = told.announced.len() == 3;
+            assert_eq!(told.withdrawn.len(), if fits { 0 } else { 3 }, "{family:?} {extra}");
+            assert_eq!(rib.counts(2, family).1, if fits { 3 } else { 0 });
+            if fits {
+                fitted.push((extra, told.sizes.iter().max().copied()));
+            }
+        }
+        // The largest set that fits leaves less than a prefix of the message unused.
+        let (extra, size) = fitted[0];
+        assert!(size.is_some_and(|s| s > MAX_MESSAGE_LEN - 17), "{family:?} {extra}: {size:?}");
+        assert_eq!(fitted.len(), extra - 3700 + 1, "{family:?}: everything smaller fits");
+    }
+}
+
+/// RFC 4724 section 4.2.
+#[test]
+fn stale_routes_are_used_until_they_are_swept() {
+    let stale = |rib: &Rib| rib.routes(View::Best, 10).iter().filter(|r| r.stale).count();
+    let mut rib = rib(&[Ebgp, Ebgp]);
+    rib.announce(1, Family::Ipv4, &[8, 10, 8, 11, 8, 12], received(&[65009], &[]));
+    assert_eq!(told(&mut rib, 2).announced.len(), 3);
+    rib.mark_stale(1, Family::Ipv4);
+    let quiet = told(&mut rib, 2);
+    assert_eq!((quiet.announced.len(), quiet.withdrawn.len(), stale(&rib)), (0, 0, 3), "nobody is told");
+    // One again as it was, one changed, one not at all.
+    rib.announce(1, Family::Ipv4, &[8, 10], received(&[65009], &[]));
+    rib.announce(1, Family::Ipv4, &[8, 11], received(&[65009, 65010], &[]));
+    let again = told(&mut rib, 2);
+    assert_eq!((again.announced.len(), again.withdrawn.len(), stale(&rib)), (1, 0, 1), "only what changed is told");
+    rib.remove_paths(1, Family::Ipv4, true);
+    assert_eq!(told(&mut rib, 2).withdrawn, [Prefix::new([12, 0, 0, 0].into(), 8).unwrap()]);
+    assert_eq!(rib.counts(1, Family::Ipv4), (2, 0));
+    rib.mark_stale(1, Family::Ipv4);
+    rib.remove_paths(1, Family::Ipv4, false);
+    assert_eq!(told(&mut rib, 2).withdrawn.len(), 2);
+    rib.reap();
+    assert_eq!(rib.attribute_sets(), 0, "nothing is left of it");
+}
+
+/// RFC 4724 section 2: after the first table, once, and not before our own routes are known.
+#[test]
+fn end_of_rib_follows_the_first_table() {
+    let mut rib = Rib::new(1);
+    let peer = rib.add_peer(info(1, Ebgp));
+    Family::ALL.into_iter().for_each(|f| rib.start(peer, f));
+    assert!(told(&mut rib, peer).end_of_rib.is_empty(), "our routes are not known yet");
+    rib.originate(vec![own_route("10.0.0.0", 8)]);
+    let first = told(&mut rib, peer);
+    assert_eq!((first.announced.len(), first.end_of_rib), (1, Family::ALL.to_vec()));
+    rib.refresh(peer, Family::Ipv4);
+    let again = told(&mut rib, peer);
+    assert_eq!((again.announced.len(), again.end_of_rib), (1, vec![]), "a refresh repeats the routes only");
+}
+
+#[test]
+fn a_peer_with_two_octet_numbers_gets_as4_path_beside() {
+    let mut rib = rib(&[Ebgp, Ebgp]);
+    rib.peer_mut(2).unwrap().export.four_octet_as = false;
+    let aggregator = [&70000_u32.to_be_bytes()[..], &[10, 0, 0, 5]].concat();
+    rib.announce(1, Family::Ipv4, TEN, received(&[65009, 70000], &[(AGGREGATOR, aggregator.clone())]));
+    // Reading puts the two together again (RFC 6793 section 4.2.3).
+    let told = told(&mut rib, 2);
+    let set = &told.announced[0].1;
+    assert_eq!(set.ases().collect::<Vec<_>>(), [OWN_AS, 65009, 70000]);
+    assert_eq!(set.value(AGGREGATOR), aggregator);
+}
