@@ -10,6 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use api::ip_pool::AllowedUse;
 use api::ipam::{AllocationBlock, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
@@ -44,6 +45,8 @@ pub enum Error {
     /// Calico's text.
     #[error("The provided IP address is not in a configured pool\n")]
     NotInPool(IpAddr),
+    #[error("{ip} is in IPPool {pool}, whose allowedUses lack {wanted:?}")]
+    NotForUse { ip: IpAddr, pool: String, wanted: AllowedUse },
     /// Calico's text.
     #[error("Cannot disable 'StrictAffinity' and 'AutoAllocateBlocks' at the same time")]
     InvalidConfig,
@@ -126,7 +129,9 @@ impl Ipam {
     /// # Errors
     /// [`Error::Store`].
     pub async fn ip_info(&self, ip: IpAddr) -> Result<Option<IpInfo>, Error> {
-        let Some(Versioned { value: block, .. }) = self.block_with(ip).await? else { return Ok(None) };
+        let Some(Versioned { value: block, .. }) = self.block_with(ip, &self.pools().await?).await? else {
+            return Ok(None);
+        };
         let Some(attribute) = block.attribute_of(ip) else { return Ok(None) };
         let attributes = attribute.secondary.clone().unwrap_or_default();
         Ok(Some(IpInfo {
@@ -140,9 +145,9 @@ impl Ipam {
     }
 
     /// The block that holds an address: by the pools' block sizes, else (a pool that is gone) by looking at all blocks.
-    pub(crate) async fn block_with(&self, ip: IpAddr) -> Result<Option<Versioned<Block>>, Error> {
-        for pool in self.pools().await? {
-            let Some(cidr) = pool::block_of(&pool, ip) else { continue };
+    pub(crate) async fn block_with(&self, ip: IpAddr, pools: &[IpPool]) -> Result<Option<Versioned<Block>>, Error> {
+        for pool in pools {
+            let Some(cidr) = pool::block_of(pool, ip) else { continue };
             if let Some(block) = self.block(cidr).await? {
                 return Ok(Some(block));
             }

@@ -16,9 +16,7 @@ use datastore::Op;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::allocator::{
-    DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, completed_attributes, in_block,
-};
+use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, completed_attributes};
 use crate::attempt::{Attempt, decode_affinity};
 use crate::block::Assignee;
 use crate::handle;
@@ -73,8 +71,11 @@ impl Ipam {
     /// its block.
     ///
     /// # Errors
-    /// [`Error::NotInPool`] when no enabled pool has it; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict
-    /// affinity.
+    /// [`Error::NotInPool`] when no enabled pool has it, [`Error::NotForUse`] when that pool is for services and the owner is a node,
+    /// or the reverse; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict affinity.
+    ///
+    /// [`BlockError::AlreadyAssigned`]: crate::block::BlockError::AlreadyAssigned
+    /// [`BlockError::NotOwner`]: crate::block::BlockError::NotOwner
     pub async fn assign_ip(
         &self,
         ip: IpAddr,
@@ -84,16 +85,22 @@ impl Ipam {
     ) -> Result<IpNet, Error> {
         let pools = self.pools().await?;
         let enabled = pools.iter().filter(|p| !p.body.spec.disabled);
-        let cidr = enabled.filter_map(|p| pool::block_of(p, ip)).next().ok_or(Error::NotInPool(ip))?;
+        let (pool, cidr) =
+            enabled.filter_map(|p| Some((p, pool::block_of(p, ip)?))).next().ok_or(Error::NotInPool(ip))?;
+        let uses: &[AllowedUse] = match owner {
+            AffinityOwner::Host(_) => &[AllowedUse::Workload, AllowedUse::Tunnel],
+            AffinityOwner::Virtual(_) => &[AllowedUse::LoadBalancer],
+        };
+        if !uses.iter().any(|u| pool.body.spec.allows(*u)) {
+            return Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted: uses[0] });
+        }
         let context = Context::new(self, handle, &attributes, owner).await?;
         let mut retries = Retries::new(format!("assign {ip} to {handle}"));
         loop {
             let mut attempt = Attempt::read(&context).await?;
-            if attempt.take_address(ip, cidr).await? {
-                return Ok(in_block(ip, cidr));
-            }
+            let net = attempt.take_address(ip, cidr, &pools).await?;
             match attempt.commit().await? {
-                Outcome::Done => return Ok(in_block(ip, cidr)),
+                Outcome::Done => return Ok(net),
                 Outcome::Retry(error) => retries.again(error).await?,
             }
         }
@@ -200,29 +207,33 @@ impl<'a> Context<'a> {
             self.pools.insert(family, chosen);
         }
         for pool in pools.iter().filter(|p| !p.body.spec.disabled) {
-            if pool::selects_node(pool, &labels)? {
+            // A selector that cannot be read is an error of the request only where the request goes by selectors, above; here it
+            // keeps what there is.
+            if pool::selects_node(pool, &labels).unwrap_or(true) {
                 self.node_pools.push(pool.body.spec.cidr);
             }
         }
         Ok(())
     }
 
-    /// Gives up the owner's empty blocks in pools that no longer select it (Calico `releaseBlocksNotInSelectedPools`). A race
-    /// lost here is left to the next call.
+    /// Gives up the owner's empty blocks in pools that no longer select it (Calico `releaseBlocksNotInSelectedPools`), and affinities
+    /// there for blocks that it has not. A race lost here is left to the next call.
     async fn release_unselected(&self) -> Result<(), Error> {
         for (cidr, affinity) in self.affinities().await? {
             if self.node_pools.iter().any(|p| p.contains(&cidr)) {
                 continue;
             }
-            let Some(block) = self.ipam.block(cidr).await? else { continue };
-            if block.value.is_empty() && block.value.owner().as_ref() == Some(&self.owner) {
-                let ops = vec![
-                    Op::Delete(Key::IpamBlock(cidr), Some(block.revision)),
-                    Op::Delete(Key::BlockAffinity(self.owner.clone(), cidr), Some(affinity.revision)),
-                ];
-                if let Outcome::Retry(error) = self.ipam.write(ops).await? {
-                    tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
-                }
+            let block = match self.ipam.block(cidr).await {
+                Err(Error::Store(datastore::Error::Corrupt { .. })) => continue,
+                block => block?.filter(|b| b.value.owner().as_ref() == Some(&self.owner)),
+            };
+            if block.as_ref().is_some_and(|b| !b.value.is_empty()) {
+                continue;
+            }
+            let mut ops = vec![Op::Delete(Key::BlockAffinity(self.owner.clone(), cidr), Some(affinity.revision))];
+            ops.extend(block.map(|b| Op::Delete(Key::IpamBlock(cidr), Some(b.revision))));
+            if let Outcome::Retry(error) = self.ipam.write(ops).await? {
+                tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
             }
         }
         Ok(())
@@ -230,14 +241,11 @@ impl<'a> Context<'a> {
 
     pub async fn affinities(&self) -> Result<Vec<(IpNet, Versioned<BlockAffinity>)>, Error> {
         let listing = self.ipam.store.list(&KeyRange::AffinitiesOf(self.owner.clone())).await?;
-        listing
-            .items
-            .iter()
-            .filter_map(|kv| match &kv.key {
-                Key::BlockAffinity(_, cidr) => Some(decode_affinity(kv).map(|a| (*cidr, a))),
-                _ => None,
-            })
-            .collect()
+        let affinities = listing.items.iter().filter_map(|kv| match &kv.key {
+            Key::BlockAffinity(_, cidr) => Some((*cidr, decode_affinity(kv))),
+            _ => None,
+        });
+        Ok(affinities.collect())
     }
 
     pub fn assignee(&self) -> Assignee<'_> {

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::Key;
 use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
 use api::key::KeyRange;
+use api::{IpPool, Key};
 use datastore::{KeyValue, Op};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -23,6 +23,9 @@ use crate::pool::{BlockWalk, Family};
 
 /// An empty block of another owner is left alone while its claim is younger: its first address may be on the way (Calico).
 const RECLAIM_AGE: SignedDuration = SignedDuration::from_secs(60);
+/// Most untrue affinities that one attempt deletes; more are left to the next. With three operations for each of
+/// [`MAX_BLOCKS_PER_TXN`] blocks and one for the handle, a transaction stays below etcd's 128 operations.
+const MAX_CLEANUPS: usize = 16;
 
 /// What one family gets in one attempt.
 #[derive(Default)]
@@ -87,14 +90,17 @@ impl<'a> Attempt<'a> {
         if want == 0 {
             return Ok(plan);
         }
-        let mut own = self.own_blocks(family);
-        for &cidr in &own {
-            if plan.taken.len() < want && !self.context.reservations.covers(&cidr) {
-                plan.taken.extend(self.take_own(cidr, want - plan.taken.len()).await?);
+        let mut own = 0;
+        for cidr in self.own_blocks(family) {
+            if plan.taken.len() >= want || self.context.reservations.covering(&cidr).is_some() {
+                own += 1;
+            } else if let Some(taken) = self.take_own(cidr, want - plan.taken.len()).await? {
+                own += 1;
+                plan.taken.extend(taken);
             }
         }
         while plan.taken.len() < want && !self.truncated && self.context.config.auto_allocate_blocks {
-            if let Some(limit) = self.context.block_limit().filter(|l| own.len() >= *l) {
+            if let Some(limit) = self.context.block_limit().filter(|l| own >= *l) {
                 plan.reasons.push(format!(
                     "Need to allocate an IPAM block but could not - limit of {limit} blocks reached for this node"
                 ));
@@ -102,13 +108,12 @@ impl<'a> Attempt<'a> {
             }
             let cleanups = self.cleanups.len();
             let Some(block) = self.claim(family).await? else { break };
-            let cidr = block.value.cidr();
             let taken = self.take(block, want - plan.taken.len())?;
             if taken.is_empty() {
                 // All of it is reserved, or the transaction is full: the claim is not made.
                 self.cleanups.truncate(cleanups);
             } else {
-                own.push(cidr);
+                own += 1;
             }
             plan.taken.extend(taken);
         }
@@ -134,27 +139,36 @@ impl<'a> Attempt<'a> {
         cidrs.filter(|cidr| pools.iter().any(|p| p.body.spec.cidr.contains(cidr))).collect()
     }
 
-    /// Takes from a block that an affinity gives to the owner. One that was never made (a crash of Calico's between its two
-    /// writes) is made; one that has another owner loses the affinity.
-    async fn take_own(&mut self, cidr: IpNet, want: usize) -> Result<Vec<IpNet>, Error> {
+    /// Takes from a block that an affinity gives to the owner; `None` when the block is not the owner's. One that was never made
+    /// (a crash of Calico's between its two writes) is made; where another owner has it, or a block of another size is in its
+    /// place, the affinity goes.
+    async fn take_own(&mut self, cidr: IpNet, want: usize) -> Result<Option<Vec<IpNet>>, Error> {
         self.tried.insert(cidr);
         let block = match self.context.ipam.block(cidr).await {
-            Ok(Some(block)) => block,
-            Ok(None) => self.new_block(cidr)?,
+            Ok(Some(block)) => Some(block),
+            Ok(None) => {
+                self.read_all().await?;
+                let is_free = self.all.as_ref().is_some_and(|all| !all.overlaps(&cidr));
+                if is_free { Some(self.new_block(cidr)?) } else { None }
+            }
             Err(Error::Store(error @ datastore::Error::Corrupt { .. })) => {
                 tracing::warn!(%error, "a block is left out");
-                return Ok(vec![]);
+                return Ok(Some(vec![]));
             }
             Err(error) => return Err(error),
         };
-        if block.value.owner().as_ref() == Some(&self.context.owner) {
-            return self.take(block, want);
+        if let Some(block) = block
+            && block.value.owner().as_ref() == Some(&self.context.owner)
+        {
+            return self.take(block, want).map(Some);
         }
-        if let Some((_, affinity)) = self.affinities.iter().find(|(c, _)| *c == cidr) {
+        if let Some((_, affinity)) = self.affinities.iter().find(|(c, _)| *c == cidr)
+            && self.cleanups.len() < MAX_CLEANUPS
+        {
             let key = Key::BlockAffinity(self.context.owner.clone(), cidr);
             self.cleanups.push(Op::Delete(key, Some(affinity.revision)));
         }
-        Ok(vec![])
+        Ok(None)
     }
 
     /// A block that the owner may claim: one that does not exist; else its own that has no affinity; else one that lies empty with
@@ -165,9 +179,8 @@ impl<'a> Attempt<'a> {
         let pools = self.context.pools(family);
         let free = pools.iter().find_map(|pool| {
             let spec = &pool.body.spec;
-            BlockWalk::new(spec.cidr, spec.block_prefix_len(), self.context.seed(pool)).find(|cidr| {
-                !self.tried.contains(cidr) && !all.overlaps(cidr) && !self.context.reservations.covers(cidr)
-            })
+            let mut walk = BlockWalk::new(spec.cidr, spec.block_prefix_len(), self.context.seed(pool));
+            walk.find_outside(&self.context.reservations, |cidr| !self.tried.contains(cidr) && !all.overlaps(cidr))
         });
         if let Some(cidr) = free {
             self.tried.insert(cidr);
@@ -238,10 +251,11 @@ impl<'a> Attempt<'a> {
         Ok(nets)
     }
 
-    /// Takes one given address; whether the handle has it already.
-    pub async fn take_address(&mut self, ip: IpAddr, cidr: IpNet) -> Result<bool, Error> {
+    /// Takes one given address, where no block is yet from one at `cidr`; the address with the mask of its block. Nothing is to be
+    /// written when the handle has it already.
+    pub async fn take_address(&mut self, ip: IpAddr, cidr: IpNet, pools: &[IpPool]) -> Result<IpNet, Error> {
         let context = self.context;
-        let mut block = match context.ipam.block_with(ip).await? {
+        let mut block = match context.ipam.block_with(ip, pools).await? {
             Some(block) => block,
             None => {
                 self.read_all().await?;
@@ -253,18 +267,20 @@ impl<'a> Attempt<'a> {
             }
         };
         if block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(&context.handle)) {
-            return Ok(true);
+            return Ok(in_block(ip, block.value.cidr()));
         }
         block.value.thaw(context.now, cooldown(&context.config));
         block.value.assign_address(ip, context.assignee(), context.strict())?;
+        let net = in_block(ip, block.value.cidr());
         self.record(block, vec![ip]);
-        Ok(false)
+        Ok(net)
     }
 
     fn record(&mut self, block: Versioned<Block>, taken: Vec<IpAddr>) {
         if !taken.is_empty() {
-            handle::add(&mut self.handle.value, block.value.cidr(), taken.len());
-            self.changes.insert(block.value.cidr(), Change { block, taken });
+            let cidr = block.value.cidr();
+            handle::set(&mut self.handle.value, cidr, block.value.addresses_of(&self.context.handle).len());
+            self.changes.insert(cidr, Change { block, taken });
         }
     }
 
@@ -325,13 +341,17 @@ fn confirm(key: Key, known: Option<&Versioned<BlockAffinity>>) -> Option<Op> {
     }
 }
 
-/// An affinity; Calico's oldest form, an empty value, means confirmed.
-pub(crate) fn decode_affinity(kv: &KeyValue) -> Result<Versioned<BlockAffinity>, Error> {
-    if kv.value.is_empty() {
-        let value = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
-        return Ok(Versioned { value, revision: kv.mod_revision });
+/// An affinity. Calico's oldest forms, an empty value and an empty string, mean confirmed. One that cannot be read still says by its
+/// key whose block it is: it counts as pending, and is written anew with the next allocation.
+pub(crate) fn decode_affinity(kv: &KeyValue) -> Versioned<BlockAffinity> {
+    let as_state = |state| Versioned { value: BlockAffinity { state, deleted: false }, revision: kv.mod_revision };
+    if matches!(kv.value.as_slice(), b"" | b"\"\"") {
+        return as_state(AffinityState::Confirmed);
     }
-    decode(kv)
+    decode(kv).unwrap_or_else(|error| {
+        tracing::warn!(%error, "an affinity is taken as pending");
+        as_state(AffinityState::Pending)
+    })
 }
 
 /// Every block of the store by family and first address. Blocks never overlap: a new one is not made where one is.

@@ -16,21 +16,14 @@ pub fn sanitized(handle: &str) -> &str {
     handle.split('\r').next().unwrap_or_default()
 }
 
-/// Counts `n` more addresses in a block.
-pub fn add(handle: &mut IpamHandle, block: IpNet, n: usize) {
-    if n > 0 {
-        *handle.block.entry(block.to_string()).or_default() += n;
-    }
-}
-
-/// Counts `n` addresses fewer in a block; a block with none is forgotten.
-pub fn subtract(handle: &mut IpamHandle, block: IpNet, n: usize) {
+/// Sets the number of addresses that the handle has in a block; with none, the block is forgotten. The number is counted in the
+/// block, so that a handle which Calico has counted wrongly becomes right.
+pub fn set(handle: &mut IpamHandle, block: IpNet, n: usize) {
     let block = block.to_string();
-    let left = handle.block.get(&block).map_or(0, |count| count.saturating_sub(n));
-    if left == 0 {
+    if n == 0 {
         handle.block.remove(&block);
     } else {
-        handle.block.insert(block, left);
+        handle.block.insert(block, n);
     }
 }
 
@@ -59,15 +52,14 @@ mod tests {
     #[test]
     fn counts_are_kept_per_block_and_an_empty_block_is_forgotten() {
         let mut handle = IpamHandle::default();
-        add(&mut handle, net("10.0.0.0/26"), 2);
-        add(&mut handle, net("10.0.0.64/26"), 1);
-        add(&mut handle, net("10.0.0.128/26"), 0);
+        set(&mut handle, net("10.0.0.0/26"), 2);
+        set(&mut handle, net("10.0.0.64/26"), 1);
+        set(&mut handle, net("10.0.0.128/26"), 0);
         assert_eq!(blocks(&handle), [net("10.0.0.0/26"), net("10.0.0.64/26")]);
-        subtract(&mut handle, net("10.0.0.0/26"), 1);
+        set(&mut handle, net("10.0.0.0/26"), 1);
         assert_eq!(handle.block["10.0.0.0/26"], 1);
-        subtract(&mut handle, net("10.0.0.0/26"), 1);
-        subtract(&mut handle, net("10.0.0.64/26"), 7);
-        subtract(&mut handle, net("10.0.0.64/26"), 1);
+        set(&mut handle, net("10.0.0.0/26"), 0);
+        set(&mut handle, net("10.0.0.64/26"), 0);
         assert!(handle.block.is_empty());
     }
 

@@ -9,7 +9,7 @@ use api::selector::SelectorError;
 use api::{IpPool, IpReservation, Namespace, Selector};
 use ipnet::IpNet;
 
-use crate::block::address_in;
+use crate::block::{address_in, to_number};
 
 /// The label that Kubernetes puts on every namespace; without Kubernetes nobody does.
 const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
@@ -131,19 +131,21 @@ fn selector(pool: &IpPool, text: Option<&str>) -> Result<Selector, PoolError> {
 pub struct Reservations(Vec<IpNet>);
 
 impl Reservations {
-    /// All CIDRs of all reservations; a text that is neither CIDR nor address is passed over (validation refuses it).
+    /// All CIDRs of all reservations, neighbours joined; a text that is neither CIDR nor address is passed over (validation refuses
+    /// it).
     pub fn new(reservations: &[IpReservation]) -> Self {
         let texts = reservations.iter().flat_map(|r| &r.body.spec.reserved_cidrs);
-        Self(texts.filter_map(|t| t.parse().ok().or_else(|| t.parse::<IpAddr>().ok().map(IpNet::from))).collect())
+        let nets = texts.filter_map(|t| t.parse().ok().or_else(|| t.parse::<IpAddr>().ok().map(IpNet::from)));
+        Self(IpNet::aggregate(&nets.collect()))
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether all of a block is reserved by one CIDR.
-    pub fn covers(&self, block: &IpNet) -> bool {
-        self.0.iter().any(|net| net.contains(block))
+    /// The reserved CIDR in which all of a block lies.
+    pub fn covering(&self, block: &IpNet) -> Option<&IpNet> {
+        self.0.iter().find(|net| net.contains(block))
     }
 }
 
@@ -171,6 +173,30 @@ impl BlockWalk {
             _ => 0,
         };
         Self { pool: pool.trunc(), block_len, count, at: u128::from(seed).checked_rem(count).unwrap_or(0), left: count }
+    }
+}
+
+impl BlockWalk {
+    /// The next block that is not reserved as a whole and that `suits`. A reserved stretch is passed in one step: an IPv6 pool may
+    /// have 2^64 blocks in it.
+    pub fn find_outside(&mut self, reserved: &Reservations, suits: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
+        while let Some(block) = self.next() {
+            match reserved.covering(&block) {
+                Some(stretch) => self.skip_rest_of(&block, stretch),
+                None if suits(&block) => return Some(block),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// Passes the blocks after `block`, the last one given, that lie in `stretch`.
+    fn skip_rest_of(&mut self, block: &IpNet, stretch: &IpNet) {
+        let last = to_number(stretch.broadcast()).min(to_number(self.pool.broadcast()));
+        let rest = (last - to_number(block.network())) >> (self.pool.max_prefix_len() - self.block_len);
+        let rest = rest.min(self.left);
+        self.left -= rest;
+        self.at = self.at.saturating_add(rest) % self.count;
     }
 }
 

@@ -3,7 +3,7 @@
 //! A block that becomes empty stays with its owner, who will need it again. When nobody owns it, or its owner's Node is gone, it
 //! goes, and with it the affinity.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use api::ipam::IpamConfig;
@@ -72,43 +72,63 @@ impl Ipam {
     /// # Errors
     /// [`Error::Store`], [`Error::Contention`]; then some may have been released.
     pub async fn release_ips(&self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+        self.release(addresses, None).await
+    }
+
+    /// Releases those of the addresses that a handle has; the others are returned and stay with whom they are.
+    ///
+    /// # Errors
+    /// As [`Self::release_ips`].
+    pub async fn release_ips_of(&self, handle: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+        self.release(addresses, Some(handle::sanitized(handle))).await
+    }
+
+    async fn release(&self, addresses: &[IpAddr], holder: Option<&str>) -> Result<Vec<IpAddr>, Error> {
         let config = self.config().await?;
+        let pools = self.pools().await?;
         let mut by_block: BTreeMap<IpNet, Vec<IpAddr>> = BTreeMap::new();
         let mut unallocated = Vec::new();
         for &ip in addresses {
-            match self.block_with(ip).await? {
+            match self.block_with(ip, &pools).await? {
                 Some(block) => by_block.entry(block.value.cidr()).or_default().push(ip),
                 None => unallocated.push(ip),
             }
         }
         for (cidr, wanted) in by_block {
             for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
-                let released = self.release_in(cidr, chunk, &config).await?;
+                let released = self.release_in(cidr, chunk, holder, &config).await?;
                 unallocated.extend(chunk.iter().filter(|ip| !released.contains(ip)));
             }
         }
         Ok(unallocated)
     }
 
-    /// Releases addresses of one block; those that were allocated.
-    async fn release_in(&self, cidr: IpNet, wanted: &[IpAddr], config: &IpamConfig) -> Result<Vec<IpAddr>, Error> {
+    /// Releases addresses of one block, with `holder` only what that handle has; those that were allocated.
+    async fn release_in(
+        &self,
+        cidr: IpNet,
+        wanted: &[IpAddr],
+        holder: Option<&str>,
+        config: &IpamConfig,
+    ) -> Result<Vec<IpAddr>, Error> {
         let mut retries = Retries::new(format!("release addresses of block {cidr}"));
         // Addresses that an earlier attempt with an unknown outcome may have released.
         let mut perhaps: Vec<IpAddr> = Vec::new();
         loop {
             let Some(mut block) = self.block(cidr).await? else { return Ok(perhaps) };
-            let released = block.value.release(wanted, Timestamp::now(), cooldown(config));
+            let wanted: Vec<IpAddr> = match holder {
+                Some(id) => block.value.addresses_of(id).into_iter().filter(|ip| wanted.contains(ip)).collect(),
+                None => wanted.to_vec(),
+            };
+            let released = block.value.release(&wanted, Timestamp::now(), cooldown(config));
             if released.is_empty() {
                 return Ok(perhaps);
             }
             let mut ops = self.write_released(&block).await?;
-            let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-            for id in released.iter().filter_map(|r| r.handle.as_deref()) {
-                *counts.entry(id).or_default() += 1;
-            }
-            for (id, n) in counts {
+            let handles: BTreeSet<&str> = released.iter().filter_map(|r| r.handle.as_deref()).collect();
+            for id in handles {
                 let mut held = self.handle(id).await?;
-                handle::subtract(&mut held.value, cidr, n);
+                handle::set(&mut held.value, cidr, block.value.addresses_of(id).len());
                 ops.extend(write_handle(id, &held));
             }
             let addresses: Vec<IpAddr> = released.into_iter().map(|r| r.address).collect();
