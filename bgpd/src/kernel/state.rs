@@ -14,7 +14,6 @@ use ipnet::IpNet;
 
 use super::{Inputs, Status};
 use crate::config::Origin;
-use crate::filters::prefix;
 use crate::origins::origins;
 use crate::speaker::{InSync, Resolver, RouteBatch};
 

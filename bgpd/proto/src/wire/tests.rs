@@ -61,7 +61,9 @@ fn outcome(cx: &Context, body: &[u8], kind: u8) -> Outcome {
 /// RFC 7606 section 7 and the RFCs it does not cover: one row for each way an attribute is wrong.
 #[test]
 fn malformed_attributes_meet_their_remedy() {
-    let rows: &[(&str, bool, u8, u8, &[u8], Outcome)] = &[
+    // Name, whether the session is iBGP, flags, type, value.
+    type Row = (&'static str, bool, u8, u8, &'static [u8], Outcome);
+    let rows: &[Row] = &[
         ("7.1 ORIGIN length", false, 0x40, ORIGIN, &[0, 0], Withdrawn),
         ("7.1 ORIGIN value", false, 0x40, ORIGIN, &[3], Withdrawn),
         ("7.2 AS_PATH segment type", false, 0x40, AS_PATH, &[9, 1, 0, 0, 0, 1], Withdrawn),

@@ -8,6 +8,7 @@ use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL};
 use serde_json::json;
 
 use super::*;
+use crate::filters::prefix;
 use crate::resources::Resources;
 
 const STATIC: u8 = 4;
