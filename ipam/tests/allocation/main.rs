@@ -3,5 +3,6 @@
 
 mod damage;
 mod decisions;
+mod etcd;
 mod lab;
 mod races;

@@ -3,12 +3,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::Key;
+use api::key::KeyRange;
 use datastore::DynStore;
 use datastore::memory::Fault;
 use datastore::sqlite::SqliteStore;
 use ipam::{AssignRequest, Assignment, Error, Ipam, IpamConfig};
 use proptest::prelude::*;
 
+use crate::etcd::Etcd;
 use crate::lab::*;
 
 #[tokio::test]
@@ -46,22 +48,44 @@ async fn an_unreachable_store_is_an_error_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eight_writers_of_one_sqlite_file_share_without_doubles() {
-    const TASKS: usize = 8;
-    const EACH: usize = 50;
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tortie.db");
-    let store: DynStore = Arc::new(SqliteStore::open(&path).await.unwrap());
-    add_nodes(&store, &["a", "b", "c", "d"]).await;
-    // 512 addresses for 400: the nodes have to borrow as well.
+    // Each has a connection of its own, as CNI plugins have.
+    let mut stores: Vec<DynStore> = vec![];
+    for _ in 0..8 {
+        stores.push(Arc::new(SqliteStore::open(&path).await.unwrap()));
+    }
+    share(stores, 50).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs etcd"]
+async fn sixteen_writers_of_one_etcd_share_without_doubles() {
+    let etcd = Etcd::start().await;
+    let mut stores = vec![];
+    for _ in 0..16 {
+        stores.push(etcd.open().await);
+    }
+    share(stores, 25).await;
+}
+
+/// Tasks of four nodes allocate and release, each with a store of its own, until 400 of 512 addresses were given: nobody gets
+/// what another has, nothing is left behind, and every allocation and release is one transaction.
+async fn share(stores: Vec<DynStore>, each: usize) {
+    const NODES: [&str; 4] = ["a", "b", "c", "d"];
+    let (count, store) = (stores.len(), stores[0].clone());
+    assert_eq!(count * each, 400, "the nodes have to borrow as well");
+    add_nodes(&store, &NODES).await;
     add_pool(&store, "pool", "10.0.0.0/23", 26, |_| {}).await;
+    let revision = || async { store.list(&KeyRange::Blocks).await.unwrap().revision };
+    let before = revision().await;
     let mut tasks = tokio::task::JoinSet::new();
-    for task in 0..TASKS {
-        // Each has a connection of its own, as CNI plugins have.
-        let ipam = Ipam::new(Arc::new(SqliteStore::open(&path).await.unwrap()));
-        let node = ["a", "b", "c", "d"][task % 4];
+    for (task, store) in stores.iter().cloned().enumerate() {
+        let ipam = Ipam::new(store);
+        let node = NODES[task % 4];
         tasks.spawn(async move {
             let mut got = Vec::new();
-            for i in 0..EACH {
+            for i in 0..each {
                 let handle = format!("net.{task}-{i}");
                 let Assignment { v4, message, .. } = ipam.auto_assign(&request(node, &handle)).await.unwrap();
                 assert_eq!((v4.len(), message), (1, None));
@@ -78,9 +102,53 @@ async fn eight_writers_of_one_sqlite_file_share_without_doubles() {
         all.extend(got.unwrap());
     }
     let distinct: BTreeSet<IpAddr> = all.iter().copied().collect();
-    assert_eq!((all.len(), distinct.len()), (TASKS * EACH * 4 / 5, all.len()));
+    assert_eq!((all.len(), distinct.len()), (400 * 4 / 5, all.len()));
     let held: BTreeSet<IpAddr> = audit(&store).await.into_values().flatten().collect();
     assert_eq!(held, distinct);
+    assert_eq!(revision().await - before, 400 + 400 / 5, "one transaction for each allocation and each release");
+}
+
+/// etcd refuses a transaction of more than 128 operations (`--max-txn-ops`).
+#[tokio::test]
+#[ignore = "needs etcd"]
+async fn large_requests_stay_below_etcds_limit() {
+    let etcd = Etcd::start().await;
+    let store = etcd.open().await;
+    add_nodes(&store, &["a", "b"]).await;
+    add_pool(&store, "pool", "10.0.0.0/24", 32, |_| {}).await;
+    add_pool(&store, "six", "fd00::/120", 128, |_| {}).await;
+    let ipam = Ipam::new(store.clone());
+    ipam.set_config(IpamConfig { max_blocks_per_host: 1000, ..IpamConfig::default() }).await.unwrap();
+    // a's blocks: b's come by reclaiming them, which costs an operation more for each.
+    let all = AssignRequest { num_v4: 256, num_v6: 256, ..request("a", "all") };
+    let got = ipam.auto_assign(&all).await.unwrap();
+    assert_eq!((got.v4.len(), got.v6.len(), got.message), (256, 256, None));
+    let addresses: Vec<IpAddr> = got.v4.iter().chain(&got.v6).map(|net| net.addr()).collect();
+    assert!(ipam.release_ips(&addresses).await.unwrap().is_empty());
+    assert!(audit(&store).await.is_empty());
+    for mut block in ipam.blocks().await.unwrap() {
+        block.affinity_claim_time = Some("2020-01-01T00:00:00Z".into());
+        store.put(Key::IpamBlock(block.cidr), serde_json::to_vec(&block).unwrap()).await.unwrap();
+    }
+    // And claims of b's that are not true, to be deleted on the way.
+    for cidr in got.v4.iter().take(100) {
+        let key = Key::BlockAffinity(host("b"), *cidr);
+        store.create(key, br#"{"state":"pending","deleted":false}"#.to_vec()).await.unwrap();
+    }
+    let got = ipam.auto_assign(&AssignRequest { num_v4: 100, num_v6: 156, ..request("b", "b.1") }).await.unwrap();
+    assert_eq!((got.v4.len(), got.v6.len(), got.message), (100, 156, None));
+    assert_eq!(ipam.release_by_handle("b.1").await.unwrap().len(), 256);
+
+    // One block, and a handle for each of its addresses.
+    add_pool(&store, "wide", "10.1.0.0/24", 24, |_| {}).await;
+    let mut addresses = vec![];
+    for n in 0..200 {
+        let wide = AssignRequest { pools_v4: vec![net("10.1.0.0/24")], ..request("a", &format!("a.{n}")) };
+        addresses.push(ipam.auto_assign(&wide).await.unwrap().v4[0].addr());
+    }
+    assert!(ipam.release_ips(&addresses).await.unwrap().is_empty());
+    assert!(ipam.blocks().await.unwrap().iter().all(|b| b.allocations.iter().all(Option::is_none)));
+    assert!(store.list(&KeyRange::Handles).await.unwrap().items.is_empty());
 }
 
 #[derive(Clone, Debug)]
