@@ -57,7 +57,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
                 print!("{}", table::tabs(&headings, &rows));
             }
             Output::Yaml => print!("{}", yaml::emit(document(*kind, items, revision, is_list))?),
-            Output::Json => print!("{}", serde_json::to_string_pretty(&document(*kind, items, revision, is_list))?),
+            Output::Json => println!("{}", serde_json::to_string_pretty(&document(*kind, items, revision, is_list))?),
         }
     }
     if missing.is_empty() { Ok(()) } else { bail!("failed to get resources: {}", missing.join("\n")) }

@@ -2,6 +2,7 @@
 
 mod get;
 mod ipam;
+mod lb;
 mod resources;
 mod sockets;
 
@@ -29,7 +30,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Peers(args) => sockets::peers(&args).await,
         Command::Routes(args) => sockets::routes(&args).await,
         Command::Ipam(command) => ipam::run(command).await,
-        Command::Lb(command) => sockets::lb(&command).await,
+        Command::Lb(command) => lb::run(&command).await,
         Command::Version => {
             println!("Client Version:    {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -47,7 +48,9 @@ fn kind(word: &str) -> Result<Kind> {
     if let Some(kind) = Kind::from_arg(word) {
         return Ok(kind);
     }
-    let names = Kind::ALL.iter().flat_map(|k| [k.plural()].into_iter().chain(k.aliases().iter().copied()));
+    // Two or three letters are near to anything.
+    let short_names = |k: Kind| k.aliases().iter().copied().filter(|a| a.len() > 3);
+    let names = Kind::ALL.iter().flat_map(|&k| [k.as_str(), k.plural()].into_iter().chain(short_names(k)));
     match validate::nearest(word, names) {
         Some(near) => bail!("resource type '{word}' is not supported; did you mean {near}?"),
         None => {

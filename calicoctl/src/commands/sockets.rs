@@ -1,14 +1,15 @@
-//! What the daemons of this node say: node status, peers, routes, lb.
+//! What the daemons of this node say: node status, peers, routes; `lb` has a file of its own.
 
 use std::path::Path;
 
 use anyhow::{Result, anyhow, bail};
 use api::validate::shown;
+use ipnet::IpNet;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use crate::cli::{LbCommand, RoutesArgs, RoutesView, SocketArgs, TableOrJson};
+use crate::cli::{RoutesArgs, RoutesView, SocketArgs, TableOrJson};
 use crate::table;
 
 /// BIRD shows the time of day of what is younger, else the date (`timeformat protocol`, 20 hours).
@@ -106,7 +107,7 @@ pub async fn routes(args: &RoutesArgs) -> Result<()> {
     };
     let peer = args.peer.map(|p| format!("&peer={p}")).unwrap_or_default();
     let value = ask(&args.socket.run_dir, "bgpd.sock", &format!("/v1/routes?view={view}{peer}")).await?;
-    show(&value, &columns, args.socket.output)
+    show_routes(value, &columns, args.socket.output)
 }
 
 /// What is sent to each peer: the daemon answers for one at a time.
@@ -121,42 +122,32 @@ async fn advertised_to_all(args: &SocketArgs, columns: &[(&str, &str)]) -> Resul
             route
         }));
     }
-    show(&Value::Array(all), &[&[("TO", "to")], columns].concat(), args.output)
+    show_routes(Value::Array(all), &[&[("TO", "to")], columns].concat(), args.output)
 }
 
-/// The service load balancer.
-pub async fn lb(command: &LbCommand) -> Result<()> {
-    match command {
-        LbCommand::List(args) => {
-            let columns = [
-                ("SERVICE", "service"),
-                ("KIND", "kind"),
-                ("ADDRESS", "addr"),
-                ("PORT", "port"),
-                ("PROTOCOL", "protocol"),
-                ("SERVED", "served"),
-                ("ANNOUNCED", "announced"),
-                ("BACKENDS", "backends"),
-            ];
-            let value = ask(&args.run_dir, "felix.sock", "/v1/services").await?;
-            show(&value, &columns, args.output)
-        }
-        LbCommand::Status(args) => {
-            let value = ask(&args.run_dir, "felix.sock", "/v1/status").await?;
-            match args.output {
-                TableOrJson::Json => println!("{}", serde_json::to_string_pretty(&value)?),
-                TableOrJson::Ps => print!("{}", crate::yaml::emit(value)?),
+/// Routes in the order of their prefixes; in the table, one that begins at this node says so.
+fn show_routes(mut routes: Value, columns: &[(&str, &str)], output: TableOrJson) -> Result<()> {
+    let mut rows = routes.as_array_mut().map(std::mem::take).unwrap_or_default();
+    rows.sort_by_cached_key(|r| (cell(r, "to"), cell(r, "prefix").parse::<IpNet>().ok()));
+    if output == TableOrJson::Ps {
+        for row in &mut rows {
+            for field in ["nextHop", "peer"] {
+                if row[field].is_null() {
+                    row[field] = "self".into();
+                }
             }
-            Ok(())
         }
     }
+    show(&Value::Array(rows), columns, output)
 }
 
-async fn ask(run_dir: &Path, socket: &str, path: &str) -> Result<Value> {
+/// A daemon's answer.
+pub async fn ask(run_dir: &Path, socket: &str, path: &str) -> Result<Value> {
     status::get_json(&run_dir.join(socket), path).await.map_err(|e| anyhow!(e))
 }
 
-fn show(value: &Value, columns: &[(&str, &str)], output: TableOrJson) -> Result<()> {
+/// A list of rows as a table, or as it is.
+pub fn show(value: &Value, columns: &[(&str, &str)], output: TableOrJson) -> Result<()> {
     if output == TableOrJson::Json {
         println!("{}", serde_json::to_string_pretty(value)?);
         return Ok(());
@@ -172,13 +163,18 @@ fn show(value: &Value, columns: &[(&str, &str)], output: TableOrJson) -> Result<
     Ok(())
 }
 
-/// A field as a cell: lists joined, what is not there empty.
-fn cell(row: &Value, field: &str) -> String {
+/// A field as a cell: lists joined, what is not there empty, times to the second.
+pub fn cell(row: &Value, field: &str) -> String {
     match &row[field] {
         Value::Null => String::new(),
         Value::Array(items) => items.iter().map(item).collect::<Vec<_>>().join(" "),
+        Value::String(text) if field == "since" => text.parse().map_or_else(|_| text.clone(), to_the_second),
         other => shown(other),
     }
+}
+
+fn to_the_second(time: Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// One item of a list; a backend as `address:port`.
