@@ -2,7 +2,7 @@
 # run in a POSIX shell; sets `cargo` to a toolchain that is new enough. Installs only what is missing, and says what.
 
 # Building: the C of the BPF programs, of SQLite and of libbpf; etcd's protocol.
-BUILD_PACKAGES="ca-certificates clang-19 gcc libc6-dev libelf-dev make pkg-config protobuf-compiler zlib1g-dev"
+BUILD_PACKAGES="ca-certificates clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev"
 # The lab and the tests: namespaces, real switches, a real etcd.
 LAB_PACKAGES="bird2 etcd-client etcd-server frr gobgpd iproute2 iputils-ping libcap2-bin procps util-linux"
 # Debian starts these on installation: a BGP speaker and a store that nobody asked for.
