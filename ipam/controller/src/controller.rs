@@ -40,6 +40,20 @@ enum Error {
     Short(String),
 }
 
+/// How many actions of a round were done, and how many will be tried again.
+#[derive(Clone, Copy, Debug, Default)]
+struct Round {
+    done: u64,
+    failed: u64,
+}
+
+impl Round {
+    fn add(&mut self, other: Self) {
+        self.done += other.done;
+        self.failed += other.failed;
+    }
+}
+
 /// The controller of one cluster.
 pub struct Controller {
     store: DynStore,
@@ -68,14 +82,11 @@ impl Controller {
                     while let Ok(update) = updates.try_recv() {
                         self.state.apply(update);
                     }
-                    if !self.state.take_dirty() {
+                    if !self.state.is_in_sync || !self.state.take_dirty() {
                         continue;
                     }
                 }
-                () = tokio::time::sleep_until(next) => {}
-            }
-            if !self.state.is_in_sync {
-                continue;
+                () = tokio::time::sleep_until(next), if self.state.is_in_sync => {}
             }
             if self.reconcile().await {
                 backoff = FIRST_BACKOFF;
@@ -91,28 +102,15 @@ impl Controller {
     async fn reconcile(&mut self) -> bool {
         let now = ipam::block::rfc3339(Timestamp::now());
         let actions = plan::plan(&self.state, &self.settings, &now);
-        let mut failed = 0;
-        let mut done = 0;
-        for action in actions {
-            let text = describe(&action);
-            match self.execute(&action).await {
-                Ok(()) => {
-                    done += 1;
-                    tracing::info!("{text}");
-                }
-                // Somebody was faster: the watch brings what they wrote, and the next plan builds on it.
-                Err(Error::Store(
-                    error @ (datastore::Error::Conflict(_)
-                    | datastore::Error::AlreadyExists(_)
-                    | datastore::Error::NotFound(_)),
-                )) => tracing::debug!(%error, "{text}: overtaken"),
-                Err(error) => {
-                    failed += 1;
-                    tracing::warn!(%error, "{text}: failed, will be retried");
-                    self.report().last_error = Some(format!("{text}: {error}"));
-                }
-            }
+        let failures = self.state.failures.clone();
+        let mut round = self.execute_all(actions).await;
+        if self.state.failures != failures {
+            // Whom addresses were refused is said at once: a round that failed is not planned again before its backoff.
+            let mut actions = plan::plan(&self.state, &self.settings, &now);
+            actions.retain(|action| matches!(action, Action::UpdateService(_)));
+            round.add(self.execute_all(actions).await);
         }
+        let Round { done, failed } = round;
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.is_in_sync = true;
         report.services = self.state.services.len();
@@ -126,6 +124,31 @@ impl Controller {
             report.last_error = None;
         }
         failed == 0
+    }
+
+    async fn execute_all(&mut self, actions: Vec<Action>) -> Round {
+        let mut round = Round::default();
+        for action in actions {
+            let text = describe(&action);
+            match self.execute(&action).await {
+                Ok(()) => {
+                    round.done += 1;
+                    tracing::info!("{text}");
+                }
+                // Somebody was faster: the watch brings what they wrote, and the next plan builds on it.
+                Err(Error::Store(
+                    error @ (datastore::Error::Conflict(_)
+                    | datastore::Error::AlreadyExists(_)
+                    | datastore::Error::NotFound(_)),
+                )) => tracing::debug!(%error, "{text}: overtaken"),
+                Err(error) => {
+                    round.failed += 1;
+                    tracing::warn!(%error, "{text}: failed, will be retried");
+                    self.report().last_error = Some(format!("{text}: {error}"));
+                }
+            }
+        }
+        round
     }
 
     async fn execute(&mut self, action: &Action) -> Result<(), Error> {
@@ -142,37 +165,19 @@ impl Controller {
             Action::AssignAddress(assign) => {
                 let outcome = self.assign(assign).await;
                 // The condition in the service's status is planned from this.
-                let changed = match &outcome {
-                    Ok(()) => self.state.failures.remove(&assign.service).is_some(),
+                match &outcome {
+                    Ok(()) => drop(self.state.failures.remove(&assign.service)),
                     Err(error) => {
                         let text = error.to_string().trim().to_string();
-                        self.state.failures.insert(assign.service.clone(), text.clone()) != Some(text)
+                        self.state.failures.insert(assign.service.clone(), text);
                     }
-                };
-                if changed {
-                    self.report_condition(&assign.service).await?;
                 }
                 outcome?;
             }
-            Action::ReleaseAddresses(addresses) => drop(self.ipam.release_ips(addresses).await?),
-            Action::ReleaseHandle { service, handle } => self.release(service, handle).await?,
-        }
-        Ok(())
-    }
-
-    /// Writes a changed condition at once: a round that failed is not planned again before its backoff.
-    async fn report_condition(&self, name: &Name) -> Result<(), Error> {
-        let now = ipam::block::rfc3339(Timestamp::now());
-        for action in plan::plan(&self.state, &self.settings, &now) {
-            if let Action::UpdateService(service) = action
-                && service.metadata.name == name.1
-                && service.metadata.namespace.as_deref() == Some(&name.0)
-            {
-                match typed::update(self.store.as_ref(), &service).await {
-                    Ok(_) | Err(datastore::Error::Conflict(_) | datastore::Error::NotFound(_)) => {}
-                    Err(error) => return Err(error.into()),
-                }
+            Action::ReleaseAddresses { handle, addresses } => {
+                self.ipam.release_ips_of(handle, addresses).await?;
             }
+            Action::ReleaseHandle { service, handle } => self.release(service, handle).await?,
         }
         Ok(())
     }
@@ -232,7 +237,7 @@ fn describe(action: &Action) -> String {
         Action::AssignAddress(a) => {
             format!("assign a load-balancer address to service {}/{}", a.service.0, a.service.1)
         }
-        Action::ReleaseAddresses(ips) => format!("release {ips:?}"),
+        Action::ReleaseAddresses { addresses, .. } => format!("release {addresses:?}"),
         Action::ReleaseHandle { service, .. } => {
             format!("release the load-balancer address of service {}/{}", service.0, service.1)
         }

@@ -44,8 +44,11 @@ pub enum Action {
     /// With the labels of its pod.
     UpdateWorkload(Box<WorkloadEndpoint>),
     AssignAddress(AssignAddress),
-    /// What a service has beyond what it wants.
-    ReleaseAddresses(Vec<IpAddr>),
+    /// What a service has beyond what it wants, where its handle still has it.
+    ReleaseAddresses {
+        handle: String,
+        addresses: Vec<IpAddr>,
+    },
     /// Of a service that is gone, or wants no address any more.
     ReleaseHandle {
         service: Name,
@@ -96,27 +99,32 @@ pub fn plan(state: &State, settings: &Settings, now: &str) -> Vec<Action> {
     let workloads = relabelled(state, &mut actions);
     slices::plan(state, &workloads, &mut actions);
     let allocations = state.allocations();
+    let handles: BTreeMap<&Name, String> = state
+        .services
+        .iter()
+        .filter(|(_, service)| wants_address(service))
+        .filter_map(|(name, service)| Some((name, handle_of(name, service)?)))
+        .collect();
+    // First of all what nobody wants: who wants it may come next.
+    let wanted: BTreeSet<&str> = handles.values().map(String::as_str).collect();
+    for (handle, allocation) in allocations.iter().filter(|(handle, _)| !wanted.contains(**handle)) {
+        let service = allocation.service.clone();
+        actions.push(Action::ReleaseHandle { service, handle: (*handle).into() });
+    }
     let mut held = addresses::Held::of(&state.services);
-    let mut handles = BTreeSet::new();
     for name in addresses::by_age(&state.services) {
         let service = &state.services[name];
         let mut wanted = service.clone();
         let mut problems = held.complete(name, &mut wanted, settings);
-        if let Some(handle) = handle_of(name, service).filter(|_| wants_address(service)) {
+        if let Some(handle) = handles.get(name) {
             let allocation = allocations.get(handle.as_str());
-            problems.extend(load_balancer::plan(name, &mut wanted, &handle, allocation, state, &mut actions));
-            handles.insert(handle);
+            problems.extend(load_balancer::plan(name, &mut wanted, handle, allocation, state, &mut actions));
         } else {
             load_balancer::forget(&mut wanted);
         }
         set_condition(&mut wanted, &problems, now);
         if wanted != *service {
             actions.push(Action::UpdateService(Box::new(wanted)));
-        }
-    }
-    for (handle, allocation) in allocations {
-        if !handles.contains(handle) {
-            actions.push(Action::ReleaseHandle { service: allocation.service, handle: handle.into() });
         }
     }
     actions
@@ -129,7 +137,7 @@ fn relabelled(state: &State, actions: &mut Vec<Action>) -> BTreeMap<Name, Worklo
     for ((namespace, _), workload) in &mut workloads {
         let Some(pod) = workload.body.spec.pod.clone() else { continue };
         let Some(pod) = state.pods.get(&(namespace.clone(), pod)) else { continue };
-        let mut labels = pod.metadata.labels.clone();
+        let mut labels = pod.clone();
         let calicos = workload.metadata.labels.iter().filter(|(k, _)| k.starts_with(CALICO_LABELS));
         labels.extend(calicos.map(|(k, v)| (k.clone(), v.clone())));
         if labels != workload.metadata.labels {

@@ -7,7 +7,8 @@ use api::ipam::{AllocationBlock, attr};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use api::meta::{Body, Resource};
-use api::{EndpointSlice, IpPool, Pod, Service, WorkloadEndpoint};
+use api::service::PodBody;
+use api::{EndpointSlice, IpPool, Service, WorkloadEndpoint};
 use datastore::watcher::Update;
 use datastore::{KeyValue, typed};
 use ipam::block::Block;
@@ -32,7 +33,8 @@ pub struct State {
     pub services: BTreeMap<Name, Service>,
     pub slices: BTreeMap<Name, EndpointSlice>,
     pub workloads: BTreeMap<Name, WorkloadEndpoint>,
-    pub pods: BTreeMap<Name, Pod>,
+    /// The labels of pods; the rest of a pod is large and says nothing here.
+    pub pods: BTreeMap<Name, BTreeMap<String, String>>,
     pub pools: BTreeMap<String, IpPool>,
     /// By block: handle to what it has there, for handles of services only.
     blocks: BTreeMap<IpNet, BTreeMap<String, Allocation>>,
@@ -97,7 +99,16 @@ impl State {
             Kind::Service => store(&mut self.services, name, kv),
             Kind::EndpointSlice => store(&mut self.slices, name, kv),
             Kind::WorkloadEndpoint => store(&mut self.workloads, name, kv),
-            Kind::Pod => store(&mut self.pods, name, kv),
+            Kind::Pod => {
+                let labels = decoded::<PodBody>(kv).map(|pod| pod.metadata.labels);
+                if self.pods.get(&name) == labels.as_ref() {
+                    return;
+                }
+                match labels {
+                    Some(labels) => drop(self.pods.insert(name, labels)),
+                    None => drop(self.pods.remove(&name)),
+                }
+            }
             Kind::IpPool => store(&mut self.pools, name.1, kv),
             _ => return,
         }
@@ -129,15 +140,16 @@ fn named(key: &Key) -> Option<(Kind, Name)> {
     Some((key.kind()?, (key.namespace().unwrap_or_default().to_string(), key.name()?.to_string())))
 }
 
-/// An object that cannot be read counts as absent, and is logged.
 fn store<K: Ord, B: Body>(map: &mut BTreeMap<K, Resource<B>>, name: K, kv: &KeyValue) {
-    match typed::decode::<B>(kv) {
-        Ok(resource) => drop(map.insert(name, resource)),
-        Err(error) => {
-            tracing::warn!(%error, "an object of the datastore is ignored");
-            map.remove(&name);
-        }
+    match decoded(kv) {
+        Some(resource) => drop(map.insert(name, resource)),
+        None => drop(map.remove(&name)),
     }
+}
+
+/// An object that cannot be read counts as absent, and is logged.
+fn decoded<B: Body>(kv: &KeyValue) -> Option<Resource<B>> {
+    typed::decode(kv).inspect_err(|error| tracing::warn!(%error, "an object of the datastore is ignored")).ok()
 }
 
 /// The services that have addresses in a block, by handle.

@@ -1,16 +1,23 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use api::ip_pool::IpPoolSpec;
+use api::key::KeyRange;
 use api::meta::WithSpec;
 use api::service::{EndpointSliceBody, PodBody, ServicePort, ServiceType};
 use api::workload::WorkloadEndpointSpec;
 use api::{IpPool, Key, Kind, Metadata, Pod, Service, WorkloadEndpoint};
+use datastore::KeyValue;
 use datastore::memory::{Fault, MemoryStore};
+use datastore::store::{Listing, Revision, Store, Txn, WatchStream};
 
 use super::*;
+use etcd::Etcd;
+
+#[path = "../../../tests/allocation/etcd.rs"]
+mod etcd;
 
 struct Lab {
-    memory: MemoryStore,
     store: DynStore,
     task: tokio::task::JoinHandle<()>,
 }
@@ -22,11 +29,10 @@ impl Drop for Lab {
 }
 
 impl Lab {
-    fn start(memory: MemoryStore) -> Self {
-        let store: DynStore = Arc::new(memory.clone());
+    fn start(store: DynStore) -> Self {
         let settings = Settings { cluster_ips: "10.96.0.0/12".parse().unwrap(), node_ports: 30000..=32767 };
         let controller = Controller::new(store.clone(), settings, Arc::default());
-        Self { memory, store, task: tokio::spawn(controller.run()) }
+        Self { store, task: tokio::spawn(controller.run()) }
     }
 
     async fn service(&self) -> Service {
@@ -40,6 +46,10 @@ impl Lab {
     async fn endpoints(&self) -> Option<Vec<String>> {
         let slice = typed::get::<EndpointSliceBody>(self.store.as_ref(), Some("test"), "web-tortie").await.unwrap()?;
         Some(slice.body.endpoints.into_iter().flat_map(|e| e.addresses).collect())
+    }
+
+    async fn revision(&self) -> u64 {
+        self.store.list(&KeyRange::Blocks).await.unwrap().revision
     }
 
     async fn allocated(&self) -> usize {
@@ -92,12 +102,21 @@ async fn add_workload(store: &DynStore) {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_is_completed_served_and_cleaned_up() {
-    let memory = MemoryStore::new();
-    let store: DynStore = Arc::new(memory.clone());
+    a_services_life(Arc::new(MemoryStore::new()), RESYNC * 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn a_service_is_completed_served_and_cleaned_up_on_etcd() {
+    let etcd = Etcd::start().await;
+    a_services_life(etcd.open().await, Duration::from_secs(1)).await;
+}
+
+async fn a_services_life(store: DynStore, quiet: Duration) {
     add_pool(&store).await;
     add_service(&store).await;
     add_workload(&store).await;
-    let lab = Lab::start(memory);
+    let lab = Lab::start(store.clone());
     eventually!(lab.ingress().await.is_some());
     eventually!(lab.endpoints().await == Some(vec!["10.0.0.1".into()]));
     let web = lab.service().await;
@@ -107,9 +126,17 @@ async fn a_service_is_completed_served_and_cleaned_up() {
 
     // Nothing more is written once everything is as wanted, also after a resync.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let revision = lab.memory.revision();
-    tokio::time::sleep(RESYNC * 3).await;
-    assert_eq!(lab.memory.revision(), revision);
+    let revision = lab.revision().await;
+    tokio::time::sleep(quiet).await;
+    assert_eq!(lab.revision().await, revision);
+
+    // The type goes and comes back.
+    for (service_type, addresses) in [(ServiceType::ClusterIP, 0), (ServiceType::LoadBalancer, 1)] {
+        let mut changed = lab.service().await;
+        changed.body.spec.service_type = service_type;
+        typed::update(store.as_ref(), &changed).await.unwrap();
+        eventually!(lab.allocated().await == addresses && lab.ingress().await.is_some() == (addresses == 1));
+    }
 
     // A pod whose labels change leaves the service.
     let mut metadata = Metadata::namespaced("test", "p1");
@@ -128,16 +155,16 @@ async fn what_happened_while_it_was_down_is_made_up_for() {
     let store: DynStore = Arc::new(memory.clone());
     add_pool(&store).await;
     add_service(&store).await;
-    let first = Lab::start(memory.clone());
+    let first = Lab::start(Arc::new(memory.clone()));
     eventually!(first.ingress().await.is_some());
     let kept = first.ingress().await;
     drop(first);
-    let second = Lab::start(memory.clone());
+    let second = Lab::start(Arc::new(memory.clone()));
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(second.ingress().await, kept, "a restart changes nothing");
     drop(second);
     typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
-    let third = Lab::start(memory);
+    let third = Lab::start(Arc::new(memory));
     eventually!(third.allocated().await == 0);
 }
 
@@ -146,7 +173,7 @@ async fn without_a_pool_the_status_says_so_until_there_is_one() {
     let memory = MemoryStore::new();
     let store: DynStore = Arc::new(memory.clone());
     add_service(&store).await;
-    let lab = Lab::start(memory);
+    let lab = Lab::start(Arc::new(memory));
     let conditions = || async { lab.service().await.body.status.map(|s| s.extra["conditions"].to_string()) };
     eventually!(conditions().await.is_some_and(|c| c.contains("no configured Calico pools")));
     add_pool(&store).await;
@@ -164,9 +191,108 @@ async fn failing_writes_are_retried() {
         for _ in 0..6 {
             memory.fail_next_txn(fault);
         }
-        let lab = Lab::start(memory);
+        let lab = Lab::start(Arc::new(memory));
         eventually!(lab.ingress().await.is_some() && lab.endpoints().await.is_some());
         eventually!(lab.service().await.body.spec.cluster_ip.is_some());
         assert_eq!(lab.allocated().await, 1, "{fault:?}");
     }
+}
+
+/// A store on which its user dies: all writes from the `n`th on never return; that one happens or not.
+struct Mortal {
+    inner: MemoryStore,
+    left: AtomicUsize,
+    last_happens: bool,
+}
+
+#[async_trait::async_trait]
+impl Store for Mortal {
+    async fn get(&self, key: &Key) -> Result<Option<KeyValue>, datastore::Error> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, range: &KeyRange) -> Result<Listing, datastore::Error> {
+        self.inner.list(range).await
+    }
+
+    async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, datastore::Error> {
+        self.inner.watch(range, from).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Revision, datastore::Error> {
+        if self.left.load(Ordering::Relaxed) == 0 {
+            if self.last_happens {
+                let _ = self.inner.txn(txn).await;
+            }
+            return std::future::pending().await;
+        }
+        self.left.fetch_sub(1, Ordering::Relaxed);
+        self.inner.txn(txn).await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), datastore::Error> {
+        self.inner.compact(revision).await
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
+/// Killed before or after each of its writes; meanwhile the service stays, or goes.
+#[tokio::test(start_paused = true)]
+async fn a_kill_between_any_two_writes_leaks_nothing() {
+    const WRITES: usize = 4;
+    for n in 0..=WRITES {
+        for (last_happens, stays) in [(false, true), (true, true), (false, false), (true, false)] {
+            let memory = MemoryStore::new();
+            let store: DynStore = Arc::new(memory.clone());
+            add_pool(&store).await;
+            add_service(&store).await;
+            add_workload(&store).await;
+            let before = memory.revision();
+            let mortal = Mortal { inner: memory.clone(), left: AtomicUsize::new(n), last_happens };
+            let first = Lab::start(Arc::new(mortal));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let written = memory.revision() - before;
+            assert!(written >= n.min(3) as u64, "{written} writes before the {n}th: too few to kill between");
+            drop(first);
+            if !stays {
+                typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
+            }
+            let second = Lab::start(store.clone());
+            if stays {
+                eventually!(second.ingress().await.is_some() && second.endpoints().await.is_some());
+            } else {
+                eventually!(second.endpoints().await.is_none());
+            }
+            let addresses = usize::from(stays);
+            eventually!(second.allocated().await == addresses);
+            let handles = store.list(&KeyRange::Handles).await.unwrap().items.len();
+            assert_eq!(handles, addresses, "killed at write {n}, {last_happens} {stays}");
+        }
+    }
+}
+
+/// Before the store answers there is nothing to do, however long that takes: the task sleeps.
+#[test]
+fn while_the_store_is_away_the_controller_sleeps() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let memory = MemoryStore::new();
+            let store: DynStore = Arc::new(memory.clone());
+            add_pool(&store).await;
+            add_service(&store).await;
+            memory.set_unavailable(true);
+            let lab = Lab::start(store);
+            // The paused clock moves on only while every task sleeps.
+            tokio::time::sleep(RESYNC * 10).await;
+            memory.set_unavailable(false);
+            eventually!(lab.ingress().await.is_some());
+        });
+        done.send(()).unwrap();
+    });
+    wait.recv_timeout(Duration::from_secs(20)).expect("the controller does not spin");
 }

@@ -30,8 +30,9 @@ impl Held {
             for ip in cluster_ips(service) {
                 held.cluster_ips.entry(ip).or_insert_with(|| name.clone());
             }
-            for port in &service.body.spec.ports {
-                if let Some(node_port) = port.node_port {
+            // What is left from an earlier type is not served, and free for others.
+            for port in service.body.spec.ports.iter().filter(|_| has_node_ports(service)) {
+                if let Some(node_port) = port.node_port.filter(|p| *p != 0) {
                     held.node_ports.entry((port.protocol, node_port)).or_insert_with(|| name.clone());
                 }
             }
@@ -81,6 +82,7 @@ impl Held {
     }
 
     fn give_node_ports(&mut self, name: &Name, service: &mut Service, settings: &Settings) -> Vec<Problem> {
+        let has_ports = has_node_ports(service);
         let spec = &mut service.body.spec;
         // Kubernetes API: spec.allocateLoadBalancerNodePorts, default true.
         let wanted = match spec.service_type {
@@ -89,7 +91,7 @@ impl Held {
             ServiceType::ClusterIP | ServiceType::ExternalName => false,
         };
         let mut problems = Vec::new();
-        for port in &mut spec.ports {
+        for port in spec.ports.iter_mut().filter(|_| has_ports) {
             if let Some(node_port) = port.node_port.filter(|p| *p != 0) {
                 let holder = self.node_ports.get(&(port.protocol, node_port));
                 problems.extend(conflict(holder, name, || format!("nodePort {node_port}")));
@@ -124,6 +126,10 @@ pub fn by_age(services: &BTreeMap<Name, Service>) -> Vec<&Name> {
     let mut names: Vec<&Name> = services.keys().collect();
     names.sort_by_key(|name| (services[*name].metadata.creation_timestamp.as_deref(), *name));
     names
+}
+
+fn has_node_ports(service: &Service) -> bool {
+    matches!(service.body.spec.service_type, ServiceType::NodePort | ServiceType::LoadBalancer)
 }
 
 fn conflict(holder: Option<&Name>, name: &Name, what: impl Fn() -> String) -> Option<Problem> {

@@ -61,6 +61,18 @@ pub fn plan(
             return Some(Problem { reason: "AddressNotInPool", message });
         }
         actions.push(assign(Wish::Must(ip), pools));
+    } else if let Some(homeless) = homeless(&has, state) {
+        // Its pool was deleted: nobody announces it any more. Where another pool can take the service it moves there; else it
+        // waits, with the address it has, for the pool to come back.
+        let mut specs = state.pools.values().map(|p| &p.body.spec).filter(|s| !s.disabled);
+        let has_others = specs.any(|s| s.allows(AllowedUse::LoadBalancer));
+        if wish.is_some() || !has_others {
+            set_ingress(wanted, &[wish.unwrap_or(homeless)]);
+            let message = format!("{homeless} is in no IPPool with allowedUses [LoadBalancer] any more");
+            return Some(Problem { reason: "AddressNotInPool", message });
+        }
+        actions.push(Action::ReleaseAddresses { handle: handle.into(), addresses: has });
+        actions.push(assign(Wish::Any, pools));
     } else if has.is_empty() {
         let Some(status) = current_ingress(wanted) else {
             actions.push(assign(Wish::Any, pools));
@@ -72,7 +84,7 @@ pub fn plan(
         let keep = wish.or_else(|| current_ingress(wanted).filter(|ip| has.contains(ip))).unwrap_or(has[0]);
         let extra: Vec<IpAddr> = has.into_iter().filter(|ip| *ip != keep).collect();
         if !extra.is_empty() {
-            actions.push(Action::ReleaseAddresses(extra));
+            actions.push(Action::ReleaseAddresses { handle: handle.into(), addresses: extra });
         }
         set_ingress(wanted, &[keep]);
         return None;
@@ -120,6 +132,15 @@ fn pools(service: &Service, state: &State) -> Result<Vec<IpNet>, String> {
             .ok_or_else(|| format!("annotation {WISHED_POOLS}: there is no IPPool {name}"))
     };
     names.iter().map(cidr).collect()
+}
+
+/// The address of a service all of whose addresses are in no pool for services, be it disabled.
+fn homeless(has: &[IpAddr], state: &State) -> Option<IpAddr> {
+    let has_home = |ip: &IpAddr| {
+        let mut specs = state.pools.values().map(|p| &p.body.spec);
+        specs.any(|s| s.allows(AllowedUse::LoadBalancer) && s.cidr.contains(ip))
+    };
+    if has.iter().any(has_home) { None } else { has.first().copied() }
 }
 
 fn is_for_load_balancers(state: &State, ip: IpAddr) -> bool {

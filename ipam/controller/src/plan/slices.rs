@@ -62,7 +62,8 @@ fn service_of(slice: &EndpointSlice) -> Option<Name> {
 fn slices_of(name: &Name, service: &Service, workloads: &BTreeMap<Name, WorkloadEndpoint>) -> Vec<EndpointSlice> {
     let spec = &service.body.spec;
     let mut groups: BTreeMap<Vec<Option<u16>>, BTreeMap<Ipv4Addr, Endpoint>> = BTreeMap::new();
-    for ((namespace, _), workload) in workloads.iter().filter(|((ns, _), _)| *ns == name.0) {
+    let of_namespace = workloads.range((name.0.clone(), String::new())..).take_while(|((ns, _), _)| *ns == name.0);
+    for ((namespace, _), workload) in of_namespace {
         if !spec.selector.iter().all(|(k, v)| workload.metadata.labels.get(k) == Some(v)) {
             continue;
         }

@@ -250,7 +250,8 @@ fn a_changed_wish_moves_a_load_balancer() {
     let first = run(&[lb_pool(), web.clone(), lb_block("web", 1)]);
     assert!(matches!(&first[..], [Action::AssignAddress(a)] if a.wish == Wish::Must("172.20.0.5".parse().unwrap())));
     let second = run(&[lb_pool(), web, lb_block("web", 2)]);
-    assert_eq!(second[0], Action::ReleaseAddresses(vec!["172.20.0.4".parse().unwrap()]));
+    let addresses = vec!["172.20.0.4".parse().unwrap()];
+    assert_eq!(second[0], Action::ReleaseAddresses { handle: lb_handle("web"), addresses });
     assert!(matches!(&second[1], Action::UpdateService(s)
         if s.body.status.as_ref().unwrap().load_balancer.ingress[0].ip.as_deref() == Some("172.20.0.5")));
 }
@@ -272,6 +273,68 @@ fn an_address_is_released_when_the_service_is_gone_or_another() {
     let mut again = service("web", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3"}));
     again["metadata"]["uid"] = json!("another");
     assert!(run(&[lb_pool(), again, lb_block("web", 1)]).contains(&release(&handle)), "made again");
+}
+
+#[test]
+fn what_nobody_wants_is_released_before_others_ask_for_it() {
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3", "loadBalancerIP": "172.20.0.4"});
+    let mut again = service("web", spec);
+    again["metadata"]["uid"] = json!("another");
+    let actions = run(&[lb_pool(), again, lb_block("web", 1)]);
+    let at = |f: fn(&Action) -> bool| actions.iter().position(f).unwrap();
+    assert!(at(|a| matches!(a, Action::ReleaseHandle { .. })) < at(|a| matches!(a, Action::AssignAddress(_))));
+}
+
+#[test]
+fn a_load_balancer_whose_pool_goes_moves_or_waits() {
+    let mut web = service("web", json!({"type": "LoadBalancer", "clusterIP": "10.96.0.3"}));
+    web["spec"]["allocateLoadBalancerNodePorts"] = json!(false);
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.20.0.4"}]}});
+    let mut wished = web.clone();
+    wished["spec"]["loadBalancerIP"] = json!("172.20.0.4");
+    let mut disabled = lb_pool();
+    disabled["spec"]["disabled"] = json!(true);
+    let mut other = lb_pool();
+    other["spec"]["cidr"] = json!("172.21.0.0/24");
+    let pods = json!({
+        "kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "pods"},
+        "spec": {"cidr": "172.20.0.0/24"},
+    });
+    let rows = [
+        ("disabled", disabled, &web, vec![]),
+        ("another pool is there", other.clone(), &web, vec!["release", "assign"]),
+        ("but the user wants this address", other, &wished, vec!["told"]),
+        ("for pods now, and no other pool", pods, &web, vec!["told"]),
+    ];
+    for (name, pool, service, expected) in rows {
+        let actions = run(&[pool, service.clone(), lb_block("web", 1)]);
+        let words: Vec<&str> = actions
+            .iter()
+            .map(|a| match a {
+                Action::ReleaseAddresses { .. } => "release",
+                Action::AssignAddress(a) if a.wish == Wish::Any => "assign",
+                Action::UpdateService(s) => {
+                    let status = s.body.status.as_ref().unwrap();
+                    assert_eq!(status.extra["conditions"][0]["reason"], "AddressNotInPool");
+                    assert_eq!(status.load_balancer.ingress[0].ip.as_deref(), Some("172.20.0.4"));
+                    "told"
+                }
+                other => panic!("{name}: {other:?}"),
+            })
+            .collect();
+        assert_eq!(words, expected, "{name}");
+    }
+}
+
+#[test]
+fn node_ports_of_an_earlier_type_are_nobodys() {
+    let left = service(
+        "a",
+        json!({"type": "ClusterIP", "clusterIP": "10.96.0.3", "ports": [{"port": 80, "nodePort": 30001}]}),
+    );
+    let wish =
+        service("b", json!({"type": "NodePort", "clusterIP": "10.96.0.4", "ports": [{"port": 80, "nodePort": 30001}]}));
+    assert_eq!(run(&[left, wish]), []);
 }
 
 fn slices(documents: &[Value]) -> Vec<(&'static str, EndpointSlice)> {
