@@ -1,0 +1,254 @@
+//! The rules of the BGP kinds: BGPPeer, BGPConfiguration, BGPFilter.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::Spec;
+use crate::validate::{FieldError, Findings, formats, nearest, shown};
+
+/// Fields of a BGPConfiguration that only the object `default` may have.
+const DEFAULT_ONLY: &[&str] = &[
+    "nodeToNodeMeshEnabled",
+    "asNumber",
+    "serviceClusterIPs",
+    "serviceExternalIPs",
+    "serviceLoadBalancerIPs",
+    "serviceLoadBalancerAggregation",
+    "nodeMeshPassword",
+    "nodeMeshMaxRestartTime",
+];
+
+pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
+    let mut exclusive = |a: &str, b: &str, rule: &str, advice: &str| {
+        if spec.is_set(a) && spec.is_set(b) {
+            let path = format!("spec.{b}");
+            found.errors.push(FieldError::spec(&path, &shown(&spec.0[b]), rule, advice));
+        }
+    };
+    exclusive(
+        "node",
+        "nodeSelector",
+        "node and nodeSelector cannot both be set",
+        "keep the one that says which nodes have this peering",
+    );
+    exclusive(
+        "peerSelector",
+        "peerIP",
+        "peerIP and peerSelector cannot both be set",
+        "peerSelector finds the addresses of nodes by itself",
+    );
+    exclusive(
+        "peerSelector",
+        "asNumber",
+        "asNumber must be empty when peerSelector is set",
+        "the AS number of each node is used",
+    );
+    exclusive(
+        "nextHopMode",
+        "keepOriginalNextHop",
+        "nextHopMode and keepOriginalNextHop cannot both be set",
+        "keepOriginalNextHop is deprecated: use nextHopMode: Keep",
+    );
+    exclusive("localWorkloadSelector", "peerIP", "peerIP must be empty when localWorkloadSelector is set", "");
+    exclusive(
+        "localWorkloadSelector",
+        "peerSelector",
+        "peerSelector must be empty when localWorkloadSelector is set",
+        "",
+    );
+    let errors = &mut found.errors;
+    if !spec.is_set("peerIP") && !spec.is_set("peerSelector") && !spec.is_set("localWorkloadSelector") {
+        errors.push(FieldError::spec(
+            "spec",
+            "",
+            "one of peerIP, peerSelector and localWorkloadSelector must be set",
+            "name the peer: peerIP: 192.168.1.1",
+        ));
+    }
+    if spec.is_set("localWorkloadSelector") && !spec.is_set("asNumber") {
+        errors.push(FieldError::spec(
+            "spec.localWorkloadSelector",
+            spec.text("localWorkloadSelector"),
+            "asNumber is required when localWorkloadSelector is set",
+            "",
+        ));
+    }
+    if spec.is_set("reachableBy") {
+        let by = spec.text("reachableBy");
+        let same_family = spec.text("peerIP").contains('.') == by.contains('.');
+        if !spec.is_set("peerIP") || !same_family {
+            errors.push(FieldError::field(
+                "spec.reachableBy",
+                "ReachableBy",
+                by,
+                "reachableBy needs a peerIP of the same address family",
+                "",
+            ));
+        }
+    }
+    hold_time(spec, errors);
+}
+
+/// RFC 4271 section 4.2: the hold time is zero or at least three seconds.
+fn hold_time(spec: &Spec, errors: &mut Vec<FieldError>) {
+    let written = spec.text("holdTime");
+    let seconds = written.strip_suffix('s').and_then(|n| n.parse::<f64>().ok());
+    if seconds.is_some_and(|s| s != 0.0 && s < 3.0) || written.ends_with("ms") {
+        errors.push(FieldError::field(
+            "spec.holdTime",
+            "HoldTime",
+            written,
+            "the hold time is 0 or at least 3s (RFC 4271 section 4.2)",
+            "use 9s for fast detection, 90s otherwise",
+        ));
+    }
+}
+
+pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
+    let errors = &mut found.errors;
+    if name != "default" && !name.starts_with("node.") {
+        let rule = "the name of a BGPConfiguration is default or node.<node name>";
+        errors.push(FieldError::field(
+            "metadata.name",
+            "Metadata.Name",
+            name,
+            rule,
+            "default holds the settings of all nodes",
+        ));
+    }
+    if name != "default" {
+        for field in DEFAULT_ONLY.iter().filter(|f| !spec.0[**f].is_null()) {
+            let path = format!("spec.{field}");
+            let message = format!("Cannot set {field} on a non default BGP Configuration.");
+            let advice = match *field {
+                "asNumber" => "for one node use spec.bgp.asNumber of its Node",
+                _ => "put it into the BGPConfiguration named default",
+            };
+            errors.push(FieldError::field(
+                &path,
+                &format!("BGPConfiguration.Spec.{}", formats::go_name(field)),
+                &shown(&spec.0[*field]),
+                &message,
+                advice,
+            ));
+        }
+    }
+    let has_mesh = spec.0["nodeToNodeMeshEnabled"].as_bool().unwrap_or(true);
+    for field in ["nodeMeshPassword", "nodeMeshMaxRestartTime"] {
+        if !has_mesh && spec.is_set(field) {
+            let rule = format!("spec.{field} cannot be set if spec.nodeToNodeMesh is disabled");
+            errors.push(FieldError::spec(
+                &format!("spec.{field}"),
+                &shown(&spec.0[field]),
+                &rule,
+                "remove it, or set nodeToNodeMeshEnabled: true",
+            ));
+        }
+    }
+    let named: BTreeSet<&str> = spec.items("communities").iter().filter_map(|c| c["name"].as_str()).collect();
+    for (i, advertisement) in spec.items("prefixAdvertisements").iter().enumerate() {
+        for (j, community) in advertisement["communities"].as_array().into_iter().flatten().enumerate() {
+            let community = community.as_str().unwrap_or_default();
+            let is_literal = formats::check(crate::schema::Format::Community, "", community).is_none();
+            if !named.contains(community) && !is_literal {
+                let path = format!("spec.prefixAdvertisements[{i}].communities[{j}]");
+                let rule = "community used is invalid or not defined";
+                let near = nearest(community, named.iter().copied()).map(|n| format!("did you mean {n}?"));
+                let advice = near.unwrap_or_else(|| "define it under spec.communities, or write it as aa:nn".into());
+                errors.push(FieldError::field(&path, "Communities", community, rule, advice));
+            }
+        }
+    }
+    hold_time(spec, errors);
+}
+
+pub(super) fn bgp_filter(spec: &Spec, found: &mut Findings) {
+    for (list, is_v4) in [("exportV4", true), ("importV4", true), ("exportV6", false), ("importV6", false)] {
+        for (i, rule) in spec.items(list).iter().enumerate() {
+            bgp_filter_rule(&format!("spec.{list}[{i}]"), rule, is_v4, &mut found.errors);
+        }
+    }
+}
+
+fn bgp_filter_rule(at: &str, rule: &Value, is_v4: bool, errors: &mut Vec<FieldError>) {
+    let cidr = rule["cidr"].as_str().filter(|c| !c.is_empty());
+    if cidr.is_some() != rule["matchOperator"].as_str().is_some_and(|m| !m.is_empty()) {
+        errors.push(FieldError::spec(
+            at,
+            cidr.unwrap_or_default(),
+            "cidr and matchOperator must both be set or both be empty",
+            "add matchOperator: In for the prefix and all within it",
+        ));
+    }
+    if let Some(cidr) = cidr
+        && cidr.contains(':') == is_v4
+    {
+        let family = if is_v4 { "IPv4" } else { "IPv6" };
+        errors.push(FieldError::field(
+            &format!("{at}.cidr"),
+            "CIDR",
+            cidr,
+            &format!("this list is for {family} prefixes"),
+            "",
+        ));
+    }
+    let length = &rule["prefixLength"];
+    if !length.is_null() && cidr.is_none() {
+        errors.push(FieldError::spec(
+            &format!("{at}.prefixLength"),
+            &length.to_string(),
+            "cidr is required when prefixLength is set",
+            "",
+        ));
+    }
+    if let (Some(min), Some(max)) = (length["min"].as_u64(), length["max"].as_u64())
+        && min > max
+    {
+        errors.push(FieldError::field(
+            &format!("{at}.prefixLength"),
+            "PrefixLength",
+            &length.to_string(),
+            "min is greater than max",
+            "swap them",
+        ));
+    }
+    if let Some(values) = rule["communities"]["values"].as_array()
+        && values.len() != 1
+    {
+        errors.push(FieldError::field(
+            &format!("{at}.communities.values"),
+            "Values",
+            &shown(&rule["communities"]["values"]),
+            "exactly one community can be matched",
+            "make one rule for each",
+        ));
+    }
+    let operations = rule["operations"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if !operations.is_empty() && rule["action"] == "Reject" {
+        errors.push(FieldError::spec(
+            &format!("{at}.operations"),
+            "",
+            "operations may only be used with action Accept",
+            "",
+        ));
+    }
+    if operations.len() > 10 {
+        errors.push(FieldError::spec(
+            &format!("{at}.operations"),
+            &operations.len().to_string(),
+            "at most 10 operations are allowed",
+            "",
+        ));
+    }
+    for (i, operation) in operations.iter().enumerate() {
+        if operation.as_object().is_none_or(|o| o.values().filter(|v| !v.is_null()).count() != 1) {
+            errors.push(FieldError::spec(
+                &format!("{at}.operations[{i}]"),
+                "",
+                "exactly one of addCommunity, prependASPath and setPriority must be set",
+                "make a list item for each",
+            ));
+        }
+    }
+}
