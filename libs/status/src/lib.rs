@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 
 /// Owner and group may talk to a daemon; the group is how an operator gets in without being root.
 const SOCKET_MODE: u32 = 0o660;
-/// How long a daemon may take to begin an answer, beyond what the request itself asks to wait.
+/// How long an answer may take. A request that asks the daemon to wait for something (`wait_ms`) asks for less.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a socket cannot be served or asked.
@@ -74,13 +74,14 @@ pub struct Reply {
 pub async fn serve(run_dir: &Path, name: &str, router: Router) -> Result<Server, Error> {
     std::fs::create_dir_all(run_dir).map_err(|source| Error::RunDir { dir: run_dir.into(), source })?;
     let socket = run_dir.join(format!("{name}.sock"));
-    if UnixStream::connect(&socket).await.is_ok() {
-        return Err(Error::InUse { socket, name: name.into() });
-    }
     let listen_error = |source| Error::Listen { socket: socket.clone(), source };
-    match std::fs::remove_file(&socket) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(listen_error(e)),
-        _ => {}
+    match UnixStream::connect(&socket).await {
+        Err(e) if e.kind() == ErrorKind::NotFound => {}
+        // Nobody listens any more: what a dead process left.
+        Err(e) if e.kind() == ErrorKind::ConnectionRefused => std::fs::remove_file(&socket).map_err(listen_error)?,
+        // A listener whose queue is full is alive, though it answers nobody.
+        Err(e) if e.kind() != ErrorKind::WouldBlock => return Err(listen_error(e)),
+        Ok(_) | Err(_) => return Err(Error::InUse { socket, name: name.into() }),
     }
     let listener = UnixListener::bind(&socket).map_err(listen_error)?;
     std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(SOCKET_MODE)).map_err(listen_error)?;
@@ -169,6 +170,19 @@ mod tests {
         assert!(socket.exists());
         let server = serve(dir.path(), "felix", router()).await.unwrap();
         assert_eq!(get_json::<u32>(server.socket(), "/v1/n").await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_hangs_keeps_its_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("felix.sock");
+        let _hung = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&socket).await {
+            waiting.push(stream);
+        }
+        assert!(matches!(serve(dir.path(), "felix", router()).await, Err(Error::InUse { .. })));
+        assert!(socket.exists());
     }
 
     #[tokio::test]
