@@ -188,9 +188,8 @@ impl Requests {
             return fail_all(batch, &source);
         }
         loop {
-            let bytes = match self.socket.recv_from_full() {
-                Ok((bytes, _)) => bytes,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            let bytes = match self.receive() {
+                Ok(bytes) => bytes,
                 // The answers are lost: nobody knows what was written. A second try finds out.
                 Err(source) => return fail_all(batch, &source),
             };
@@ -218,6 +217,16 @@ impl Requests {
             message.serialize(&mut buffer[start..]);
         }
         self.socket.send(&buffer, 0).map(drop)
+    }
+
+    /// A datagram. A signal does not end the wait: a socket with a timeout is not restarted by the kernel (signal(7)).
+    fn receive(&mut self) -> io::Result<Vec<u8>> {
+        loop {
+            match self.socket.recv_from_full() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                received => return received.map(|(bytes, _)| bytes),
+            }
+        }
     }
 
     /// Dumps, and dumps again while the tables change under it.
@@ -251,7 +260,7 @@ impl Requests {
         self.send(&mut [message]).map_err(wrap)?;
         let (mut found, mut interrupted) = (Vec::new(), false);
         loop {
-            let (bytes, _) = self.socket.recv_from_full().map_err(wrap)?;
+            let bytes = self.receive().map_err(wrap)?;
             for part in parts(&bytes) {
                 let message =
                     Message::deserialize(part).map_err(|e| Error::Malformed { attempted, reason: e.to_string() })?;
