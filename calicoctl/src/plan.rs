@@ -167,8 +167,7 @@ impl Plan {
 /// Changes what is wanted of one key; what is wrong with that.
 fn change(slot: &mut Slot, document: &Document, verb: Verb) -> Vec<FieldError> {
     let id = identity(document.kind, document.namespace(), document.name());
-    let present = slot.wanted.clone();
-    match (verb, present) {
+    match (verb, &slot.wanted) {
         (Verb::Delete { skip_missing }, None) if !skip_missing => {
             return vec![FieldError::text(
                 "metadata.name",
@@ -192,23 +191,23 @@ fn change(slot: &mut Slot, document: &Document, verb: Verb) -> Vec<FieldError> {
             )];
         }
         (_, None) => slot.wanted = Some(new_object(document)),
-        (_, Some(present)) => return update(slot, document, &present, &id),
+        (_, Some(present)) => match update(document, present, &id) {
+            Ok(wanted) => slot.wanted = Some(wanted),
+            Err(errors) => return errors,
+        },
     }
     Vec::new()
 }
 
-fn update(slot: &mut Slot, document: &Document, present: &Value, id: &str) -> Vec<FieldError> {
+/// What a document makes of the object that is there.
+fn update(document: &Document, present: &Value, id: &str) -> Result<Value, Vec<FieldError>> {
     let version = |v: &Value| v["metadata"]["resourceVersion"].as_str().map(str::to_string);
     if let (Some(wanted), Some(latest)) = (version(&document.value), version(present))
         && wanted != latest
     {
         let text = format!("update conflict: {id}: resource version '{wanted}' is out of date (latest: {latest})");
-        return vec![FieldError::text(
-            "metadata.resourceVersion",
-            &wanted,
-            text,
-            "get it again, or leave resourceVersion out",
-        )];
+        let advice = "get it again, or leave resourceVersion out";
+        return Err(vec![FieldError::text("metadata.resourceVersion", &wanted, text, advice)]);
     }
     let mut wanted = if document.is_kubernetes_node { present.clone() } else { document.value.clone() };
     if document.is_kubernetes_node {
@@ -218,8 +217,7 @@ fn update(slot: &mut Slot, document: &Document, present: &Value, id: &str) -> Ve
         validate::fill_defaults(document.kind, &mut wanted);
     }
     let errors = set::immutable(document.kind, present, &wanted);
-    slot.wanted = Some(wanted);
-    errors
+    if errors.is_empty() { Ok(wanted) } else { Err(errors) }
 }
 
 fn new_object(document: &Document) -> Value {
@@ -408,17 +406,21 @@ fn described(error: &Error) -> String {
 fn is_changed(slot: &Slot) -> bool {
     match (&slot.stored, &slot.wanted) {
         (None, None) => false,
-        (Some(stored), Some(wanted)) => without_version(&stored.value) != without_version(wanted),
+        (Some(stored), Some(wanted)) => !is_same(&stored.value, wanted),
         _ => true,
     }
 }
 
-fn without_version(value: &Value) -> Value {
-    let mut value = value.clone();
-    if let Some(metadata) = value["metadata"].as_object_mut() {
-        metadata.shift_remove("resourceVersion");
-    }
-    value
+/// Whether two objects differ in nothing but their resourceVersion.
+fn is_same(a: &Value, b: &Value) -> bool {
+    is_same_but(a, b, "metadata") && is_same_but(&a["metadata"], &b["metadata"], "resourceVersion")
+}
+
+/// Whether two mappings have the same fields, one left aside.
+fn is_same_but(a: &Value, b: &Value, aside: &str) -> bool {
+    let fields = |v: &Value| v.as_object().map_or(0, |m| m.keys().filter(|name| *name != aside).count());
+    let mut entries = a.as_object().into_iter().flatten().filter(|(name, _)| *name != aside);
+    fields(a) == fields(b) && entries.all(|(name, value)| b.get(name) == Some(value))
 }
 
 fn operation(slot: &Slot, now: &str) -> Result<Op> {
@@ -446,5 +448,29 @@ pub fn identity(kind: Kind, namespace: Option<&str>, name: &str) -> String {
     match namespace.filter(|_| kind.is_namespaced()) {
         Some(namespace) => format!("{kind}({namespace}/{name})"),
         None => format!("{kind}({name})"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_the_resource_version_may_differ() {
+        let stored = json!({"kind": "X", "metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"b": 1}});
+        let rows = [
+            (json!({"kind": "X", "metadata": {"name": "a", "resourceVersion": "7"}, "spec": {"b": 1}}), true),
+            (json!({"spec": {"b": 1}, "metadata": {"name": "a"}, "kind": "X"}), true),
+            (json!({"kind": "X", "metadata": {"name": "a"}, "spec": {"b": 2}}), false),
+            (json!({"kind": "X", "metadata": {"name": "a"}}), false),
+            (json!({"kind": "X", "metadata": {"name": "a"}, "spec": {"b": 1}, "status": {}}), false),
+            (json!({"kind": "X", "metadata": {"name": "a", "labels": {}}, "spec": {"b": 1}}), false),
+            (json!({"kind": "X", "metadata": {}, "spec": {"b": 1}}), false),
+        ];
+        for (wanted, same) in rows {
+            assert_eq!((is_same(&stored, &wanted), is_same(&wanted, &stored)), (same, same), "{wanted}");
+        }
     }
 }

@@ -143,7 +143,8 @@ fn show_routes(mut routes: Value, columns: &[(&str, &str)], output: TableOrJson)
 
 /// A daemon's answer.
 pub async fn ask(run_dir: &Path, socket: &str, path: &str) -> Result<Value> {
-    status::get_json(&run_dir.join(socket), path).await.map_err(|e| anyhow!(e))
+    // The error's text has its source already.
+    status::get_json(&run_dir.join(socket), path).await.map_err(|e| anyhow!("{e}"))
 }
 
 /// A list of rows as a table, or as it is.
