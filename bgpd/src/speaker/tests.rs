@@ -1,12 +1,13 @@
 //! Speakers over the loopback of a network namespace: two of ours. The addresses are no loopback addresses, which no route
 //! may have as next hop.
 
+use std::time::Duration;
+
 use bgp_proto::af::Prefix;
 use bgp_proto::policy;
 
 use super::*;
-use crate::config::PeerType;
-use tokio::net::TcpSocket;
+use crate::config::{Origin, PeerConfig, PeerType};
 
 mod by_hand;
 

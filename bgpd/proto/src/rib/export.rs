@@ -2,7 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::{AdjOut, AttrId, Entry, LOCAL, PeerIndex, PeerInfo, RouteView, Shared, Table, operate};
+use super::import::{RouteView, operate};
+use super::{AdjOut, AttrId, Entry, LOCAL, PeerIndex, PeerInfo, Shared, Table};
 use crate::af::{Family, Key};
 use crate::policy::{Action, Policy};
 use crate::rib::decision::DEFAULT_LOCAL_PREF;

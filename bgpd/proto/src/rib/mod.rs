@@ -8,7 +8,9 @@ pub mod attr_set;
 mod bitmap;
 pub mod decision;
 mod export;
+mod import;
 mod table;
+mod view;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -20,10 +22,10 @@ use self::bitmap::Bitmap;
 use self::decision::{Candidate, DEFAULT_LOCAL_PREF};
 pub use self::export::ExportConfig;
 pub use self::table::{Entry, Path, Table};
+pub use self::view::{RouteInfo, View};
 use crate::af::{Family, Key, Prefix, V4, V6};
-use crate::policy::{self, Action, Community, Operation, PRIORITY_BASE, Policy, SessionType};
+use crate::policy::{Community, PRIORITY_BASE, Policy};
 use crate::wire::attribute::Attributes;
-use crate::wire::iana;
 use crate::wire::nlri::prefixes;
 
 /// Names a peer in paths.
@@ -154,131 +156,6 @@ impl Shared {
             peer: peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |p| p.address),
         })
     }
-
-    /// Loop checks and import policy: the set to use, with a reference for the caller, or NONE.
-    fn import(&mut self, peer: PeerIndex, prefix: Prefix, received: AttrId) -> AttrId {
-        let Some(info) = self.peers[usize::from(peer)].as_ref().map(|s| &s.info) else {
-            return AttrId::NONE;
-        };
-        let attributes = &self.attrs.get(received).attributes;
-        if is_loop(info, attributes) {
-            return AttrId::NONE;
-        }
-        let route = RouteView { prefix, attributes, interface: None, is_local: false, is_ebgp: info.is_ebgp };
-        let changed = match info.import.decide(&route) {
-            Some(rule) if rule.action == Action::Accept => operate(&rule.operations, attributes),
-            None if info.import.default == Action::Accept => None,
-            Some(_) | None => return AttrId::NONE,
-        };
-        match changed {
-            Some(changed) => self.attrs.intern(changed),
-            None => {
-                self.attrs.retain(received, 1);
-                received
-            }
-        }
-    }
-}
-
-/// RFC 4271 section 9 (own AS in the path) and RFC 4456 section 8.
-fn is_loop(info: &PeerInfo, attributes: &Attributes) -> bool {
-    let own = attributes.ases().filter(|&a| a == info.local_as).count();
-    own > usize::from(info.allow_own_as)
-        || attributes.originator_id() == Some(info.local_router_id)
-        || info.cluster_id.is_some_and(|id| attributes.cluster_list().any(|c| c == u32::from(id)))
-}
-
-/// A route as policies see it.
-struct RouteView<'a> {
-    prefix: Prefix,
-    attributes: &'a Attributes,
-    interface: Option<&'a str>,
-    is_local: bool,
-    is_ebgp: bool,
-}
-
-impl policy::Route for RouteView<'_> {
-    fn prefix(&self) -> Prefix {
-        self.prefix
-    }
-
-    fn is_local(&self) -> bool {
-        self.is_local
-    }
-
-    fn interface(&self) -> Option<&str> {
-        self.interface
-    }
-
-    fn session_type(&self) -> SessionType {
-        if self.is_ebgp { SessionType::Ebgp } else { SessionType::Ibgp }
-    }
-
-    fn has_community(&self, community: Community) -> bool {
-        match community {
-            Community::Standard(c) => self.attributes.communities().any(|x| x == c),
-            Community::Large(a, b, c) => self.attributes.large_communities().any(|x| x == [a, b, c]),
-        }
-    }
-
-    fn as_path_starts_with(&self, ases: &[u32]) -> bool {
-        let mut path = self.attributes.ases();
-        ases.iter().all(|&a| path.next() == Some(a))
-    }
-
-    fn local_pref(&self) -> u32 {
-        self.attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
-    }
-}
-
-/// The attributes after a rule's operations, if there are any.
-fn operate(operations: &[Operation], attributes: &Attributes) -> Option<Attributes> {
-    if operations.is_empty() {
-        return None;
-    }
-    let mut changed = attributes.clone();
-    for operation in operations {
-        match operation {
-            Operation::SetPriority(p) => changed.local_pref = Some(PRIORITY_BASE.saturating_sub(*p)),
-            Operation::PrependAsPath(ases) => changed.prepend(ases),
-            Operation::AddCommunity(community) => {
-                let (kind, octets) = match *community {
-                    Community::Standard(c) => (iana::COMMUNITIES, c.to_be_bytes().to_vec()),
-                    Community::Large(a, b, c) => {
-                        (iana::LARGE_COMMUNITIES, [a, b, c].iter().flat_map(|v| v.to_be_bytes()).collect())
-                    }
-                };
-                let had = changed.value(kind);
-                if !had.chunks_exact(octets.len()).any(|c| c == octets) {
-                    let value = [had, &octets].concat();
-                    changed.set(iana::OPTIONAL | iana::TRANSITIVE, kind, &value);
-                }
-            }
-        }
-    }
-    Some(changed)
-}
-
-/// A path for display.
-#[derive(Clone, Debug)]
-pub struct RouteInfo {
-    pub prefix: Prefix,
-    pub attributes: Attributes,
-    /// `None`: a route of our own.
-    pub peer: Option<IpAddr>,
-    pub best: bool,
-    pub stale: bool,
-}
-
-/// Which routes to show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum View {
-    /// The multipath sets.
-    Best,
-    /// All paths of a peer, or of all, as received.
-    Received(Option<PeerIndex>),
-    /// What a peer was told, before its own next hop and path are put in.
-    Advertised(PeerIndex),
 }
 
 /// All routes.
@@ -370,7 +247,7 @@ impl Rib {
 
     /// A list of prefixes that a peer announced.
     pub fn announce(&mut self, peer: PeerIndex, family: Family, list: &[u8], attributes: Attributes) {
-        with_table!(self, family, |table, shared| announce(table, shared, peer, list, attributes));
+        with_table!(self, family, |table, shared| import::announce(table, shared, peer, list, attributes));
     }
 
     /// A list of prefixes that a peer withdrew.
@@ -567,8 +444,8 @@ impl Rib {
     /// Routes for display, at most `limit`.
     pub fn routes(&self, view: View, limit: usize) -> Vec<RouteInfo> {
         let mut routes = Vec::new();
-        list(&self.v4, &self.shared, view, limit, &mut routes);
-        list(&self.v6, &self.shared, view, limit, &mut routes);
+        view::list(&self.v4, &self.shared, view, limit, &mut routes);
+        view::list(&self.v6, &self.shared, view, limit, &mut routes);
         routes
     }
 
@@ -604,55 +481,6 @@ fn next_hops<K>(shared: &Shared, entry: &Entry<K>) -> Option<Vec<IpAddr>> {
         }
     }
     (!hops.is_empty()).then_some(hops)
-}
-
-fn announce<K: Key>(table: &mut Table<K>, shared: &mut Shared, peer: PeerIndex, list: &[u8], attributes: Attributes) {
-    let received = shared.attrs.intern(attributes);
-    // Where policy does not look at the prefix, one answer does for all of the list.
-    let uniform = shared.peer(peer).is_some_and(|p| p.import.rules.is_empty() || p.import.accepts_all(K::FAMILY));
-    let mut used = AttrId::NONE;
-    let mut fresh = 0;
-    for (i, key) in prefixes::<K>(list).enumerate() {
-        if i == 0 || !uniform {
-            shared.attrs.release(used);
-            used = shared.import(peer, key.prefix(), received);
-        }
-        fresh += u32::from(table.insert(shared, key, Path { received, used, peer, stale: false }));
-    }
-    shared.attrs.release(used);
-    shared.attrs.release(received);
-    if let Some(slot) = shared.slot_mut(peer) {
-        slot.received[K::FAMILY as usize] += fresh;
-    }
-}
-
-fn list<K: Key>(table: &Table<K>, shared: &Shared, view: View, limit: usize, routes: &mut Vec<RouteInfo>) {
-    for (at, entry) in table.entries().iter().enumerate() {
-        let best = entry.multipath().len();
-        for (i, path) in entry.paths().iter().enumerate() {
-            let (shown, id) = match view {
-                View::Best => (i < best, path.used),
-                View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
-                View::Advertised(peer) => {
-                    let out = shared.slot(peer).and_then(|s| s.out[K::FAMILY as usize].as_ref());
-                    (i == 0 && best > 0 && out.is_some_and(|o| o.advertised.contains(at as u32)), path.used)
-                }
-            };
-            if !shown {
-                continue;
-            }
-            if routes.len() == limit {
-                return;
-            }
-            routes.push(RouteInfo {
-                prefix: entry.key.prefix(),
-                attributes: shared.attrs.get(id).attributes.clone(),
-                peer: shared.peer(path.peer).map(|p| p.address),
-                best: i < best,
-                stale: path.stale,
-            });
-        }
-    }
 }
 
 #[cfg(test)]

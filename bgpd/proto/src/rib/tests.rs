@@ -1,6 +1,7 @@
 //! What goes in from peers and what goes out to others, as octets.
 
 use super::*;
+use crate::policy::Action;
 use crate::wire::attribute::{self, Context};
 use crate::wire::iana::*;
 use crate::wire::update::Update;

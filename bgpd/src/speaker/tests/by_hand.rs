@@ -2,15 +2,20 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use bgp_proto::af::Family;
 use bgp_proto::wire::attribute;
 use bgp_proto::wire::iana::{AS_PATH, NEXT_HOP, ORIGIN};
+use bgp_proto::wire::open::{Capabilities, GracefulRestart, Open};
 use bgp_proto::wire::update::write_end_of_rib;
-use bgp_proto::wire::{HEADER_LEN, frame, write_message};
+use bgp_proto::wire::{HEADER_LEN, MessageType, frame, write_message};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use super::*;
 
+/// Of both ends. No other program listens on all addresses there.
+const LOOPBACK_PORT: u16 = 17911;
 /// What has to happen happens in this time.
 const SOON: Duration = Duration::from_secs(10);
 /// What must not happen does not happen in this time.
@@ -30,8 +35,8 @@ fn config_of([own, peer]: [IpAddr; 2], own_as: u32, peer_as: u32) -> SpeakerConf
     SpeakerConfig {
         router_id: [10, 0, 0, 5].into(),
         local_as: own_as,
-        listen: vec![SocketAddr::new(own, PORT)],
-        peers: BTreeMap::from([(PeerId { address: peer, port: PORT }, p)]),
+        listen: vec![SocketAddr::new(own, LOOPBACK_PORT)],
+        peers: BTreeMap::from([(PeerId { address: peer, port: LOOPBACK_PORT }, p)]),
     }
 }
 
@@ -92,7 +97,7 @@ impl ByHand {
         let socket = TcpSocket::new_v4().unwrap();
         socket2::SockRef::from(&socket).set_ttl_v4(ttl).unwrap();
         socket.bind(SocketAddr::new(peer, 0)).unwrap();
-        ByHand::new(socket.connect(SocketAddr::new(own, PORT)).await.unwrap())
+        ByHand::new(socket.connect(SocketAddr::new(own, LOOPBACK_PORT)).await.unwrap())
     }
 
     /// Where the speaker connects to.
@@ -100,7 +105,7 @@ impl ByHand {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_nonblocking(true).unwrap();
-        socket.bind(&SockAddr::from(SocketAddr::new(peer, PORT))).unwrap();
+        socket.bind(&SockAddr::from(SocketAddr::new(peer, LOOPBACK_PORT))).unwrap();
         socket.listen(9).unwrap();
         TcpListener::from_std(socket.into()).unwrap()
     }

@@ -1,0 +1,153 @@
+//! How the rest of the program talks to the speaker: [`Handle`] and the messages it sends.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bgp_proto::af::{Family, Prefix};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::LocalSet;
+
+use super::run;
+use crate::config::{Origin, SpeakerConfig};
+use crate::peer::{PeerStatus, RouteStatus};
+
+/// How far away a next hop is: the IGP metric of RFC 4271 section 9.1.2.2 step e, `None` if it cannot be reached.
+pub type Resolver = Arc<dyn Fn(IpAddr) -> Option<u32> + Send + Sync>;
+
+/// Best routes that changed: the next hops of the multipath set as announced (not resolved), `None` if the prefix has no
+/// route by BGP any more. Routes of our own are not in it.
+pub type RouteBatch = Vec<(Prefix, Option<Vec<IpAddr>>)>;
+
+/// Whether what peers had to say after the start has been heard: End-of-RIB from every peer that announces it, or the time
+/// for that is over. What was heard is in the subscriptions of best routes before it is said here, so that kernel routes of
+/// a previous run which are in none of the batches may be swept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InSync {
+    pub v4: bool,
+    pub v6: bool,
+}
+
+impl InSync {
+    pub fn family(self, family: Family) -> bool {
+        match family {
+            Family::Ipv4 => self.v4,
+            Family::Ipv6 => self.v6,
+        }
+    }
+}
+
+/// What others ask of the speaker. Cheap to clone; calls return at once and take effect in the order they were made.
+#[derive(Clone)]
+pub struct Handle {
+    commands: mpsc::UnboundedSender<Command>,
+    in_sync: watch::Receiver<InSync>,
+}
+
+/// A message to the speaker's thread.
+pub(super) enum Command {
+    Configure(Box<SpeakerConfig>, oneshot::Sender<Result<(), String>>),
+    Originate(Vec<Origin>),
+    BestRoutes(mpsc::UnboundedSender<RouteBatch>),
+    Resolve(Resolver),
+    NextHopLost(IpAddr),
+    Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Routes(RouteQuery, oneshot::Sender<Vec<RouteStatus>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Which routes a query is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteQuery {
+    Best,
+    /// Of one peer's address, or of all.
+    Received(Option<IpAddr>),
+    Advertised(IpAddr),
+}
+
+/// How the speaker begins.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Start {
+    /// Kernel routes of a previous run are still in place: OPENs say that we restarted and kept forwarding (RFC 4724).
+    pub restarted: bool,
+    /// Seed of the hash tables and of the timers' jitter.
+    pub seed: u64,
+}
+
+impl Handle {
+    /// Starts the speaker's thread. It does nothing until it is configured.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be had.
+    pub fn start(start: Start) -> io::Result<Handle> {
+        let (commands, received) = mpsc::unbounded_channel();
+        let (in_sync_sender, in_sync) = watch::channel(InSync::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("speaker".into()).spawn(move || {
+            LocalSet::new().block_on(&runtime, run(start, received, in_sync_sender));
+        })?;
+        Ok(Handle { commands, in_sync })
+    }
+
+    /// Replaces the configuration; only peers whose session parameters changed are reset. The answer comes once it is applied;
+    /// it is an error when a listener cannot be bound.
+    pub fn configure(&self, config: SpeakerConfig) -> oneshot::Receiver<Result<(), String>> {
+        let (done, applied) = oneshot::channel();
+        self.send(Command::Configure(Box::new(config), done));
+        applied
+    }
+
+    /// The full set of routes of our own. End-of-RIB goes out to no peer before the first call.
+    pub fn originate(&self, origins: Vec<Origin>) {
+        self.send(Command::Originate(origins));
+    }
+
+    /// Batches of changes of the best routes; the first one has all there are.
+    pub fn best_routes(&self) -> mpsc::UnboundedReceiver<RouteBatch> {
+        let (batches, receiver) = mpsc::unbounded_channel();
+        self.send(Command::BestRoutes(batches));
+        receiver
+    }
+
+    /// Replaces the judgement on next hops and asks it again for all of them: call it whenever its answers may have changed.
+    /// Until the first call every next hop is reachable.
+    pub fn set_resolver(&self, resolver: Resolver) {
+        self.send(Command::Resolve(resolver));
+    }
+
+    /// The address cannot be reached any more (its interface lost its carrier or is gone): a session with it goes down at once.
+    pub fn next_hop_lost(&self, address: IpAddr) {
+        self.send(Command::NextHopLost(address));
+    }
+
+    /// See [`InSync`].
+    pub fn in_sync(&self) -> watch::Receiver<InSync> {
+        self.in_sync.clone()
+    }
+
+    /// Every configured peer, for display.
+    pub async fn peers(&self) -> Vec<PeerStatus> {
+        let (answer, peers) = oneshot::channel();
+        self.send(Command::Peers(answer));
+        peers.await.unwrap_or_default()
+    }
+
+    /// Routes, for display.
+    pub async fn routes(&self, query: RouteQuery) -> Vec<RouteStatus> {
+        let (answer, routes) = oneshot::channel();
+        self.send(Command::Routes(query, answer));
+        routes.await.unwrap_or_default()
+    }
+
+    /// Ends all sessions: with graceful restart without a word, so that peers keep the routes; else with Cease.
+    pub async fn shut_down(&self) {
+        let (done, finished) = oneshot::channel();
+        self.send(Command::Shutdown(done));
+        let _ = finished.await;
+    }
+
+    fn send(&self, command: Command) {
+        // The speaker's thread ends only with the process.
+        let _ = self.commands.send(command);
+    }
+}
