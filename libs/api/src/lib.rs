@@ -11,6 +11,8 @@
 //! - one module per kind or family of kinds
 //! - [`extension`]: `spec` fields that Calico lacks, kept as annotations in the store
 //! - [`selector`], [`schema`], [`validate`]: the selector grammar; the fields of every kind; checks of documents
+//!
+//! The program `crdgen` writes `crds/` from the schema.
 
 pub mod bgp_configuration;
 pub mod bgp_filter;
