@@ -148,8 +148,7 @@ impl<'a> Attempt<'a> {
             Ok(Some(block)) => Some(block),
             Ok(None) => {
                 self.read_all().await?;
-                let is_free = self.all.as_ref().is_some_and(|all| !all.overlaps(&cidr));
-                if is_free { Some(self.new_block(cidr)?) } else { None }
+                if self.is_free(&cidr) { Some(self.new_block(cidr)?) } else { None }
             }
             Err(Error::Store(error @ datastore::Error::Corrupt { .. })) => {
                 tracing::warn!(%error, "a block is left out");
@@ -175,17 +174,17 @@ impl<'a> Attempt<'a> {
     /// nobody, or with another owner whose claim is old enough.
     async fn claim(&mut self, family: Family) -> Result<Option<Versioned<Block>>, Error> {
         self.read_all().await?;
-        let Some(all) = &self.all else { return Ok(None) };
         let pools = self.context.pools(family);
         let free = pools.iter().find_map(|pool| {
             let spec = &pool.body.spec;
             let mut walk = BlockWalk::new(spec.cidr, spec.block_prefix_len(), self.context.seed(pool));
-            walk.find_outside(&self.context.reservations, |cidr| !self.tried.contains(cidr) && !all.overlaps(cidr))
+            walk.find_outside(&self.context.reservations, |cidr| !self.tried.contains(cidr) && self.is_free(cidr))
         });
         if let Some(cidr) = free {
             self.tried.insert(cidr);
             return self.new_block(cidr).map(Some);
         }
+        let Some(all) = &self.all else { return Ok(None) };
         let found = pools.iter().flat_map(|p| all.of(p.body.spec.cidr, self.context.seed(p))).find_map(|kv| {
             let mut block = readable_block(kv).filter(|b| !self.tried.contains(&b.value.cidr()))?;
             block.value.thaw(self.context.now, cooldown(&self.context.config));
@@ -207,6 +206,12 @@ impl<'a> Attempt<'a> {
             }
         }
         Ok(Some(block))
+    }
+
+    /// Whether no block is where this one would be, neither in the store nor in this transaction.
+    fn is_free(&self, cidr: &IpNet) -> bool {
+        let overlaps = |block: &IpNet| block.contains(cidr) || cidr.contains(block);
+        self.all.as_ref().is_some_and(|all| !all.overlaps(cidr)) && !self.changes.keys().any(overlaps)
     }
 
     fn may_claim(&self, block: &Block) -> bool {

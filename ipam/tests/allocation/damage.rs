@@ -77,6 +77,18 @@ async fn a_claim_without_a_block_never_overlaps_a_block_of_another_size() {
 }
 
 #[tokio::test]
+async fn claims_without_blocks_that_overlap_each_other_make_one_block() {
+    let (_, store, ipam) = lab("10.0.0.0/28", 30).await;
+    for cidr in ["10.0.0.0/29", "10.0.0.0/30"] {
+        let key = Key::BlockAffinity(host("a"), net(cidr));
+        store.create(key, br#"{"state":"pending","deleted":false}"#.to_vec()).await.unwrap();
+    }
+    let got = ipam.auto_assign(&AssignRequest { num_v4: 16, ..request("a", "a.1") }).await.unwrap();
+    assert_eq!(got.v4.len(), 16);
+    audit(&store).await;
+}
+
+#[tokio::test]
 async fn a_handle_that_was_counted_wrongly_becomes_right() {
     for wrong in [7, 0] {
         let (_, store, ipam) = lab("10.0.0.0/24", 26).await;
