@@ -24,6 +24,7 @@ mod sockopt;
 mod speaker;
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 use crate::control::Readiness;
 use crate::kernel::Inputs;
+use crate::peers::RouterId;
 use crate::resources::Resources;
 use crate::speaker::{Handle, Start};
 
@@ -59,19 +61,30 @@ struct Arguments {
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let is_terminal = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let result = runtime.context("cannot start the runtime").and_then(|r| r.block_on(run(arguments)));
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("bgpd: {e:#}");
+            eprintln!("bgpd: {}", sentence(&e));
             std::process::ExitCode::FAILURE
         }
     }
 }
 
+/// An error and its causes; a cause that the text before it already names is not said twice.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |text, cause| match cause.to_string() {
+        cause if text.is_empty() => cause,
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
+}
+
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let router_id = RouterId::parse(arguments.router_id.as_deref().unwrap_or_default()).map_err(anyhow::Error::msg)?;
     let node = match arguments.nodename {
         Some(name) => name,
         None => std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -100,7 +113,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
 
-    let work = follow(store, node, arguments.router_id, kernel, speaker.clone(), &readiness);
+    let work = follow(store, node, router_id, kernel, speaker.clone(), &readiness);
     tokio::select! {
         result = work => result?,
         _ = terminate.recv() => {}
@@ -114,7 +127,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
 async fn follow(
     store: datastore::store::DynStore,
     node: String,
-    router_id: Option<String>,
+    router_id: RouterId,
     kernel: Option<Arc<dyn Kernel>>,
     speaker: Handle,
     readiness: &watch::Sender<Readiness>,
@@ -137,7 +150,7 @@ async fn follow(
         if !in_sync {
             continue;
         }
-        let plan = match peers::plan(&node, &resources, router_id.as_deref()) {
+        let plan = match peers::plan(&node, &resources, router_id) {
             Ok(plan) => plan,
             Err(e) => {
                 let reason = e.to_string();

@@ -46,23 +46,51 @@ pub struct Plan {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     #[error("there is no Node {0}: create it, or set NODENAME to the name it has")]
-    NoNode(String),
+    UnknownNode(String),
     #[error("Node {0} has no spec.bgp: give it an ipv4Address or ipv6Address")]
     NoBgp(String),
     #[error(
         "Node {0} has no spec.bgp.ipv4Address to take as router id: set CALICO_ROUTER_ID to a dotted quad or to hash"
     )]
     NoRouterId(String),
-    #[error("CALICO_ROUTER_ID is '{0}': set it to a dotted quad or to hash")]
-    BadRouterId(String),
 }
 
-/// The sessions of node `name`. `router_id` is CALICO_ROUTER_ID.
+/// CALICO_ROUTER_ID: where the BGP Identifier comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RouterId {
+    /// The node's IPv4 address.
+    #[default]
+    NodeAddress,
+    /// Made of the node's name.
+    Hash,
+    Fixed(Ipv4Addr),
+}
+
+impl RouterId {
+    /// An empty text is an absent one.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn parse(text: &str) -> Result<RouterId, String> {
+        match text {
+            "" => Ok(RouterId::NodeAddress),
+            "hash" => Ok(RouterId::Hash),
+            // RFC 6286 section 2.1: not zero.
+            id => id.parse().ok().filter(|id: &Ipv4Addr| !id.is_unspecified()).map(RouterId::Fixed).ok_or_else(|| {
+                format!(
+                    "CALICO_ROUTER_ID is '{id}': set it to a dotted quad other than 0.0.0.0, or to hash, or unset it"
+                )
+            }),
+        }
+    }
+}
+
+/// The sessions of node `name`.
 ///
 /// # Errors
 /// [`NotReady`]
-pub fn plan(name: &str, resources: &Resources, router_id: Option<&str>) -> Result<Plan, NotReady> {
-    let node = resources.nodes.get(name).ok_or_else(|| NotReady::NoNode(name.into()))?;
+pub fn plan(name: &str, resources: &Resources, router_id: RouterId) -> Result<Plan, NotReady> {
+    let node = resources.nodes.get(name).ok_or_else(|| NotReady::UnknownNode(name.into()))?;
     if node.body.spec.bgp.is_none() {
         return Err(NotReady::NoBgp(name.into()));
     }
@@ -160,11 +188,11 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn router_id(&self, configured: Option<&str>) -> Result<Ipv4Addr, NotReady> {
-        match configured.filter(|id| !id.is_empty()) {
-            Some("hash") => Ok(hashed_router_id(self.me.name)),
-            Some(id) => id.parse().map_err(|_| NotReady::BadRouterId(id.into())),
-            None => match self.me.v4 {
+    fn router_id(&self, source: RouterId) -> Result<Ipv4Addr, NotReady> {
+        match source {
+            RouterId::Hash => Ok(hashed_router_id(self.me.name)),
+            RouterId::Fixed(id) => Ok(id),
+            RouterId::NodeAddress => match self.me.v4 {
                 Some(IpAddr::V4(v4)) => Ok(v4),
                 _ => Err(NotReady::NoRouterId(self.me.name.into())),
             },

@@ -46,7 +46,7 @@ fn set_cluster(r: &mut Resources, node: &str, id: &str) {
 }
 
 fn planned(node: &str, r: &Resources) -> Plan {
-    plan(node, r, Some("hash")).unwrap()
+    plan(node, r, RouterId::Hash).unwrap()
 }
 
 /// `name address:port remote-as flags`, one line a session; flags: passive, client, down.
@@ -396,16 +396,17 @@ fn node_identity() {
         object("none", &[], json!({})),
         object("kube-master", &[], json!({"bgp": {"ipv4Address": "10.0.0.1/24"}})),
     ]);
-    let id = |node, env| plan(node, &r, env).map(|p| p.config.router_id.to_string());
-    assert_eq!(id("a", None).unwrap(), "10.0.0.9");
-    assert_eq!(id("a", Some("")).unwrap(), "10.0.0.9", "an empty variable is an unset one");
-    assert_eq!(id("a", Some("1.2.3.4")).unwrap(), "1.2.3.4");
+    let id = |node, text| plan(node, &r, RouterId::parse(text).unwrap()).map(|p| p.config.router_id.to_string());
+    assert_eq!(id("a", "").unwrap(), "10.0.0.9");
+    assert_eq!(id("a", "1.2.3.4").unwrap(), "1.2.3.4");
     // Calico's documentation of CALICO_ROUTER_ID.
-    assert_eq!(id("kube-master", Some("hash")).unwrap(), "25.79.212.8");
-    assert_eq!(id("six", None), Err(NotReady::NoRouterId("six".into())));
-    assert_eq!(id("none", None), Err(NotReady::NoBgp("none".into())));
-    assert_eq!(id("nobody", None), Err(NotReady::NoNode("nobody".into())));
-    assert_eq!(id("a", Some("1.2.3")), Err(NotReady::BadRouterId("1.2.3".into())));
+    assert_eq!(id("kube-master", "hash").unwrap(), "25.79.212.8");
+    assert_eq!(id("six", ""), Err(NotReady::NoRouterId("six".into())));
+    assert_eq!(id("none", ""), Err(NotReady::NoBgp("none".into())));
+    assert_eq!(id("nobody", ""), Err(NotReady::UnknownNode("nobody".into())));
+    for wrong in ["1.2.3", "0.0.0.0", "2001:db8::1", "Hash"] {
+        assert!(RouterId::parse(wrong).unwrap_err().contains(wrong));
+    }
 
     assert_eq!(planned("a", &r).config.local_as, 64512);
     configure(&mut r, "default", json!({"asNumber": 65001}));
