@@ -31,7 +31,7 @@ const BACKLOG: i32 = 4096;
 const MULTIHOP_TTL: u32 = 255;
 /// Received at once.
 const READ_SIZE: usize = 256 * 1024;
-/// Reads of one connection before others have their turn.
+/// Reads of one connection before others, and what follows from them, have their turn.
 const READS_IN_A_ROW: usize = 4;
 /// How long a NOTIFICATION may take to reach the peer before the socket goes.
 const LINGER: Duration = Duration::from_secs(1);
@@ -227,7 +227,7 @@ async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
                 Err(e) => return Speaker::ended(&speaker, serial, format!("connection lost: {e}")),
             }
         }
-        tokio::task::consume_budget().await;
+        tokio::task::yield_now().await;
     }
 }
 
