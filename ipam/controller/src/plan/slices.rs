@@ -23,7 +23,7 @@ pub fn plan(state: &State, workloads: &BTreeMap<Name, WorkloadEndpoint>, actions
         if spec.selector.is_empty() || spec.service_type == ServiceType::ExternalName || foreign.contains(name) {
             continue;
         }
-        for slice in slices_of(name, service, workloads) {
+        for slice in slices_of(name, service, workloads, &state.slices) {
             wanted.insert((name.0.clone(), slice.metadata.name.clone()), slice);
         }
     }
@@ -58,8 +58,14 @@ fn service_of(slice: &EndpointSlice) -> Option<Name> {
     Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
 }
 
-/// The slices of one service: one, unless workloads give a named port different numbers; then one for each combination.
-fn slices_of(name: &Name, service: &Service, workloads: &BTreeMap<Name, WorkloadEndpoint>) -> Vec<EndpointSlice> {
+/// The slices of one service: one, unless workloads give a named port different numbers; then one for each combination. A
+/// combination keeps the slice that it has, so that no endpoint is without one between two writes.
+fn slices_of(
+    name: &Name,
+    service: &Service,
+    workloads: &BTreeMap<Name, WorkloadEndpoint>,
+    actual: &BTreeMap<Name, EndpointSlice>,
+) -> Vec<EndpointSlice> {
     let spec = &service.body.spec;
     let mut groups: BTreeMap<Vec<Option<u16>>, BTreeMap<Ipv4Addr, Endpoint>> = BTreeMap::new();
     let of_namespace = workloads.range((name.0.clone(), String::new())..).take_while(|((ns, _), _)| *ns == name.0);
@@ -79,22 +85,32 @@ fn slices_of(name: &Name, service: &Service, workloads: &BTreeMap<Name, Workload
     if groups.is_empty() {
         groups.insert(spec.ports.iter().map(|p| number_of(p, None)).collect(), BTreeMap::new());
     }
-    let slice = |i: usize, numbers: Vec<Option<u16>>, endpoints: BTreeMap<Ipv4Addr, Endpoint>| {
-        let suffix = if i == 0 { String::new() } else { format!("-{}", i + 1) };
-        let mut metadata = Metadata::namespaced(&name.0, format!("{}-tortie{suffix}", name.1));
+    let bodies: Vec<EndpointSliceBody> = groups
+        .into_iter()
+        .map(|(numbers, endpoints)| {
+            let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
+                Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: Some(number?) })
+            });
+            let (endpoints, ports) = (endpoints.into_values().collect(), ports.collect());
+            EndpointSliceBody { address_type: "IPv4".into(), endpoints, ports }
+        })
+        .collect();
+    let of_service = actual.values().filter(|s| is_ours(s) && service_of(s).as_ref() == Some(name));
+    let mut kept: Vec<&EndpointSlice> =
+        of_service.filter(|slice| bodies.iter().any(|body| body.ports == slice.body.ports)).collect();
+    let taken: BTreeSet<&str> = kept.iter().map(|slice| slice.metadata.name.as_str()).collect();
+    let names = (1..).map(|n| if n == 1 { format!("{}-tortie", name.1) } else { format!("{}-tortie-{n}", name.1) });
+    let mut free = names.filter(|n| !taken.contains(n.as_str()));
+    let mut slices = Vec::new();
+    for body in bodies {
+        let own = kept.iter().position(|slice| slice.body.ports == body.ports).map(|at| kept.remove(at));
+        let own = own.map(|slice| slice.metadata.name.clone()).or_else(|| free.next());
+        let mut metadata = Metadata::namespaced(&name.0, own.expect("the numbers do not end"));
         metadata.labels.insert(LABEL_SERVICE_NAME.into(), name.1.clone());
         metadata.labels.insert(LABEL_MANAGED_BY.into(), MANAGED_BY_TORTIE.into());
-        let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
-            Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: Some(number?) })
-        });
-        let body = EndpointSliceBody {
-            address_type: "IPv4".into(),
-            endpoints: endpoints.into_values().collect(),
-            ports: ports.collect(),
-        };
-        EndpointSlice::new(metadata, body)
-    };
-    groups.into_iter().enumerate().map(|(i, (numbers, endpoints))| slice(i, numbers, endpoints)).collect()
+        slices.push(EndpointSlice::new(metadata, body));
+    }
+    slices
 }
 
 /// The port on the workload: the target by number, by the name it has there, or the service's own number.

@@ -408,6 +408,31 @@ fn a_named_target_port_is_looked_up_on_each_workload() {
 }
 
 #[test]
+fn a_combination_of_ports_keeps_its_slice() {
+    let web = web(json!([{"name": "http", "port": 80, "targetPort": "http"}]));
+    let on = |name: &str, ip: &str, port: u16| {
+        let mut workload = workload(name, ip, json!({"app": "web", "track": "a"}));
+        workload["spec"]["ports"][0]["port"] = json!(port);
+        workload
+    };
+    let mut documents = vec![web, on("a", "10.0.0.1", 8080)];
+    let first = slices(&documents);
+    assert_eq!((first.len(), first[0].0), (1, "create"));
+    documents.push(serde_json::to_value(&first[0].1).unwrap());
+    // A lower number comes first in order, and takes no place.
+    documents.push(on("b", "10.0.0.2", 7070));
+    let second = slices(&documents);
+    assert_eq!((second.len(), second[0].0, addresses(&second[0].1)), (1, "create", vec!["10.0.0.2"]));
+    documents.push(serde_json::to_value(&second[0].1).unwrap());
+    assert!(slices(&documents).is_empty());
+    // The first goes; the second stays where it is.
+    documents.remove(1);
+    let third = slices(&documents);
+    assert_eq!((third.len(), third[0].0), (1, "delete"));
+    assert_eq!(third[0].1.metadata.name, first[0].1.metadata.name);
+}
+
+#[test]
 fn slices_of_others_are_left_alone() {
     let labels = json!({"app": "web", "track": "a"});
     let workload = workload("p1", "10.0.0.1", labels);
