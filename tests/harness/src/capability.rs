@@ -79,19 +79,17 @@ fn no_bpf() -> Option<String> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Some("the kernel has no BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF)".into());
     }
-    let mount = "mount -t bpf bpf /mnt";
-    if let Some(reason) =
-        refused(&["unshare", "--mount", "sh", "-c", mount], "this machine does not allow it to mount a bpffs")
-    {
-        return Some(reason);
-    }
-    if guard::cgroup_mount().is_some() {
-        return None;
-    }
-    refused(
-        &["unshare", "--mount", "sh", "-c", "mount -t cgroup2 none /mnt"],
-        "there is no cgroup v2, and none can be mounted",
-    )
+    no_mount("bpf", "this machine does not allow it to mount a bpffs").or_else(|| match guard::cgroup_mount() {
+        Some(_) => None,
+        None => no_mount("cgroup2", "there is no cgroup v2, and none can be mounted"),
+    })
+}
+
+/// Mounts a file system on a directory of its own, and takes it away again. Not in a mount namespace of its own: a chroot
+/// whose root is no mount point cannot make one.
+fn no_mount(kind: &str, why: &str) -> Option<String> {
+    let script = format!("d=$(mktemp -d) && {{ mount -t {kind} none $d && umount $d; rc=$?; rmdir $d; exit $rc; }}");
+    refused(&["sh", "-c", &script], why)
 }
 
 fn refused(argv: &[&str], why: &str) -> Option<String> {

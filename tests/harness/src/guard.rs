@@ -30,6 +30,10 @@ pub const LABS: &str = "/run/tortie-lab";
 const OWNER: &str = "owner";
 /// Its presence says that the lab stays when its owner ends.
 const KEEP: &str = "keep";
+/// Where iproute2 keeps namespaces; it mounts the directory on itself when it makes the first one.
+const NAMESPACES: &str = "/run/netns";
+/// Its presence in [`LABS`] says that a lab, and nobody before it, caused that mount.
+const NAMESPACES_MOUNT: &str = ".namespaces-mount";
 /// Exit code after a signal, as a shell reports it for SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -57,6 +61,9 @@ impl Guard {
         let (dir, new) = (dir(&id), Path::new(LABS).join(format!(".new-{id}")));
         fs::create_dir_all(&new).with_context(|| format!("cannot create {}; a lab needs root", new.display()))?;
         fs::write(new.join(OWNER), format!("{pid} {}", start_time(pid).unwrap_or_default()))?;
+        if !is_mounted(Path::new(NAMESPACES)) {
+            fs::write(Path::new(LABS).join(NAMESPACES_MOUNT), "")?;
+        }
         mine(|set| set.insert(id.clone()));
         let guard = Self { id };
         fs::rename(&new, &dir)?;
@@ -150,7 +157,7 @@ pub fn down(id: &str) -> Result<()> {
         note("cgroups", remove_cgroup(&cgroup));
     }
     let prefix = netns_prefix(id);
-    for name in names_in("/run/netns").into_iter().filter(|n| n.starts_with(&prefix)) {
+    for name in names_in(NAMESPACES).into_iter().filter(|n| n.starts_with(&prefix)) {
         note(&format!("namespace {name}"), remove_netns(&name));
     }
     let dir = dir(id);
@@ -162,6 +169,11 @@ pub fn down(id: &str) -> Result<()> {
     }
     if dir.exists() && !is_mounted(&dir.join("bpf")) && !is_mounted(&dir.join("cgroup")) {
         note("directory", fs::remove_dir_all(&dir).with_context(|| format!("rm -r {}", dir.display())));
+    }
+    let mark = Path::new(LABS).join(NAMESPACES_MOUNT);
+    // Busy while anybody's namespace is there: then whoever ends last does it.
+    if mark.exists() && umount2(Path::new(NAMESPACES), MntFlags::empty()).is_ok() {
+        let _ = fs::remove_file(mark);
     }
     let _ = fs::remove_dir(LABS);
     if !left.is_empty() {
@@ -196,7 +208,7 @@ pub fn reap_dead() {
 }
 
 fn remove_netns(name: &str) -> Result<()> {
-    let path = Path::new("/run/netns").join(name);
+    let path = Path::new(NAMESPACES).join(name);
     match umount2(&path, MntFlags::MNT_DETACH) {
         Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => {}
         Err(e) => bail!("umount {}: {e}", path.display()),
