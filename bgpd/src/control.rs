@@ -33,7 +33,7 @@ use crate::speaker::{Handle, RouteQuery};
 pub struct Readiness {
     /// The store is in sync, and the speaker runs on what it says.
     pub configured: bool,
-    /// What the resources lack.
+    /// What the resources lack, or why a listener is missing.
     pub waiting_for: Option<String>,
     /// Absent without a FIB.
     pub kernel: Option<watch::Receiver<kernel::Status>>,

@@ -171,11 +171,13 @@ async fn follow(
             peers: plan.config.peers.keys().map(|id| id.address).collect(),
         };
         let applied = speaker.configure(plan.config).await.context("the speaker's thread ended")?;
-        match applied {
-            Ok(()) => listening = true,
+        let problem = applied.err();
+        match &problem {
+            None => listening = true,
             // At the start nobody depends on us yet: say what is wrong and end.
-            Err(e) if !listening => anyhow::bail!(e),
-            Err(e) => tracing::error!("{e}"),
+            Some(e) if !listening => anyhow::bail!("{e}"),
+            // Sessions live on, and the next change of a resource tries again.
+            Some(e) => tracing::error!("{e}"),
         }
         match (&inputs, &kernel) {
             (Some(inputs), _) => {
@@ -193,7 +195,7 @@ async fn follow(
         waiting_for.clear();
         readiness.send_modify(|r| {
             r.configured = true;
-            r.waiting_for = None;
+            r.waiting_for = problem;
         });
     }
     anyhow::bail!("the store's watch ended")

@@ -185,7 +185,8 @@ fn set_options(socket: SockRef<'_>, peer: IpAddr, config: &PeerConfig) -> io::Re
     Ok(())
 }
 
-/// Options of a connection that the peer made.
+/// Options of a connection that the peer made. What came before is not checked against the minimum TTL: a listener serves
+/// peers with and without it.
 pub fn set_accepted_options(stream: &TcpStream, peer: IpAddr, config: &PeerConfig) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);

@@ -268,11 +268,6 @@ impl Fsm {
         self.state
     }
 
-    /// Negotiated hold time.
-    pub fn hold_time(&self) -> Duration {
-        self.hold_time
-    }
-
     /// When [`Fsm::expired`] has something to say, if nothing else happens.
     pub fn next_deadline(&self) -> Option<Instant> {
         [self.connect_retry, self.hold, self.keepalive, self.idle_hold].into_iter().flatten().min()

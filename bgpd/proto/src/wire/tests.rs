@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::attribute::{self, Attributes, Context, Remedy};
 use super::iana::*;
 use super::open::{Capabilities, GracefulRestart, Open};
-use super::update::{Update, read_route_refresh, write_end_of_rib, write_route_refresh};
+use super::update::{Update, read_route_refresh, write_end_of_rib};
 use super::*;
 use crate::af::Family;
 
@@ -203,9 +203,17 @@ fn end_of_rib_and_route_refresh() {
         write_end_of_rib(&mut out, family);
         let body = frame(&out).unwrap().unwrap().body;
         assert_eq!(Update::read(&cx(false), body).unwrap().end_of_rib, Some(family));
-        out.clear();
-        write_route_refresh(&mut out, family);
-        assert_eq!(read_route_refresh(frame(&out).unwrap().unwrap().body), Some(family));
+    }
+    // RFC 2918 section 3: AFI, reserved, SAFI. RFC 7313 puts its marks into the reserved octet.
+    for (body, want) in [
+        (&[0, 1, 0, 1][..], Some(Family::Ipv4)),
+        (&[0, 2, 0, 1], Some(Family::Ipv6)),
+        (&[0, 1, 0, 2], None),
+        (&[0, 1, 1, 1], None),
+        (&[0, 1, 0], None),
+        (&[0, 1, 0, 1, 9], None),
+    ] {
+        assert_eq!(read_route_refresh(body), want, "{body:?}");
     }
 }
 

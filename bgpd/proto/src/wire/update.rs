@@ -176,15 +176,7 @@ pub fn write_end_of_rib(out: &mut Vec<u8>, family: Family) {
     });
 }
 
-/// Appends ROUTE-REFRESH (RFC 2918 section 3).
-pub fn write_route_refresh(out: &mut Vec<u8>, family: Family) {
-    write_message(out, MessageType::RouteRefresh, |out| {
-        out.extend_from_slice(&family.afi().to_be_bytes());
-        out.extend_from_slice(&[0, 1]);
-    });
-}
-
-/// The family of a ROUTE-REFRESH that asks for routes; `None` for another family, or the marks of RFC 7313.
+/// The family of a ROUTE-REFRESH (RFC 2918 section 3) that asks for routes; `None` for another family, or the marks of RFC 7313.
 pub fn read_route_refresh(body: &[u8]) -> Option<Family> {
     match *body {
         [a, b, 0, safi] => Family::from_wire(u16::from_be_bytes([a, b]), safi),
