@@ -11,6 +11,7 @@ use ipam::{AffinityOwner, AllowedUse, AssignRequest, Ipam};
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::gc;
 use crate::program::Call;
 use crate::protocol::{AddResult, Attachment, Command, Error, IpamConf, ResultIp, code};
 use crate::workload::Workload;
@@ -30,8 +31,7 @@ pub async fn run(call: Call) -> Result<Option<Value>, Error> {
         Command::Del => del(&call, store).await.map(|()| None),
         Command::Check => check(&call, store).await.map(|()| None),
         Command::Status => store.get(&Key::IpamConfig).await.map(|_| None).map_err(unavailable),
-        // Addresses without an owner are collected by the controller, which knows the pods of all nodes.
-        Command::Gc => Ok(None),
+        Command::Gc => gc::addresses(&call, store).await.map(|()| None),
         Command::Version => unreachable!("answered before the configuration is read"),
     }
 }

@@ -10,10 +10,12 @@
 //! - [`delegate`]: [io] runs the IPAM plugin
 //! - [`plugin`]: [io] ADD, DEL, CHECK of `tortie`
 //! - [`address`]: [io] ADD, DEL, CHECK of `tortie-ipam`
+//! - [`gc`]: [io] GC of both
 //! - [`program`]: [io] the frame of both programs
 
 pub mod address;
 pub mod delegate;
+pub mod gc;
 pub mod plugin;
 pub mod program;
 pub mod protocol;

@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::delegate::Delegate;
+use crate::gc;
 use crate::program::Call;
 use crate::protocol::{AddResult, Attachment, Command, Error, NetConf, ResultInterface, ResultIp, ResultRoute, code};
 use crate::wiring::{self, Pair};
@@ -33,13 +34,12 @@ pub async fn run(call: Call) -> Result<Option<Value>, Error> {
         Command::Del => Plugin::new(&call).await?.remove().await.map(|()| None),
         Command::Check => Plugin::new(&call).await?.check().await.map(|()| None),
         Command::Status => status(&call.conf).await.map(|()| None),
-        // What a lost container leaves is collected by the controller, which knows the pods of all nodes.
-        Command::Gc => Ok(None),
+        Command::Gc => gc::interfaces(&call).await.map(|()| None),
         Command::Version => unreachable!("answered before the configuration is read"),
     }
 }
 
-async fn open_store(conf: &NetConf) -> Result<DynStore, Error> {
+pub(crate) async fn open_store(conf: &NetConf) -> Result<DynStore, Error> {
     let store = conf.store()?;
     store.open().await.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot open the datastore").because(e))
 }
@@ -53,11 +53,12 @@ async fn status(conf: &NetConf) -> Result<(), Error> {
     Ok(())
 }
 
-struct Plugin<'a> {
-    call: &'a Call,
-    attachment: Attachment,
-    workload: Workload,
-    store: DynStore,
+/// One container, and the call that is about it.
+pub(crate) struct Plugin<'a> {
+    pub call: &'a Call,
+    pub attachment: Attachment,
+    pub workload: Workload,
+    pub store: DynStore,
 }
 
 impl<'a> Plugin<'a> {
@@ -85,8 +86,9 @@ impl<'a> Plugin<'a> {
         Ok(endpoint.filter(|e| e.body.spec.container_id.as_ref() == Some(&self.workload.container_id)))
     }
 
-    fn ipam(&self, stdin: Vec<u8>) -> Result<Delegate, Error> {
-        let plugin = self.call.conf.ipam.as_ref().map(|i| i.plugin.as_str()).unwrap_or_default();
+    /// The IPAM plugin of the configuration, which gets `stdin`.
+    pub fn ipam(call: &Call, stdin: Vec<u8>) -> Result<Delegate, Error> {
+        let plugin = call.conf.ipam.as_ref().map(|i| i.plugin.as_str()).unwrap_or_default();
         Delegate::find(plugin, &std::env::var("CNI_PATH").unwrap_or_default(), stdin)
     }
 
@@ -133,7 +135,7 @@ impl<'a> Plugin<'a> {
             wiring::configure(&h, &self.workload.ifname, &addresses.clone()).await.map(|i| (i, addresses))
         });
         let (inside, addresses) = inside?;
-        typed::apply(&*self.store, &self.workload.endpoint(&addresses, &inside.mac, pod)).await?;
+        typed::apply(&*self.store, &self.workload.endpoint(&addresses, &inside.mac, pod, &self.call.conf.name)).await?;
         self.wait_for_felix().await?;
         self.result(&addresses, &inside.mac)
     }
@@ -141,7 +143,7 @@ impl<'a> Plugin<'a> {
     fn allocate(&self, namespace: Option<&Namespace>, pod: Option<&Pod>) -> Result<Vec<IpNet>, Error> {
         let wishes = Wishes::new(namespace, pod)?;
         let wanted = wishes.addresses.clone();
-        let ipam = self.ipam(wishes.into_config(&self.call.stdin)?)?;
+        let ipam = Self::ipam(self.call, wishes.into_config(&self.call.stdin)?)?;
         let mut ips = Vec::new();
         if wanted.is_empty() {
             ips.extend(ipam.add()?.ips);
@@ -212,12 +214,13 @@ impl<'a> Plugin<'a> {
         let steps = [
             self.remove_endpoint().await,
             self.remove_interface().await,
-            self.ipam(self.call.stdin.clone()).and_then(|ipam| ipam.run("DEL").map(drop)),
+            Self::ipam(self.call, self.call.stdin.clone()).and_then(|ipam| ipam.run("DEL").map(drop)),
         ];
         steps.into_iter().collect()
     }
 
-    async fn remove_endpoint(&self) -> Result<(), Error> {
+    /// The endpoint, if it is this container's.
+    pub async fn remove_endpoint(&self) -> Result<(), Error> {
         let Some(endpoint) = self.own_endpoint().await? else { return Ok(()) };
         let revision = endpoint.metadata.resource_version.as_ref().and_then(|v| v.parse().ok());
         match self.store.delete(endpoint.key(), revision).await {
@@ -229,7 +232,7 @@ impl<'a> Plugin<'a> {
     }
 
     /// The pair, if it is this container's: deleting one end deletes both.
-    async fn remove_interface(&self) -> Result<(), Error> {
+    pub async fn remove_interface(&self) -> Result<(), Error> {
         let handle = wiring::open_handle()?;
         let host = wiring::find(&handle, &self.workload.host_interface()).await?;
         if let Some(own) = host.filter(|h| h.alias.as_ref() == Some(&self.workload.container_id)) {
@@ -290,7 +293,7 @@ impl<'a> Plugin<'a> {
         if !found.is_empty() {
             return Err(failed(found));
         }
-        self.ipam(self.call.stdin.clone())?.run("CHECK").map(drop)
+        Self::ipam(self.call, self.call.stdin.clone())?.run("CHECK").map(drop)
     }
 }
 

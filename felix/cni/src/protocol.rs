@@ -185,6 +185,17 @@ pub struct NetConf {
     pub extra: Map<String, Value>,
 }
 
+/// An attachment that the runtime knows (GC).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ValidAttachment {
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    pub ifname: String,
+}
+
+/// Where a runtime lists them: the specification's key, and the one that libcni 1.2.0 wrote instead.
+const VALID_ATTACHMENTS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// The `ipam` section (Calico's names).
 #[derive(Clone, Debug, Default, Deserialize)]
 pub struct IpamConf {
@@ -243,6 +254,28 @@ impl NetConf {
         };
         datastore::config::from_vars(lookup)
             .map_err(|e| Error::new(code::INVALID_CONFIG, "the store's settings are wrong").because(e))
+    }
+
+    /// What GC has to leave.
+    ///
+    /// # Errors
+    /// Code 1 before CNI 1.1.0, 7 without a list (nothing would be valid), 6 for one that cannot be read.
+    pub fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
+        if self.cni_version != NEWEST_VERSION {
+            let msg = format!(
+                "GC is a command of CNI {NEWEST_VERSION}; the network configuration is of {}",
+                self.cni_version
+            );
+            return Err(Error::new(code::INCOMPATIBLE_VERSION, msg));
+        }
+        let list = VALID_ATTACHMENTS.iter().find_map(|key| self.extra.get(*key)).ok_or_else(|| {
+            Error::new(code::INVALID_CONFIG, format!("GC needs \"{}\" in the configuration", VALID_ATTACHMENTS[0]))
+        })?;
+        // An empty list of Go is null.
+        let list: Option<Vec<ValidAttachment>> = serde_json::from_value(list.clone()).map_err(|e| {
+            Error::new(code::DECODE_FAILURE, format!("cannot read \"{}\"", VALID_ATTACHMENTS[0])).because(e)
+        })?;
+        Ok(list.unwrap_or_default())
     }
 
     /// The node's name: the configuration, `NODENAME`, else the host's name in lower case.
@@ -380,6 +413,26 @@ mod tests {
         ];
         for (text, expected) in rows {
             assert_eq!(NetConf::parse(text.as_bytes()).err().map_or(0, |e| e.code), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn gc_wants_to_know_what_is_valid() {
+        let rows = [
+            (r#"{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":null}"#, Ok(0)),
+            (
+                r#"{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"containerID":"c","ifname":"eth0"}],
+                    "cni.dev/attachments":[]}"#,
+                Ok(1),
+            ),
+            (r#"{"cniVersion":"1.1.0","name":"n","cni.dev/attachments":[]}"#, Ok(0)),
+            (r#"{"cniVersion":"1.1.0","name":"n"}"#, Err(code::INVALID_CONFIG)),
+            (r#"{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{}]}"#, Err(code::DECODE_FAILURE)),
+            (r#"{"cniVersion":"1.0.0","name":"n","cni.dev/valid-attachments":[]}"#, Err(code::INCOMPATIBLE_VERSION)),
+        ];
+        for (text, expected) in rows {
+            let valid = NetConf::parse(text.as_bytes()).unwrap().valid_attachments();
+            assert_eq!(valid.map(|list| list.len()).map_err(|e| e.code), expected, "{text}");
         }
     }
 

@@ -14,6 +14,8 @@ use crate::protocol::{Attachment, Error, code};
 /// What the host's side of a workload's interface is named, before eleven characters that tell it apart.
 const INTERFACE_PREFIX: &str = "cali";
 const INTERFACE_ID_LEN: usize = 11;
+/// On an endpoint, the name of the CNI network that it is of: GC is about one network.
+pub const ANNOTATION_NETWORK: &str = "tortie.io/cni-network";
 /// Namespace of a container that no orchestrator placed in one.
 const DEFAULT_NAMESPACE: &str = "default";
 
@@ -67,13 +69,14 @@ impl Workload {
         format!("{network}.{container_id}")
     }
 
-    /// The WorkloadEndpoint of this container with these addresses; `mac` is that of the container's interface.
-    pub fn endpoint(&self, addresses: &[IpNet], mac: &str, pod: Option<&Pod>) -> WorkloadEndpoint {
+    /// The WorkloadEndpoint of this container in a network with these addresses; `mac` is that of the container's interface.
+    pub fn endpoint(&self, addresses: &[IpNet], mac: &str, pod: Option<&Pod>, network: &str) -> WorkloadEndpoint {
         let orchestrator = if self.pod.is_some() { "k8s" } else { "cni" };
         let mut metadata = Metadata::namespaced(&self.namespace, self.endpoint_name());
         metadata.labels = pod.map(|p| p.metadata.labels.clone()).unwrap_or_default();
         metadata.labels.insert(LABEL_NAMESPACE.into(), self.namespace.clone());
         metadata.labels.insert(LABEL_ORCHESTRATOR.into(), orchestrator.into());
+        metadata.annotations.insert(ANNOTATION_NETWORK.into(), network.into());
         let spec = WorkloadEndpointSpec {
             orchestrator: Some(orchestrator.into()),
             // Calico: only an endpoint without Kubernetes names a workload.
@@ -100,11 +103,23 @@ pub struct Wishes {
     pub ipv6_pools: Option<Vec<String>>,
     /// Exactly these addresses.
     pub addresses: Vec<std::net::IpAddr>,
+    /// An address of each of these families and of no other.
+    pub families: Option<Families>,
+}
+
+/// Address families.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Families {
+    pub v4: bool,
+    pub v6: bool,
 }
 
 const IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
 const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
 const IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
+const IP_FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
+/// IPAM plugins that know what [`Wishes::into_config`] writes.
+const POOL_PLUGINS: [&str; 2] = ["tortie-ipam", "calico-ipam"];
 /// Annotations that change what a pod gets and that we do not implement: refused, never ignored.
 const REFUSED: &[(&str, &str)] = &[
     ("cni.projectcalico.org/ipAddrsNoIpam", "ip_addrs_no_ipam"),
@@ -137,25 +152,57 @@ impl Wishes {
                 return Err(bad_annotation(IP_ADDRS, "at most one IPv4 and one IPv6 address can be asked for"));
             }
         }
-        Ok(Self { ipv4_pools: list(IPV4_POOLS)?, ipv6_pools: list(IPV6_POOLS)?, addresses })
+        let families = of_pod.get(IP_FAMILIES).map(|text| Families::parse(text)).transpose()?;
+        if let Some(f) = families
+            && addresses.iter().any(|a| if a.is_ipv4() { !f.v4 } else { !f.v6 })
+        {
+            return Err(bad_annotation(IP_FAMILIES, format!("{IP_ADDRS} asks for an address of another family")));
+        }
+        Ok(Self { ipv4_pools: list(IPV4_POOLS)?, ipv6_pools: list(IPV6_POOLS)?, addresses, families })
     }
 
-    /// The configuration for the IPAM plugin: `stdin` with the pools that were asked for.
+    /// The configuration for the IPAM plugin: `stdin` with the pools and families that were asked for.
     ///
     /// # Errors
-    /// Code 6 when stdin is no JSON object.
+    /// Code 6 when stdin is no JSON object, 7 when the IPAM plugin knows neither pools nor families.
     pub fn into_config(self, stdin: &[u8]) -> Result<Vec<u8>, Error> {
         let bad = |e: &dyn std::fmt::Display| {
             Error::new(code::DECODE_FAILURE, "cannot read the network configuration").because(e)
         };
         let mut conf: Value = serde_json::from_slice(stdin).map_err(|e| bad(&e))?;
         let ipam = conf.get_mut("ipam").and_then(Value::as_object_mut).ok_or_else(|| bad(&"\"ipam\" is no object"))?;
+        let plugin = ipam.get("type").and_then(Value::as_str).unwrap_or_default();
+        let needs_pools = self.ipv4_pools.is_some() || self.ipv6_pools.is_some() || self.families.is_some();
+        if needs_pools && !POOL_PLUGINS.contains(&plugin) {
+            let msg = format!("annotations ask for IP pools or families, which ipam.type \"{plugin}\" does not know");
+            let names = format!("remove {IPV4_POOLS}, {IPV6_POOLS} and {IP_FAMILIES}, or use tortie-ipam");
+            return Err(Error::new(code::INVALID_CONFIG, msg).because(names));
+        }
+        if let Some(families) = self.families {
+            // Calico's switches are texts.
+            ipam.insert("assign_ipv4".into(), families.v4.to_string().into());
+            ipam.insert("assign_ipv6".into(), families.v6.to_string().into());
+        }
         for (field, pools) in [("ipv4_pools", self.ipv4_pools), ("ipv6_pools", self.ipv6_pools)] {
             if let Some(pools) = pools {
                 ipam.insert(field.into(), pools.into());
             }
         }
         Ok(conf.to_string().into_bytes())
+    }
+}
+
+impl Families {
+    /// A JSON list of IPv4 and IPv6, not empty.
+    fn parse(text: &str) -> Result<Self, Error> {
+        let list = string_list(IP_FAMILIES, text)?;
+        if let Some(other) = list.iter().find(|f| !matches!(f.as_str(), "IPv4" | "IPv6")) {
+            return Err(bad_annotation(IP_FAMILIES, format!("\"{other}\" is neither IPv4 nor IPv6")));
+        }
+        if list.is_empty() {
+            return Err(bad_annotation(IP_FAMILIES, "the list is empty: name IPv4, IPv6 or both"));
+        }
+        Ok(Self { v4: list.iter().any(|f| f == "IPv4"), v6: list.iter().any(|f| f == "IPv6") })
     }
 }
 
@@ -196,7 +243,9 @@ mod tests {
         let mut meta = Metadata::namespaced("test", "web-0");
         meta.labels.insert("app".into(), "web".into());
         let pod = Pod::new(meta, PodBody::default());
-        let wep = workload(Some("web-0")).endpoint(&["10.0.0.1/26".parse().unwrap()], "aa:bb:cc:dd:ee:ff", Some(&pod));
+        let addresses = ["10.0.0.1/26".parse().unwrap()];
+        let wep = workload(Some("web-0")).endpoint(&addresses, "aa:bb:cc:dd:ee:ff", Some(&pod), "net");
+        assert_eq!(wep.metadata.annotations[ANNOTATION_NETWORK], "net");
         assert_eq!(wep.metadata.labels["app"], "web");
         assert_eq!(wep.metadata.labels[LABEL_NAMESPACE], "test");
         assert_eq!(wep.metadata.labels[LABEL_ORCHESTRATOR], "k8s");
@@ -230,6 +279,9 @@ mod tests {
             (IPV4_POOLS, "pool-a"),
             (IP_ADDRS, r#"["10.0.0.1","10.0.0.2"]"#),
             (IP_ADDRS, r#"["10.0.0"]"#),
+            (IP_FAMILIES, r#"["ipv4"]"#),
+            (IP_FAMILIES, "[]"),
+            (IP_FAMILIES, "IPv4"),
             ("cni.projectcalico.org/ipAddrsNoIpam", r#"["10.0.0.1"]"#),
         ] {
             assert_eq!(wishes(&[(name, value)], &[]).unwrap_err().code, code::INVALID_CONFIG, "{name}");
@@ -240,9 +292,26 @@ mod tests {
     fn the_ipam_plugin_is_told_the_pools() {
         let conf = br#"{"name":"n","ipam":{"type":"tortie-ipam","ipv4_pools":["x"],"keep":1}}"#;
         let w = Wishes { ipv4_pools: Some(vec!["a".into()]), ..Default::default() };
-        let out: Value = serde_json::from_slice(&w.into_config(conf).unwrap()).unwrap();
+        let out: Value = serde_json::from_slice(&w.clone().into_config(conf).unwrap()).unwrap();
         assert_eq!(out["ipam"], serde_json::json!({"type": "tortie-ipam", "ipv4_pools": ["a"], "keep": 1}));
         let out: Value = serde_json::from_slice(&Wishes::default().into_config(conf).unwrap()).unwrap();
         assert_eq!(out["ipam"]["ipv4_pools"], serde_json::json!(["x"]));
+        let other = br#"{"name":"n","ipam":{"type":"host-local"}}"#;
+        assert_eq!(w.into_config(other).unwrap_err().code, code::INVALID_CONFIG);
+        assert!(Wishes::default().into_config(other).is_ok());
+    }
+
+    #[test]
+    fn families_are_the_ipam_plugins_switches() {
+        let conf = br#"{"name":"n","ipam":{"type":"tortie-ipam","assign_ipv4":"true"}}"#;
+        for (list, v4, v6) in
+            [(r#"["IPv4"]"#, "true", "false"), (r#"["IPv6","IPv4"]"#, "true", "true"), (r#"["IPv6"]"#, "false", "true")]
+        {
+            let out = wishes(&[(IP_FAMILIES, list)], &[]).unwrap().into_config(conf).unwrap();
+            let out: Value = serde_json::from_slice(&out).unwrap();
+            assert_eq!(out["ipam"], serde_json::json!({"type": "tortie-ipam", "assign_ipv4": v4, "assign_ipv6": v6}));
+        }
+        let error = wishes(&[(IP_FAMILIES, r#"["IPv6"]"#), (IP_ADDRS, r#"["10.0.0.1"]"#)], &[]).unwrap_err();
+        assert_eq!(error.code, code::INVALID_CONFIG);
     }
 }
