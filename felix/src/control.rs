@@ -44,7 +44,7 @@ pub struct Snapshot {
     /// By interface; those whose route, sysctls and programs are in place.
     pub programmed: BTreeMap<String, LocalEndpoint>,
     pub state: Arc<DesiredState>,
-    pub served: BTreeSet<IpAddr>,
+    pub served: Arc<BTreeSet<IpAddr>>,
     pub announced: BTreeSet<IpAddr>,
     /// Frontends that the load balancer cannot serve, and why.
     pub skipped: Vec<String>,

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use api::{FelixConfigurationSpec, NodeSpec};
 use datastore::watcher;
-use felix_calc::{DesiredState, Graph, Update};
+use felix_calc::{DesiredState, FrontendKind, Graph, Update};
 use fib::{Event, Kernel, Netlink};
 use tokio::sync::{mpsc, watch};
 
@@ -274,6 +274,7 @@ impl Daemon {
             node_addresses: self.node_addresses(),
             uplinks: of_role(Role::Uplink),
             workloads: of_role(Role::Workload),
+            is_announced: !self.services_only && self.state.frontends.iter().any(|f| f.kind != FrontendKind::NodePort),
         });
     }
 
@@ -323,7 +324,7 @@ impl Daemon {
         self.snapshot.counts.writes += self.endpoints.apply(&self.state, &self.view, now).await as u64;
         let service = self.services.state();
         // A felix that has just started does not know yet what its maps serve: what was announced stays until it does.
-        let served = if service.generation == 0 { self.routes.actual_blackholes() } else { service.served };
+        let served = if service.generation == 0 { Arc::new(self.routes.actual_blackholes()) } else { service.served };
         let announced = announced_services(&self.state, &served);
         self.routes.set_desired(desired_routes(&self.state, &self.view, &announced));
         let applied = self.routes.apply(&self.kernel, now).await;

@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::Parser;
 use datastore::DynStore;
 use datastore::config::StoreConfig;
@@ -65,7 +65,8 @@ async fn run(args: Args) -> Result<()> {
     let router = control::router(published, queue.status_client());
     let _server = status::serve(&args.run_dir, "felix", router).await?;
     let balancer = felix_lb::Config { pin_root: args.bpf_pin_root, cgroup: args.cgroup, hooks: args.hooks };
-    let services = ServiceManager::open(balancer, queue).await?;
+    // Its errors say their causes themselves.
+    let services = ServiceManager::open(balancer, queue).await.map_err(|e| anyhow!("{e}"))?;
     let daemon = Daemon::new(node, services_only, services, snapshots.clone())?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 /// Linux `include/uapi/linux/capability.h`.
 const CAP_NET_ADMIN: u32 = 12;
 const CAP_SYS_ADMIN: u32 = 21;
+const CAP_PERFMON: u32 = 38;
 const CAP_BPF: u32 = 39;
 
 /// Fails unless this process may program routes and BPF.
@@ -12,7 +13,7 @@ pub fn check_capabilities() -> Result<()> {
     let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
     let missing = missing_capabilities(effective(&status).context("/proc/self/status has no CapEff")?);
     if !missing.is_empty() {
-        bail!("felix lacks {}: start it as root, or give it these capabilities", missing.join(" and "));
+        bail!("felix lacks {}: start it as root, or give it these capabilities", missing.join(", "));
     }
     Ok(())
 }
@@ -28,9 +29,13 @@ fn missing_capabilities(effective: u64) -> Vec<&'static str> {
     if !has(CAP_NET_ADMIN) {
         missing.push("CAP_NET_ADMIN (routes, neighbours, sysctls)");
     }
-    // Before CAP_BPF existed CAP_SYS_ADMIN was its name, and it still includes it.
-    if !has(CAP_BPF) && !has(CAP_SYS_ADMIN) {
-        missing.push("CAP_BPF (the service load balancer)");
+    // CAP_SYS_ADMIN includes both. Without CAP_PERFMON the verifier refuses the packet programs (EACCES).
+    for (bit, name) in
+        [(CAP_BPF, "CAP_BPF (the service load balancer)"), (CAP_PERFMON, "CAP_PERFMON (its packet programs)")]
+    {
+        if !has(bit) && !has(CAP_SYS_ADMIN) {
+            missing.push(name);
+        }
     }
     missing
 }
@@ -43,8 +48,10 @@ mod tests {
     fn every_missing_capability_is_named() {
         assert_eq!(effective("Name:\tfelix\nCapEff:\t000001ffffffffff\n"), Some(0x1ff_ffff_ffff));
         assert!(missing_capabilities(0x1ff_ffff_ffff).is_empty());
-        assert_eq!(missing_capabilities(0).len(), 2);
+        assert_eq!(missing_capabilities(0).len(), 3);
         assert!(missing_capabilities(1 << CAP_NET_ADMIN | 1 << CAP_SYS_ADMIN).is_empty());
-        assert_eq!(missing_capabilities(1 << CAP_BPF), ["CAP_NET_ADMIN (routes, neighbours, sysctls)"]);
+        let bpf = 1 << CAP_BPF | 1 << CAP_PERFMON;
+        assert_eq!(missing_capabilities(bpf), ["CAP_NET_ADMIN (routes, neighbours, sysctls)"]);
+        assert_eq!(missing_capabilities(1 << CAP_BPF | 1 << CAP_NET_ADMIN), ["CAP_PERFMON (its packet programs)"]);
     }
 }

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use felix_calc::service_index::Frontend;
 use reconcile::Delta;
 use tracing::warn;
 
-use crate::compile::{Compiler, Entry, Key, SetRef, Slot};
+use crate::compile::{Compiler, Entry, Key, SetRef};
 use crate::loader::{Datapath, Role};
-use crate::maps::{Maps, Settings};
+use crate::maps::{Maps, Settings, checksum};
 use crate::status::{Hook, Interface, MapStatus, ServiceCounters, Status, drop_reason_name};
-use crate::{Applied, Config, Error, Verified};
+use crate::{Applied, Config, Error};
 
 /// Source ports of translated connections to backends on other nodes: below Kubernetes' NodePorts (30000 to 32767)
 /// and Linux's ephemeral ports (from 32768).
@@ -22,8 +23,9 @@ const SNAT_PORTS: (u16, u16) = (20_000, 29_999);
 /// answer to its gateway, our 169.254.1.1.
 const HAIRPIN_ADDR: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 2);
 
-/// Frontends that one [`LoadBalancer::verify`] reads back: what keeps its cost bounded.
-const VERIFY_SLICE: usize = 256;
+mod verify;
+
+use verify::Rotation;
 
 /// The service load balancer of this node. One thread owns it; dropping it leaves the datapath working.
 pub struct LoadBalancer {
@@ -37,11 +39,11 @@ pub struct LoadBalancer {
     settings: Settings,
     node_addrs: Vec<Ipv4Addr>,
     socket_fault: Option<String>,
-    /// Keys whose last reading back was wrong, and where the next slice begins.
+    /// Keys whose last reading back was wrong.
     faulty: BTreeSet<Key>,
-    next_slice: Option<Key>,
-    /// The last answer of [`LoadBalancer::served`], until something changes.
-    served: Option<BTreeSet<IpAddr>>,
+    rotation: Rotation,
+    /// The addresses that are served, until something changes.
+    served: Option<Arc<BTreeSet<IpAddr>>>,
 }
 
 impl LoadBalancer {
@@ -58,10 +60,8 @@ impl LoadBalancer {
         let slots = maps.sizes().iter().find(|(name, _)| *name == "slots").map_or(0, |(_, size)| *size);
         let mut compiler = Compiler::new(slots);
         compiler.adopt(&actual, |set| maps.read_set(set));
-        let images = sets_of(actual.values())
-            .into_iter()
-            .filter_map(|set| Some((set, checksum(&maps.read_set(set)?))))
-            .collect();
+        let images =
+            sets_of(actual.values()).into_iter().filter_map(|set| Some((set, maps.set_checksum(set)?))).collect();
         let mut settings = maps.settings()?;
         (settings.hairpin_addr, settings.ports) = (HAIRPIN_ADDR, SNAT_PORTS);
         maps.write_settings(settings)?;
@@ -79,7 +79,7 @@ impl LoadBalancer {
             node_addrs,
             socket_fault,
             faulty: BTreeSet::new(),
-            next_slice: None,
+            rotation: Rotation::default(),
             served: None,
         })
     }
@@ -132,7 +132,7 @@ impl LoadBalancer {
         // First, as it cannot fail: the compiler takes these sets for written from now on.
         for (set, image) in &compiled.writes {
             self.maps.write_set(*set, image);
-            self.images.insert(*set, checksum(image));
+            self.images.insert(*set, checksum(image.iter().copied()));
         }
         for service in &compiled.new_services {
             self.maps.reset_counters(*service)?;
@@ -146,34 +146,6 @@ impl LoadBalancer {
         self.faulty.retain(|key| self.delta.desired().contains_key(key));
         self.retain_sets(now);
         Ok(applied)
-    }
-
-    /// Reads back what makes the services work: the links, and of the frontends a bounded slice at a time. What is
-    /// wrong is repaired at once, and its address is not served until it has been read back right.
-    pub fn verify(&mut self) -> Result<Verified, Error> {
-        let mut faults = self.verify_links();
-        let is_attached = faults.is_empty();
-        for key in self.slice() {
-            let desired = self.delta.desired().get(&key).copied();
-            let actual = self.maps.frontend(key)?;
-            if desired == actual && desired.is_none_or(|entry| self.has_sets(entry)) {
-                if self.faulty.remove(&key) {
-                    self.served = None;
-                }
-                continue;
-            }
-            self.served = None;
-            faults.push(format!(
-                "the frontend {}:{} (protocol {}) is not as it was written",
-                key.addr, key.port, key.proto
-            ));
-            self.faulty.insert(key);
-            self.delta.observe(key, actual);
-            self.repair_sets(desired);
-        }
-        self.write_pending(Instant::now())?;
-        let served = if is_attached { self.served() } else { BTreeSet::new() };
-        Ok(Verified { served, faults })
     }
 
     /// Counters, fill and hooks, as they are now.
@@ -287,67 +259,6 @@ impl LoadBalancer {
         self.compiler.retain(&used, now);
         self.images.retain(|set, _| used.contains(set));
     }
-
-    fn verify_links(&mut self) -> Vec<String> {
-        let mut faults = Vec::new();
-        for ifindex in self.datapath.detached() {
-            let Some((role, name)) =
-                self.datapath.interfaces.get(&ifindex).map(|attached| (attached.role, attached.name.clone()))
-            else {
-                continue;
-            };
-            let repair = self.datapath.attach(ifindex, &name, role);
-            faults.push(format!("a program was detached from {name}; attached again: {repair:?}"));
-        }
-        let is_wanted = self.config.hooks.socket && self.socket_fault.is_none();
-        if is_wanted && !self.datapath.is_cgroup_attached() {
-            self.datapath.detach_cgroup();
-            let repair = self.datapath.attach_cgroup(self.config.cgroup.as_deref());
-            faults.push(format!("a program was detached from the cgroup; attached again: {repair:?}"));
-        }
-        faults
-    }
-
-    /// The keys to read back now: all that were wrong, then the next in order.
-    fn slice(&mut self) -> BTreeSet<Key> {
-        let desired = self.delta.desired();
-        let from = self.next_slice.unwrap_or(Key { addr: Ipv4Addr::UNSPECIFIED, port: 0, proto: 0 });
-        let mut rest = desired.range(from..).map(|(key, _)| *key);
-        let mut slice: BTreeSet<Key> = rest.by_ref().take(VERIFY_SLICE).collect();
-        let next = rest.next();
-        if next.is_none() {
-            slice.extend(desired.keys().copied().take(VERIFY_SLICE.saturating_sub(slice.len())));
-        }
-        slice.extend(&self.faulty);
-        self.next_slice = next;
-        slice
-    }
-
-    /// The addresses whose every frontend is in the map as it should be. Kept until something changes: a node
-    /// with thousands of services asks many times a second.
-    fn served(&mut self) -> BTreeSet<IpAddr> {
-        if let Some(served) = &self.served {
-            return served.clone();
-        }
-        let (desired, actual) = (self.delta.desired(), self.delta.actual());
-        let is_broken = |(key, entry): &(&Key, &Entry)| actual.get(key) != Some(entry) || self.faulty.contains(key);
-        let broken: BTreeSet<Ipv4Addr> = desired.iter().filter(is_broken).map(|(key, _)| key.addr).collect();
-        let addrs = desired.keys().map(|key| key.addr);
-        let served = addrs.filter(|addr| !addr.is_unspecified() && !broken.contains(addr)).map(IpAddr::V4);
-        self.served.insert(served.collect()).clone()
-    }
-
-    fn has_sets(&self, entry: Entry) -> bool {
-        sets_of([&entry])
-            .into_iter()
-            .all(|set| self.maps.read_set(set).map(|image| checksum(&image)) == self.images.get(&set).copied())
-    }
-
-    fn repair_sets(&mut self, entry: Option<Entry>) {
-        for (set, image) in sets_of(entry.iter()).into_iter().filter_map(|set| Some((set, self.compiler.image(set)?))) {
-            self.maps.write_set(set, &image);
-        }
-    }
 }
 
 fn attach_sockets(datapath: &mut Datapath, config: &Config) -> Result<Option<String>, Error> {
@@ -367,9 +278,4 @@ fn attach_sockets(datapath: &mut Datapath, config: &Config) -> Result<Option<Str
 
 fn sets_of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> BTreeSet<SetRef> {
     entries.into_iter().flat_map(|entry| [entry.inside, entry.outside]).filter(|set| !set.is_empty()).collect()
-}
-
-/// FNV-1a over words: finds a changed slot, protects against no one.
-fn checksum(image: &[Slot]) -> u64 {
-    image.iter().fold(0xcbf2_9ce4_8422_2325, |hash, slot| (hash ^ slot).wrapping_mul(0x0000_0100_0000_01b3))
 }

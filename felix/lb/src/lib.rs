@@ -35,6 +35,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 pub use balancer::LoadBalancer;
 pub use error::Error;
@@ -96,7 +97,7 @@ pub struct Applied {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Addresses of which every frontend is in the maps as desired, while the hooks are attached.
-    pub served: BTreeSet<IpAddr>,
+    pub served: Arc<BTreeSet<IpAddr>>,
     /// What is not as it should be, for the log; empty when all is well.
     pub faults: Vec<String>,
 }

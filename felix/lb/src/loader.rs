@@ -123,7 +123,7 @@ impl Datapath {
         let mut links = Vec::new();
         let programs = role.programs().into_iter().filter(|_| self.is_tc_allowed);
         for (hook, program) in programs {
-            let error = |source| Error::Attach { program: program.into(), target: target.clone(), source };
+            let error = |source| Error::Attach { hook: "tc", program: program.into(), target: target.clone(), source };
             let path = self.links_dir.join(format!("{}_{ifindex}_{hook}", role.name()));
             links.push(pinned(&path, attach_tcx(&find_program(&self.tc, program)?, ifindex)).map_err(error)?);
         }
@@ -148,7 +148,8 @@ impl Datapath {
         let dir = fs::File::open(&path).map_err(error)?;
         let id = dir.metadata().map_err(error)?.ino();
         for program in CGROUP_PROGRAMS {
-            let error = |source| Error::Attach { program: program.into(), target: path.display().to_string(), source };
+            let target = || path.display().to_string();
+            let error = |source| Error::Attach { hook: "socket", program: program.into(), target: target(), source };
             let pin = self.links_dir.join(format!("cgroup_{program}"));
             let new = find_program(&self.connect, program)?;
             if let Ok(mut link) = Link::open(&pin) {
@@ -230,7 +231,7 @@ fn print(_: PrintLevel, text: String) {
 }
 
 fn load(name: &'static str, image: &'static [u8], pins: &Path, is_wanted: bool) -> Result<Object, Error> {
-    let error = |source| Error::Load { object: name, pins: pins.to_owned(), source };
+    let error = |source| Error::Load { hook: name, pins: pins.to_owned(), source };
     let mut builder = ObjectBuilder::default();
     let mut object = builder.name(name).and_then(|builder| builder.open_memory(image)).map_err(error)?;
     for mut map in object.maps_mut() {
@@ -247,6 +248,7 @@ fn load(name: &'static str, image: &'static [u8], pins: &Path, is_wanted: bool) 
 
 fn find_program<'a>(object: &'a Object, name: &str) -> Result<ProgramMut<'a>, Error> {
     object.progs_mut().find(|program| program.name() == OsStr::new(name)).ok_or_else(|| Error::Attach {
+        hook: "any",
         program: name.into(),
         target: "any hook".into(),
         source: io::Error::from(io::ErrorKind::NotFound).into(),

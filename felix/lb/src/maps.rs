@@ -60,8 +60,15 @@ struct TypedMap<K, V> {
 }
 
 impl<K: Plain, V: Plain> TypedMap<K, V> {
-    fn new(name: &'static str, handle: MapHandle) -> Self {
-        Self { handle, name, types: PhantomData }
+    /// # Errors
+    /// When the map's keys or values are of another size.
+    fn new(name: &'static str, handle: MapHandle) -> Result<Self, Error> {
+        let map = Self { handle, name, types: PhantomData };
+        if (map.handle.key_size() as usize, map.handle.value_size() as usize) != (size_of::<K>(), size_of::<V>()) {
+            let other = io::Error::new(io::ErrorKind::InvalidData, "its keys or values are of another size");
+            return Err(map.error("use")(other.into()));
+        }
+        Ok(map)
     }
 
     fn error(&self, action: &'static str) -> impl FnOnce(libbpf_rs::Error) -> Error {
@@ -69,9 +76,17 @@ impl<K: Plain, V: Plain> TypedMap<K, V> {
         move |source| Error::Map { map, action, source }
     }
 
+    /// Without an allocation: the frontends are read back all the time.
     fn get(&self, key: &K) -> Result<Option<V>, Error> {
-        let value = self.handle.lookup(key.bytes(), MapFlags::ANY).map_err(self.error("read"))?;
-        Ok(value.and_then(|bytes| V::read(&bytes)))
+        let mut value = V::default();
+        let fd = self.handle.as_fd().as_raw_fd();
+        let (from, to) = (std::ptr::from_ref(key).cast(), std::ptr::from_mut(&mut value).cast());
+        // SAFETY: K and V have the sizes of this map's keys and values, checked when it was opened; any bytes are a V.
+        match unsafe { libbpf_sys::bpf_map_lookup_elem(fd, from, to) } {
+            0 => Ok(Some(value)),
+            result if result == -libc::ENOENT => Ok(None),
+            result => Err(self.error("read")(libbpf_rs::Error::from_raw_os_error(-result))),
+        }
     }
 
     /// One value per CPU.
@@ -154,12 +169,12 @@ impl SlotMemory {
         }
     }
 
-    fn read(&self, set: SetRef) -> Option<Vec<Slot>> {
+    /// The slots of a region; `None` if it is not in the map.
+    fn read(&self, set: SetRef) -> Option<impl Iterator<Item = Slot> + '_> {
+        let slots = set.offset as usize..set.offset as usize + set.len() as usize;
         // SAFETY: in bounds by the check; the kernel's programs only read this memory, its other writers are processes
         // of ours, and volatile reads make no assumption about them.
-        self.contains(set).then(|| unsafe {
-            (0..set.len() as usize).map(|i| self.at.add(set.offset as usize + i).read_volatile()).collect()
-        })
+        self.contains(set).then(|| slots.map(|i| unsafe { self.at.add(i).read_volatile() }))
     }
 }
 
@@ -211,11 +226,11 @@ impl Maps {
             sizes.push((name, find(name)?.max_entries()));
         }
         Ok(Self {
-            config: TypedMap::new("config", find("config")?),
-            node_addrs: TypedMap::new("node_addrs", find("node_addrs")?),
-            frontends: TypedMap::new("frontends", find("frontends")?),
-            services: TypedMap::new("services", find("services")?),
-            drops: TypedMap::new("drops", find("drops")?),
+            config: TypedMap::new("config", find("config")?)?,
+            node_addrs: TypedMap::new("node_addrs", find("node_addrs")?)?,
+            frontends: TypedMap::new("frontends", find("frontends")?)?,
+            services: TypedMap::new("services", find("services")?)?,
+            drops: TypedMap::new("drops", find("drops")?)?,
             slots: SlotMemory::map(&find("slots")?)?,
             sizes,
         })
@@ -295,7 +310,12 @@ impl Maps {
 
     /// `None` if the region is not in the map.
     pub fn read_set(&self, set: SetRef) -> Option<Vec<Slot>> {
-        self.slots.read(set)
+        self.slots.read(set).map(Iterator::collect)
+    }
+
+    /// [`checksum`] of a region; `None` if it is not in the map.
+    pub fn set_checksum(&self, set: SetRef) -> Option<u64> {
+        self.slots.read(set).map(checksum)
     }
 
     pub fn counters(&self, service: u32) -> Result<Counters, Error> {
@@ -321,6 +341,11 @@ impl Maps {
         }
         Ok(all)
     }
+}
+
+/// FNV-1a over words: finds a changed slot, protects against no one.
+pub fn checksum(image: impl IntoIterator<Item = Slot>) -> u64 {
+    image.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, slot| (hash ^ slot).wrapping_mul(0x0000_0100_0000_01b3))
 }
 
 /// The address as a `__be32`.

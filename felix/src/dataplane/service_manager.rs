@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  daemon ── Command (mpsc) ──► thread "datapath": felix_lb::LoadBalancer
-//!         ◄── ServiceState (watch) ──┘  reads its maps back every 50 ms
+//!         ◄── ServiceState (watch) ──┘  reads its maps back all the time
 //! ```
 //! The load balancer's BPF objects cannot leave their thread. The thread ends when the daemon drops its sender; links and maps
 //! stay pinned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,10 @@ use felix_calc::Frontend;
 use felix_lb::{Config, LoadBalancer};
 use tokio::sync::{oneshot, watch};
 
-/// How often the maps are read back: an address that is no longer served is withdrawn within 100 ms.
-const VERIFY_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two read-backs while addresses are announced: one that is no longer served is withdrawn within 100 ms.
+const VERIFY_ANNOUNCED: Duration = Duration::from_millis(50);
+/// The same while nothing is announced, and a read-back only repairs.
+const VERIFY_QUIET: Duration = Duration::from_millis(500);
 /// Between tries to program what failed, and to repair what was found damaged.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -31,6 +34,14 @@ pub struct Wanted {
     /// Interface index to name.
     pub uplinks: BTreeMap<u32, String>,
     pub workloads: BTreeMap<u32, String>,
+    /// Whether the network may learn of addresses from what is served.
+    pub is_announced: bool,
+}
+
+impl Wanted {
+    fn verify_interval(&self) -> Duration {
+        if self.is_announced { VERIFY_ANNOUNCED } else { VERIFY_QUIET }
+    }
 }
 
 /// What it does.
@@ -39,7 +50,7 @@ pub struct ServiceState {
     /// The last [`Wanted`] that was worked on; 0 before the first.
     pub generation: u64,
     /// Addresses whose maps and hooks were read back and are as wanted.
-    pub served: BTreeSet<IpAddr>,
+    pub served: Arc<BTreeSet<IpAddr>>,
     /// Interfaces with programs.
     pub attached: BTreeSet<u32>,
     /// Why the last change is not programmed.
@@ -198,8 +209,9 @@ impl Worker {
                 self.program();
             }
             if dirty || now >= verify_at {
-                self.verify();
-                verify_at = now + VERIFY_INTERVAL;
+                self.verify(dirty);
+                // From when it was due, not from when it ran: so the interval holds.
+                verify_at = if dirty { now } else { verify_at } + self.wanted.verify_interval();
             }
             let is_damaged = self.state.error.is_some() || !self.state.faults.is_empty();
             retry_at = is_damaged.then(|| retry_at.filter(|at| *at > now).unwrap_or(now + RETRY_INTERVAL));
@@ -242,17 +254,19 @@ impl Worker {
         failed.map_or(Ok(()), Err)
     }
 
-    fn verify(&mut self) {
+    fn verify(&mut self, has_programmed: bool) {
         let (served, faults) = match self.balancer.verify() {
             Ok(verified) => (verified.served, verified.faults),
-            Err(e) => (BTreeSet::new(), vec![e.to_string()]),
+            Err(e) => (Arc::default(), vec![e.to_string()]),
         };
+        if has_programmed || !faults.is_empty() {
+            self.state.attached = self.balancer.interfaces().collect();
+        }
         if faults != self.state.faults && !faults.is_empty() {
             tracing::warn!(?faults, "the service datapath is not as it was programmed; repairing");
         }
         self.state.served = served;
         self.state.faults = faults;
-        self.state.attached = self.balancer.interfaces().collect();
     }
 
     fn publish(&self) {
