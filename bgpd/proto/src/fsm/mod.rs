@@ -5,8 +5,9 @@
 //!
 //! Not implemented: DelayOpen (section 8.1.1). After a failure the wait before the next attempt doubles, from [`FIRST_WAIT`] up
 //! to ConnectRetryTime, in Active as in Idle (there it is the IdleHoldTime of DampPeerOscillations): two that start together
-//! find each other at once, and one that stays away is asked as often as configured. A peer that connects to us meanwhile is
-//! let in: waiting for us would only delay both. Timers are jittered as section 10 says.
+//! find each other at once, and one that stays away is asked as often as configured. A session that lived for ConnectRetryTime
+//! begins anew. A peer that connects to us meanwhile is let in: waiting for us would only delay both. Timers are jittered as
+//! section 10 says.
 
 use std::time::{Duration, Instant};
 
@@ -244,6 +245,7 @@ pub struct Fsm {
     hold_time: Duration,
     keepalive_time: Duration,
     next_wait: Duration,
+    up_since: Option<Instant>,
     jitter: u64,
 }
 
@@ -260,6 +262,7 @@ impl Fsm {
             hold_time: Duration::ZERO,
             keepalive_time: Duration::ZERO,
             next_wait: FIRST_WAIT.min(config.connect_retry),
+            up_since: None,
             jitter: config.seed,
         }
     }
@@ -323,9 +326,15 @@ impl Fsm {
             Step::SendKeepalive => return Some(Action::SendKeepalive),
             Step::Notify => return notification.take().map(Action::SendNotification),
             Step::Close => return Some(Action::Close),
-            Step::Down => return Some(Action::Down),
+            Step::Down => {
+                // A session that dies as soon as it is up is a failure like any other.
+                if self.up_since.take().is_some_and(|since| now - since >= self.config.connect_retry) {
+                    self.next_wait = FIRST_WAIT.min(self.config.connect_retry);
+                }
+                return Some(Action::Down);
+            }
             Step::Up => {
-                self.next_wait = FIRST_WAIT.min(self.config.connect_retry);
+                self.up_since = Some(now);
                 return Some(Action::Up);
             }
             Step::Retry => self.connect_retry = Some(now + self.jittered(self.config.connect_retry)),

@@ -104,11 +104,16 @@ fn waits_grow_up_to_the_connect_retry_time() {
             let event = f.expired(now).unwrap();
             assert_eq!(f.handle(event, now), [Action::Connect], "{name}");
         }
-        for e in [Event::TcpEstablished, Event::OpenReceived { hold_time: 9, keepalive: 3 }, Event::KeepaliveReceived] {
-            f.handle(e, now);
+        for (lived, wait) in [(Duration::ZERO, Duration::from_secs(5)), (Duration::from_secs(5), FIRST_WAIT)] {
+            for e in
+                [Event::TcpEstablished, Event::OpenReceived { hold_time: 9, keepalive: 3 }, Event::KeepaliveReceived]
+            {
+                f.handle(e, now);
+            }
+            now += lived;
+            f.handle(Event::TcpFails, now);
+            assert_waits(&f, now, wait);
         }
-        f.handle(Event::TcpFails, now);
-        assert_waits(&f, now, FIRST_WAIT);
     }
     let mut short = Fsm::new(Config { passive: false, connect_retry: Duration::from_millis(100), seed: 1 });
     let now = Instant::now();
