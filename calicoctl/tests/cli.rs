@@ -627,7 +627,7 @@ fn both_names_read_the_sockets() {
     let fleet = Fleet::new();
     let peers = serde_json::json!([
         {"name": "bgp-peer-1", "address": "192.168.1.1", "port": 179, "type": "node specific", "remoteAs": 1111111, "localAs": 1111111,
-         "state": "Established", "up": true, "since": "2023-08-17T10:00:00Z", "lastError": null, "received": 3, "advertised": 2, "family": "ipv4"}]);
+         "state": "Established", "up": true, "since": "2023-08-17T10:00:00.123456789Z", "lastError": null, "received": 3, "advertised": 2, "family": "ipv4"}]);
     let routes = serde_json::json!([
         {"prefix": "1.1.1.0/29", "nextHop": "192.168.1.4", "asPath": [], "localPref": 100, "med": null, "communities": ["65000:1"], "peer": null, "best": true}]);
     let router = axum::Router::new()
@@ -657,9 +657,11 @@ fn both_names_read_the_sockets() {
             status.stdout
         );
         let routes = run(program, fleet.dir.path(), &["routes", "best", "--run-dir", run_dir], "").stdout;
-        assert!(routes.contains("1.1.1.0/29   192.168.1.4"), "{routes}");
+        assert!(routes.contains("1.1.1.0/29   192.168.1.4") && routes.contains(" self   true "), "{routes}");
         let sent = run(program, fleet.dir.path(), &["routes", "advertised", "--run-dir", run_dir], "").stdout;
         assert!(sent.contains("192.168.1.1   1.1.1.0/29"), "{sent}");
+        let peers = run(program, fleet.dir.path(), &["peers", "--run-dir", run_dir], "").stdout;
+        assert!(peers.contains(" 2023-08-17T10:00:00Z "), "{peers}");
         let peers = run(program, fleet.dir.path(), &["peers", "-o", "json", "--run-dir", run_dir], "").stdout;
         assert!(peers.contains("\"bgp-peer-1\""), "{peers}");
         let list = run(program, fleet.dir.path(), &["lb", "list", "--run-dir", run_dir], "").stdout;
