@@ -14,8 +14,8 @@ use crate::{Error, Verified};
 
 /// Frontends that one call reads back.
 const FRONTENDS: usize = 256;
-/// Slots after which a call reads no further set.
-const SLOTS: usize = 8_192;
+/// Slots after which a call reads no further set: 8 KiB, which are out of the cache by the next call.
+const SLOTS: usize = 1_024;
 
 /// Where the next call goes on; `None` is the beginning.
 #[derive(Debug, Default)]
