@@ -5,6 +5,8 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
 use crate::guard;
 use crate::switch::{Tor, is_installed};
 
@@ -88,8 +90,12 @@ fn no_bpf() -> Option<String> {
 /// Mounts a file system on a directory of its own, and takes it away again. Not in a mount namespace of its own: a chroot
 /// whose root is no mount point cannot make one.
 fn no_mount(kind: &str, why: &str) -> Option<String> {
-    let script = format!("d=$(mktemp -d) && {{ mount -t {kind} none $d && umount $d; rc=$?; rmdir $d; exit $rc; }}");
-    refused(&["sh", "-c", &script], why)
+    let tried = tempfile::tempdir().map_err(|e| format!("no temporary directory: {e}")).and_then(|dir| {
+        mount(Some("none"), dir.path(), Some(kind), MsFlags::empty(), None::<&str>)
+            .and_then(|()| umount2(dir.path(), MntFlags::empty()))
+            .map_err(|e| format!("mount of a {kind} file system: {e}"))
+    });
+    tried.err().map(|said| format!("{why}; {said}"))
 }
 
 fn refused(argv: &[&str], why: &str) -> Option<String> {
