@@ -17,12 +17,9 @@ mod resources;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Parser;
-use datastore::DynStore;
-use datastore::config::StoreConfig;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -31,9 +28,6 @@ use crate::config::{Args, Part};
 use crate::control::Snapshot;
 use crate::daemon::Daemon;
 use crate::dataplane::service_manager::{Queue, ServiceManager};
-
-/// Between tries to open the store.
-const STORE_RETRY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -57,6 +51,8 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> Result<()> {
     let store = datastore::config::from_env()?;
     preflight::check_capabilities()?;
+    // Before anything is touched: a store that cannot be opened ends the start.
+    let store = store.open().await?;
     let node = node_name(args.nodename)?;
     let services_only = args.only == Some(Part::Services);
     let queue = Queue::default();
@@ -67,12 +63,11 @@ async fn run(args: Args) -> Result<()> {
     let balancer = felix_lb::Config { pin_root: args.bpf_pin_root, cgroup: args.cgroup, hooks: args.hooks };
     // Its errors say their causes themselves.
     let services = ServiceManager::open(balancer, queue).await.map_err(|e| anyhow!("{e}"))?;
-    let daemon = Daemon::new(node, services_only, services, snapshots.clone())?;
+    let daemon = Daemon::new(node, services_only, services, snapshots)?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
-    let work = async { daemon.run(open(&store, &snapshots).await).await };
     tokio::select! {
-        outcome = work => outcome,
+        outcome = daemon.run(store) => outcome,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     }
@@ -85,24 +80,4 @@ fn node_name(given: Option<String>) -> Result<String> {
     let host =
         std::fs::read_to_string("/proc/sys/kernel/hostname").context("cannot read the host's name; set NODENAME")?;
     Ok(host.trim().to_lowercase())
-}
-
-/// Opens the store, for as long as it takes; why it cannot be opened is logged when it changes, and is what `/readyz` answers.
-async fn open(config: &StoreConfig, snapshots: &watch::Sender<Arc<Snapshot>>) -> DynStore {
-    let mut reported = String::new();
-    loop {
-        match config.open().await {
-            Ok(store) => return store,
-            Err(error) => {
-                let text = error.to_string();
-                if text != reported {
-                    tracing::error!(error = text, "cannot open the datastore; trying again");
-                    let problems = vec![format!("cannot open the datastore: {text}")];
-                    snapshots.send_modify(|s| *s = Arc::new(Snapshot { problems, ..(**s).clone() }));
-                    reported = text;
-                }
-            }
-        }
-        tokio::time::sleep(STORE_RETRY).await;
-    }
 }

@@ -1,8 +1,6 @@
 //! What an operator gets wrong: each a message that says what and where and what to do, exit code 1, nothing half applied.
 
-use anyhow::bail;
 use harness::cluster::{Lab, Options, program};
-use harness::evidence::eventually;
 use harness::exec::Output;
 use harness::main_job::resources::items;
 use harness::main_job::{Job, SETTLE};
@@ -73,24 +71,13 @@ fn a_machine_that_does_not_give_what_is_needed() {
     }
     let asked = job.lab.nodes[0].ctl("calicoctl", &["get", "node"]).env([("SQLITE_PATH", &file)]).run().unwrap();
     assert_refused(&asked, &[&file, "SQLITE_PATH"]);
-    // A daemon waits for its store, which may come with the next boot of another machine; meanwhile it says why.
-    let log = job.lab.dir().join("waiting.log");
-    let node = &mut job.lab.nodes[1];
-    let env = node.store_env().to_vec();
-    node.set_store_env(vec![("DATASTORE_TYPE".into(), "sqlite".into()), ("SQLITE_PATH".into(), file.clone())]);
-    node.felix.as_mut().unwrap().kill9().unwrap();
-    let pins = node.pin_root().display().to_string();
-    let mut waiting = node.spawn("felix", &["--bpf-pin-root", &pins, "--hooks", "tc"], &log).unwrap();
-    eventually(SETTLE, "felix says why it waits", || {
-        waiting.check_alive()?;
-        if waiting.log().contains(&file) { Ok(()) } else { bail!("it has not") }
-    })
-    .unwrap();
-    drop(waiting);
-    job.lab.nodes[1].set_store_env(env);
+    for name in ["felix", "bgpd", "tortie-controller"] {
+        assert_refused(&daemon(&job.lab, name, &[], &[("SQLITE_PATH", &file)]), &[&file, "SQLITE_PATH"]);
+    }
     let nowhere = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", "http://127.0.0.1:1")];
     let asked = job.lab.nodes[0].ctl("calicoctl", &["get", "node"]).env(nowhere).run().unwrap();
     assert_refused(&asked, &["127.0.0.1:1"]);
+    assert_refused(&daemon(&job.lab, "felix", &[], &nowhere), &["127.0.0.1:1"]);
     let without = ["setpriv", "--bounding-set", "-bpf,-sys_admin,-perfmon", "--inh-caps", "-bpf,-sys_admin,-perfmon"];
     job.lab.nodes[0].felix.as_mut().unwrap().kill9().unwrap();
     let refused = daemon(&job.lab, "felix", &without, &[]);

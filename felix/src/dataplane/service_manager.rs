@@ -23,6 +23,9 @@ const VERIFY_ANNOUNCED: Duration = Duration::from_millis(50);
 const VERIFY_QUIET: Duration = Duration::from_millis(500);
 /// Between tries to program what failed, and to repair what was found damaged.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How long an address that was found not served stays withdrawn after it is served again: the network sees one withdrawal
+/// and no flicker, and a repair between two looks of the daemon cannot hide it.
+const HOLD_DOWN: Duration = Duration::from_millis(500);
 
 /// What the load balancer shall do.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -109,8 +112,8 @@ impl ServiceManager {
             Ok(balancer) => {
                 // The daemon waits for this; it cannot be gone.
                 let _ = opened.send(Ok(()));
-                Worker { balancer, wanted: Wanted::default(), state: ServiceState::default(), publisher }
-                    .run(&receiver);
+                let (wanted, state) = (Wanted::default(), ServiceState::default());
+                Worker { balancer, wanted, state, held_down: HeldDown::default(), publisher }.run(&receiver);
             }
             Err(e) => {
                 let _ = opened.send(Err(e));
@@ -167,10 +170,33 @@ impl StatusClient {
     }
 }
 
+/// Addresses that a read-back found not served, and until when they count as such.
+#[derive(Default)]
+struct HeldDown(BTreeMap<IpAddr, Instant>);
+
+impl HeldDown {
+    /// Remembers what was served before and is not now. Not for what was programmed away: that is not lost.
+    fn note_lost(&mut self, before: &Arc<BTreeSet<IpAddr>>, served: &Arc<BTreeSet<IpAddr>>, now: Instant) {
+        if !Arc::ptr_eq(before, served) {
+            self.0.extend(before.difference(served).map(|addr| (*addr, now + HOLD_DOWN)));
+        }
+    }
+
+    /// What counts as served.
+    fn without_lost(&mut self, served: Arc<BTreeSet<IpAddr>>, now: Instant) -> Arc<BTreeSet<IpAddr>> {
+        self.0.retain(|_, until| *until > now);
+        if self.0.is_empty() {
+            return served;
+        }
+        Arc::new(served.iter().filter(|addr| !self.0.contains_key(addr)).copied().collect())
+    }
+}
+
 struct Worker {
     balancer: LoadBalancer,
     wanted: Wanted,
     state: ServiceState,
+    held_down: HeldDown,
     publisher: watch::Sender<ServiceState>,
 }
 
@@ -265,7 +291,11 @@ impl Worker {
         if faults != self.state.faults && !faults.is_empty() {
             tracing::warn!(?faults, "the service datapath is not as it was programmed; repairing");
         }
-        self.state.served = served;
+        let now = Instant::now();
+        if !has_programmed {
+            self.held_down.note_lost(&self.state.served, &served, now);
+        }
+        self.state.served = self.held_down.without_lost(served, now);
         self.state.faults = faults;
     }
 
@@ -277,5 +307,23 @@ impl Worker {
             }
             is_new
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_was_lost_stays_withdrawn_for_a_while() {
+        let of = |last: &[u8]| Arc::new(last.iter().map(|n| IpAddr::from([10, 0, 0, *n])).collect::<BTreeSet<_>>());
+        let (start, mut held) = (Instant::now(), HeldDown::default());
+        let all = of(&[1, 2]);
+        held.note_lost(&all, &of(&[2]), start);
+        assert_eq!(held.without_lost(of(&[2]), start), of(&[2]));
+        let repaired = start + Duration::from_millis(50);
+        held.note_lost(&of(&[2]), &all, repaired);
+        assert_eq!(held.without_lost(all.clone(), repaired), of(&[2]), "repaired between two looks of the daemon");
+        assert_eq!(held.without_lost(all.clone(), start + HOLD_DOWN), all);
     }
 }
