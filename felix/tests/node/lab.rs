@@ -21,7 +21,10 @@ pub const NODE: &str = "worker01";
 fn plugins() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        let built = Command::new(env!("CARGO")).args(["build", "--quiet", "-p", "cni"]).status().unwrap();
+        // In the profile of this test: nothing is built twice.
+        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+        let arguments = ["build", "--quiet", "--locked", "--package", "cni", "--profile", profile];
+        let built = Command::new(env!("CARGO")).args(arguments).status().unwrap();
         assert!(built.success(), "cargo build -p cni");
         Path::new(env!("CARGO_BIN_EXE_felix")).parent().unwrap().to_path_buf()
     })

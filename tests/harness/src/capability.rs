@@ -10,6 +10,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use crate::guard;
 use crate::switch::{Tor, is_installed};
 
+/// The first kernel with tcx, which felix's default hooks need.
+const KERNEL: (u32, u32) = (6, 6);
+
 /// One thing a test may need. The routers are needed by tests of whole labs, which mount a bpffs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -81,6 +84,14 @@ fn no_bpf() -> Option<String> {
     if !Path::new("/sys/kernel/btf/vmlinux").exists() {
         return Some("the kernel has no BTF (/sys/kernel/btf/vmlinux, CONFIG_DEBUG_INFO_BTF)".into());
     }
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if !is_new_enough(&release) {
+        let (major, minor) = KERNEL;
+        return Some(format!(
+            "the service datapath needs tcx, which Linux {major}.{minor} has; this is {} (Debian 12 has a newer one in bookworm-backports: linux-image-amd64)",
+            release.trim()
+        ));
+    }
     no_mount("bpf", "this machine does not allow it to mount a bpffs").or_else(|| match guard::cgroup_mount() {
         Some(_) => None,
         None => no_mount("cgroup2", "there is no cgroup v2, and none can be mounted"),
@@ -98,6 +109,15 @@ fn no_mount(kind: &str, why: &str) -> Option<String> {
     tried.err().map(|said| format!("{why}; {said}"))
 }
 
+/// `6.1.0-56-amd64` is older than [`KERNEL`]. What cannot be read is left to felix, which knows by trying.
+fn is_new_enough(release: &str) -> bool {
+    let mut parts = release.split('.').map(|p| p.parse::<u32>().ok());
+    match (parts.next().flatten(), parts.next().flatten()) {
+        (Some(major), Some(minor)) => (major, minor) >= KERNEL,
+        _ => true,
+    }
+}
+
 fn refused(argv: &[&str], why: &str) -> Option<String> {
     match Command::new(argv[0]).args(&argv[1..]).output() {
         Ok(output) if output.status.success() => None,
@@ -106,5 +126,24 @@ fn refused(argv: &[&str], why: &str) -> Option<String> {
             Some(format!("{why}; `{}` said: {}", argv.join(" "), said.trim()))
         }
         Err(error) => Some(format!("{why}; {} cannot be started: {error}", argv[0])),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_new_enough;
+
+    #[test]
+    fn kernels_without_tcx_are_known_by_their_release() {
+        for (release, enough) in [
+            ("6.1.0-56-amd64", false),
+            ("5.15.0", false),
+            ("6.6.0", true),
+            ("6.18.44+", true),
+            ("7.0-rc1", true),
+            ("?", true),
+        ] {
+            assert_eq!(is_new_enough(release), enough, "{release}");
+        }
     }
 }

@@ -62,13 +62,21 @@ impl Netns {
         self.exec(argv).run()?.ok()
     }
 
+    /// `ip` in here, outside of the cgroup. Not `ip -n`, which remounts the root and so fails in a chroot.
+    fn ip_command(&self, arguments: &[&str]) -> Exec {
+        let netns = format!("--net={}", self.path());
+        let mut argv = vec!["nsenter", &netns, "--", "ip"];
+        argv.extend(arguments);
+        Exec::new(&argv)
+    }
+
     /// `ip` commands in one batch.
     ///
     /// # Errors
     /// When one fails; it is named.
     pub fn ip<S: AsRef<str>>(&self, lines: &[S]) -> Result<()> {
         let text = lines.iter().map(AsRef::as_ref).collect::<Vec<_>>().join("\n");
-        Exec::new(&["ip", "-n", &self.full_name, "-batch", "-"])
+        self.ip_command(&["-batch", "-"])
             .shown_as(format!("{}# ip {}", self.name, text.replace('\n', "; ip ")))
             .input(text)
             .run()?
@@ -92,9 +100,7 @@ impl Netns {
     /// # Errors
     /// When `ip` fails.
     pub fn routes(&self) -> Result<Vec<Value>> {
-        let out = Exec::new(&["ip", "-n", &self.full_name, "-j", "-d", "-4", "route", "show", "table", "main"])
-            .run()?
-            .json()?;
+        let out = self.ip_command(&["-j", "-d", "-4", "route", "show", "table", "main"]).run()?.json()?;
         Ok(out.as_array().cloned().unwrap_or_default())
     }
 
@@ -103,8 +109,8 @@ impl Netns {
     /// # Errors
     /// When `ip` fails.
     pub fn route_text(&self, dst: &str) -> Result<Output> {
-        let argv = ["ip", "-n", &self.full_name, "-4", "-d", "route", "show", "exact", dst];
-        Exec::new(&argv).shown_as(format!("{}# ip -d route show exact {dst}", self.name)).run()?.ok()
+        let argv = ["-4", "-d", "route", "show", "exact", dst];
+        self.ip_command(&argv).shown_as(format!("{}# ip -d route show exact {dst}", self.name)).run()?.ok()
     }
 
     /// The next hop addresses of the route to exactly `dst`; empty when there is none or it has no gateway.
