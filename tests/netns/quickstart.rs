@@ -28,7 +28,7 @@ fn gobgp() {
 }
 
 #[test]
-#[ignore = "needs etcd"]
+#[ignore = "needs FRR"]
 fn etcd() {
     runs(Options { store: Store::Etcd, ..Options::default() });
 }

@@ -149,10 +149,18 @@ fn quickstart(options: Options, keep: bool) -> Result<()> {
     if options.store == Store::Etcd {
         needed.push(Capability::Etcd);
     }
-    let missing: Vec<String> =
-        needed.into_iter().filter_map(|c| Some(format!("{c}: {}", capability::missing(c)?))).collect();
+    // One cause often takes several away: it is said once.
+    let mut missing: Vec<(String, String)> = Vec::new();
+    for capability in needed {
+        let Some(reason) = capability::missing(capability) else { continue };
+        match missing.iter_mut().find(|(_, known)| *known == reason) {
+            Some((names, _)) => *names = format!("{names}, {capability}"),
+            None => missing.push((capability.to_string(), reason)),
+        }
+    }
     if !missing.is_empty() {
-        bail!("the lab needs, and this machine lacks:\n  {}", missing.join("\n  "));
+        let lines: Vec<String> = missing.iter().map(|(names, reason)| format!("{names}: {reason}")).collect();
+        bail!("the lab needs, and this machine lacks:\n  {}", lines.join("\n  "));
     }
     let lab = main_job::run(options)?;
     if keep {
