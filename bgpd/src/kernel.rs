@@ -23,8 +23,8 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::resources::Resources;
 use crate::speaker::{Handle, RouteBatch};
+use bgp_plan::resources::Resources;
 use state::{Actions, State};
 
 mod state;

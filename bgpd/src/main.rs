@@ -11,14 +11,9 @@
 //! On SIGTERM sessions with graceful restart end without a NOTIFICATION, so that peers keep the routes for the restart time
 //! (RFC 4724 section 4); others get a Cease. Kernel routes stay in any case.
 
-mod config;
 mod control;
-mod filters;
 mod kernel;
-mod origins;
 mod peer;
-mod peers;
-mod resources;
 mod session;
 mod sockopt;
 mod speaker;
@@ -36,9 +31,9 @@ use tokio::sync::watch;
 
 use crate::control::Readiness;
 use crate::kernel::Inputs;
-use crate::peers::RouterId;
-use crate::resources::Resources;
 use crate::speaker::{Handle, Start};
+use bgp_plan::peers::RouterId;
+use bgp_plan::resources::Resources;
 
 /// Tortie's BGP speaker: announces what this node serves, installs what it learns.
 #[derive(Parser)]
@@ -150,7 +145,7 @@ async fn follow(
         if !in_sync {
             continue;
         }
-        let plan = match peers::plan(&node, &resources, router_id) {
+        let plan = match bgp_plan::peers::plan(&node, &resources, router_id) {
             Ok(plan) => plan,
             Err(e) => {
                 let reason = e.to_string();

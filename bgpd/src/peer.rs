@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
 use bgp_proto::fsm::{self, Fsm, Initiator, State};
-use bgp_proto::policy::Policy;
 use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo, Rib, RouteInfo};
 use bgp_proto::wire::attribute::Context;
 use bgp_proto::wire::open::{GracefulRestart, Open};
@@ -14,8 +13,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use crate::config::{NextHopMode, PeerConfig, PeerId, PeerType};
 use crate::session::{Link, Serial};
+use bgp_plan::config::{NextHopMode, PeerConfig, PeerId, PeerType};
 
 /// One TCP connection with a peer, or the attempt at one.
 pub struct Connection {
@@ -64,22 +63,6 @@ pub struct Peer {
     pub stale_until: Option<Instant>,
     pub last_error: Option<String>,
     since: Timestamp,
-}
-
-impl PeerConfig {
-    /// Whether a session under the old configuration cannot go on under the new one.
-    pub fn needs_reset(&self, new: &PeerConfig) -> bool {
-        let session = |c: &PeerConfig| PeerConfig {
-            name: String::new(),
-            peer_type: PeerType::Global,
-            import: Policy::default(),
-            export: Policy::default(),
-            allow_own_as: 0,
-            next_hop_mode: NextHopMode::Auto,
-            ..c.clone()
-        };
-        session(self) != session(new)
-    }
 }
 
 impl Peer {

@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
 
-use crate::config::{PeerConfig, PeerId};
 use crate::sockopt;
 use crate::speaker::{Shared, Speaker};
+use bgp_plan::config::{PeerConfig, PeerId};
 
 /// All nodes of a cluster may come at once.
 const BACKLOG: i32 = 4096;

@@ -36,9 +36,9 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, RouteQuery, Start};
-use crate::config::{PeerId, SpeakerConfig};
 use crate::peer::{Peer, RouteStatus};
 use crate::session::Serial;
+use bgp_plan::config::{PeerId, SpeakerConfig};
 
 /// Routes that one query shows.
 const ROUTES_SHOWN: usize = 100_000;

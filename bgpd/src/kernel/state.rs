@@ -13,9 +13,9 @@ use fib::{
 use ipnet::IpNet;
 
 use super::{Inputs, Status};
-use crate::config::Origin;
-use crate::origins::origins;
 use crate::speaker::{InSync, Resolver, RouteBatch};
+use bgp_plan::config::Origin;
+use bgp_plan::origins::origins;
 
 /// What the speaker has to be told.
 #[derive(Debug, Default, PartialEq)]

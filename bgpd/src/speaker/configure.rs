@@ -10,9 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::spawn_local;
 
 use super::Speaker;
-use crate::config::{PeerConfig, PeerId, SpeakerConfig};
 use crate::peer::Peer;
 use crate::{session, sockopt};
+use bgp_plan::config::{PeerConfig, PeerId, SpeakerConfig};
 
 impl Speaker {
     pub(super) fn configure(&mut self, config: SpeakerConfig) -> Result<(), String> {

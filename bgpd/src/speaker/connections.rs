@@ -11,9 +11,9 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::Speaker;
-use crate::config::PeerId;
 use crate::peer::Connection;
 use crate::session::{self, Link, Serial};
+use bgp_plan::config::PeerId;
 
 impl Speaker {
     /// Whose connection it is, and whether it is the second one of its peer.

@@ -9,8 +9,8 @@ use bgp_proto::wire::attribute::Context;
 use bgp_proto::wire::update::Update;
 
 use super::Speaker;
-use crate::config::PeerId;
 use crate::peer::Session;
+use bgp_plan::config::PeerId;
 
 impl Speaker {
     pub(super) fn update(&mut self, id: PeerId, extra: bool, body: &[u8]) {

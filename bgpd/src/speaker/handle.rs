@@ -9,8 +9,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::run;
-use crate::config::{Origin, SpeakerConfig};
 use crate::peer::{PeerStatus, RouteStatus};
+use bgp_plan::config::{Origin, SpeakerConfig};
 
 /// How far away a next hop is: the IGP metric of RFC 4271 section 9.1.2.2 step e, `None` if it cannot be reached.
 pub type Resolver = Arc<dyn Fn(IpAddr) -> Option<u32> + Send + Sync>;

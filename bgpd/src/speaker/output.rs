@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bgp_proto::af::Family;
 
 use super::{InSync, RouteBatch, Speaker};
-use crate::config::PeerId;
+use bgp_plan::config::PeerId;
 
 /// Written to a peer at once.
 const WRITE_SIZE: usize = 256 * 1024;
@@ -51,7 +51,7 @@ impl Speaker {
         let Some(config) = &self.config else { return };
         let heard = |family: Family| {
             self.peers.values().filter(|p| p.config.down_reason.is_none()).all(|p| {
-                let wait = p.config.graceful_restart.unwrap_or(crate::config::DEFAULT_RESTART_TIME);
+                let wait = p.config.graceful_restart.unwrap_or(bgp_plan::config::DEFAULT_RESTART_TIME);
                 p.has_told(family, SETTLE_TIME) || self.is_restart_over(wait)
             })
         };

@@ -7,7 +7,7 @@ use bgp_proto::af::Prefix;
 use bgp_proto::policy;
 
 use super::*;
-use crate::config::{Origin, PeerConfig, PeerType};
+use bgp_plan::config::{Origin, PeerConfig, PeerType};
 
 mod by_hand;
 
@@ -48,10 +48,9 @@ fn config(own: (u8, u32), peer: (u8, u32), port: u16) -> SpeakerConfig {
     p.connect_retry = Duration::from_secs(1);
     p.hold_time = 9;
     SpeakerConfig {
-        router_id: std::net::Ipv4Addr::new(10, 0, 0, own.0),
-        local_as: own.1,
         listen: vec![SocketAddr::new(address(own.0), port)],
-        peers: BTreeMap::from([(PeerId { address: address(peer.0), port }, p)]),
+        peers: BTreeMap::from([(PeerId::new(address(peer.0), port), p)]),
+        ..SpeakerConfig::new(std::net::Ipv4Addr::new(10, 0, 0, own.0), own.1)
     }
 }
 
@@ -127,10 +126,9 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
             let mut p = PeerConfig::new("peer", PeerType::Global, asn(own), asn(1 - own));
             (p.source, p.v4, p.v6) = (Some(ends[own]), false, true);
             SpeakerConfig {
-                router_id: [10, 0, 0, 1 + own as u8].into(),
-                local_as: asn(own),
                 listen: vec![SocketAddr::new(ends[own], PORT)],
-                peers: BTreeMap::from([(PeerId { address: ends[1 - own], port: PORT }, p)]),
+                peers: BTreeMap::from([(PeerId::new(ends[1 - own], PORT), p)]),
+                ..SpeakerConfig::new([10, 0, 0, 1 + own as u8].into(), asn(own))
             }
         };
         let (a, b) = (Handle::start(Start::default()).unwrap(), Handle::start(Start::default()).unwrap());

@@ -8,8 +8,8 @@ use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL};
 use serde_json::json;
 
 use super::*;
-use crate::filters::prefix;
-use crate::resources::Resources;
+use bgp_plan::filters::prefix;
+use bgp_plan::resources::Resources;
 
 const STATIC: u8 = 4;
 

@@ -33,10 +33,9 @@ fn config_of([own, peer]: [IpAddr; 2], own_as: u32, peer_as: u32) -> SpeakerConf
     let mut p = PeerConfig::new("peer", PeerType::Global, own_as, peer_as);
     p.source = Some(own);
     SpeakerConfig {
-        router_id: [10, 0, 0, 5].into(),
-        local_as: own_as,
         listen: vec![SocketAddr::new(own, LOOPBACK_PORT)],
-        peers: BTreeMap::from([(PeerId { address: peer, port: LOOPBACK_PORT }, p)]),
+        peers: BTreeMap::from([(PeerId::new(peer, LOOPBACK_PORT), p)]),
+        ..SpeakerConfig::new([10, 0, 0, 5].into(), own_as)
     }
 }
 

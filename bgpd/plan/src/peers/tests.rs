@@ -269,7 +269,7 @@ fn both_ends_of_a_mesh_session_agree() {
     let mut seen = 0;
     for (own, config) in &plans {
         for (id, peer) in config.peers.iter().filter(|(id, _)| id.address.is_ipv4()) {
-            let opposite = &plans[&id.address].peers[&PeerId { address: *own, port: 179 }];
+            let opposite = &plans[&id.address].peers[&PeerId::new(*own, 179)];
             assert_ne!(peer.passive, opposite.passive, "{own} to {}", id.address);
             assert_eq!((peer.local_as, peer.remote_as), (opposite.remote_as, opposite.local_as));
             assert_eq!(peer.source, Some(*own));

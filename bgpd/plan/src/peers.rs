@@ -102,7 +102,7 @@ pub fn plan(name: &str, resources: &Resources, router_id: RouterId) -> Result<Pl
     let local_as = planner.me.asn;
     let listen = planner.listen();
     let Planner { peers, notes, .. } = planner;
-    Ok(Plan { config: SpeakerConfig { router_id, local_as, listen, peers }, notes })
+    Ok(Plan { config: SpeakerConfig { listen, peers, ..SpeakerConfig::new(router_id, local_as) }, notes })
 }
 
 /// What sessions need to know of a node.
@@ -367,7 +367,7 @@ impl<'a> Planner<'a> {
 
     /// What every session has. Of the same address and port, the first one counts.
     fn add(&mut self, mut peer: PeerConfig, remote: Remote, filter_names: &[String]) {
-        let id = PeerId { address: remote.address, port: remote.port };
+        let id = PeerId::new(remote.address, remote.port);
         if self.peers.contains_key(&id) {
             return;
         }

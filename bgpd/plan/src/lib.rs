@@ -1,0 +1,15 @@
+//! What a node's BGP speaker runs on, worked out from resources (pure): sessions, policies, and what is originated.
+//!
+//! bgpd runs a [`peers::Plan`]; `bgpctl plan` prints one. Nothing here opens a socket or knows the time.
+//!
+//! - [`resources`]: the resources that count, as the store has them
+//! - [`peers`]: resources to sessions
+//! - [`filters`]: BGPFilter to the matcher's rules
+//! - [`origins`]: the kernel's routes of felix, and the export rules, to prefixes
+//! - [`config`]: the result
+
+pub mod config;
+pub mod filters;
+pub mod origins;
+pub mod peers;
+pub mod resources;
