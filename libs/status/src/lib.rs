@@ -2,7 +2,8 @@
 //! use. `curl --unix-socket /run/tortie/felix.sock http://felix/v1/status` sees the same.
 //!
 //! - [`serve`]: an axum router on `<run dir>/<name>.sock`
-//! - [`get`], [`get_json`]: one request
+//! - [`get`], [`post`], [`get_json`]: one request
+//! - [`lines`]: an answer that is read as it comes, line by line
 
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use axum::Router;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::Method;
+use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
@@ -38,6 +40,9 @@ pub enum Error {
     Request { socket: PathBuf, path: String, reason: String },
     #[error("{socket}{path} answered {status}: {body}")]
     Refused { socket: PathBuf, path: String, status: u16, body: String },
+    /// The daemon says what is wrong with the request.
+    #[error("{0}")]
+    Said(String),
 }
 
 /// A served socket; dropping it stops serving and removes the socket.
@@ -65,6 +70,28 @@ impl Drop for Server {
 pub struct Reply {
     pub status: u16,
     pub body: Vec<u8>,
+}
+
+impl Reply {
+    /// The answer if its status is 200.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]
+    pub fn ok(self, socket: &Path, path: &str) -> Result<Reply, Error> {
+        if self.status == 200 { Ok(self) } else { Err(self.refused(socket, path)) }
+    }
+
+    /// A body `{"error": "..."}` is that sentence.
+    fn refused(&self, socket: &Path, path: &str) -> Error {
+        let json: Option<serde_json::Value> = serde_json::from_slice(&self.body).ok();
+        match json.as_ref().and_then(|j| j["error"].as_str()) {
+            Some(sentence) => Error::Said(sentence.into()),
+            None => {
+                let body = String::from_utf8_lossy(&self.body).trim().to_string();
+                Error::Refused { socket: socket.into(), path: path.into(), status: self.status, body }
+            }
+        }
+    }
 }
 
 /// Serves `router` on `<run_dir>/<name>.sock`. The directory is made; a socket that a dead process left is replaced.
@@ -98,27 +125,20 @@ pub async fn serve(run_dir: &Path, name: &str, router: Router) -> Result<Server,
 /// # Errors
 /// [`Error::NotRunning`] when nothing listens; [`Error::Request`] when the exchange fails or takes over 30 s.
 pub async fn get(socket: &Path, path: &str) -> Result<Reply, Error> {
-    let stream =
-        UnixStream::connect(socket).await.map_err(|source| Error::NotRunning { socket: socket.into(), source })?;
-    let failed = |reason: String| Error::Request { socket: socket.into(), path: path.into(), reason };
-    let exchange = async {
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
-        let driver = tokio::spawn(connection);
-        let request = hyper::Request::get(path)
-            .header(hyper::header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|e| e.to_string())?;
-        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.map_err(|e| e.to_string())?.to_bytes().to_vec();
-        driver.abort();
-        Ok::<_, String>(Reply { status, body })
-    };
-    tokio::time::timeout(REQUEST_TIMEOUT, exchange)
-        .await
-        .map_err(|_| failed(format!("no answer within {} s", REQUEST_TIMEOUT.as_secs())))?
-        .map_err(failed)
+    ask(socket, Method::GET, path).await
+}
+
+/// Asks `POST path`, without a body.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post(socket: &Path, path: &str) -> Result<Reply, Error> {
+    ask(socket, Method::POST, path).await
+}
+
+async fn ask(socket: &Path, method: Method, path: &str) -> Result<Reply, Error> {
+    let exchange = async { start(socket, method, path).await?.whole().await };
+    limited(socket, path, exchange).await
 }
 
 /// Asks `GET path` and reads the answer as JSON.
@@ -126,26 +146,121 @@ pub async fn get(socket: &Path, path: &str) -> Result<Reply, Error> {
 /// # Errors
 /// As [`get`]; [`Error::Refused`] for any status but 200.
 pub async fn get_json<T: DeserializeOwned>(socket: &Path, path: &str) -> Result<T, Error> {
-    let reply = get(socket, path).await?;
-    if reply.status != 200 {
-        let body = String::from_utf8_lossy(&reply.body).trim().to_string();
-        return Err(Error::Refused { socket: socket.into(), path: path.into(), status: reply.status, body });
+    let reply = get(socket, path).await?.ok(socket, path)?;
+    serde_json::from_slice(&reply.body)
+        .map_err(|e| failed(socket, path, format!("the answer is not what this version reads: {e}")))
+}
+
+/// Asks `GET path` for an answer of lines that may be long, or without an end.
+///
+/// # Errors
+/// As [`get_json`]; only the beginning of the answer has a time limit.
+pub async fn lines(socket: &Path, path: &str) -> Result<Lines, Error> {
+    let lines = limited(socket, path, start(socket, Method::GET, path)).await?;
+    if lines.status == 200 {
+        return Ok(lines);
     }
-    serde_json::from_slice(&reply.body).map_err(|e| Error::Request {
-        socket: socket.into(),
-        path: path.into(),
-        reason: format!("the answer is not what this version reads: {e}"),
-    })
+    let reply = limited(socket, path, lines.whole()).await?;
+    Err(reply.refused(socket, path))
+}
+
+async fn limited<T>(socket: &Path, path: &str, answer: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(REQUEST_TIMEOUT, answer).await {
+        Ok(result) => result,
+        Err(_) => Err(failed(socket, path, format!("no answer within {} s", REQUEST_TIMEOUT.as_secs()))),
+    }
+}
+
+/// Sends a request, and reads the head of the answer.
+async fn start(socket: &Path, method: Method, path: &str) -> Result<Lines, Error> {
+    let stream =
+        UnixStream::connect(socket).await.map_err(|source| Error::NotRunning { socket: socket.into(), source })?;
+    let head = async {
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
+        let driver = Driver(tokio::spawn(connection));
+        let request = hyper::Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "localhost")
+            .body(Empty::<Bytes>::new())
+            .map_err(|e| e.to_string())?;
+        let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
+        Ok((driver, response))
+    };
+    let (driver, response) = head.await.map_err(|reason| failed(socket, path, reason))?;
+    let status = response.status().as_u16();
+    let (socket, path) = (socket.to_path_buf(), path.to_string());
+    Ok(Lines { socket, path, status, body: response.into_body(), buffer: Vec::new(), used: 0, _driver: driver })
+}
+
+fn failed(socket: &Path, path: &str, reason: String) -> Error {
+    Error::Request { socket: socket.into(), path: path.into(), reason }
+}
+
+/// The task that moves the octets of an exchange; it ends with it.
+struct Driver(JoinHandle<hyper::Result<()>>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// An answer as it comes. Dropping it ends the exchange.
+pub struct Lines {
+    socket: PathBuf,
+    path: String,
+    status: u16,
+    body: Incoming,
+    /// What came and is not handed out yet, from `used` on.
+    buffer: Vec<u8>,
+    used: usize,
+    _driver: Driver,
+}
+
+impl Lines {
+    /// The next line without its end; `None` after the last.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the answer breaks off.
+    pub async fn next(&mut self) -> Result<Option<String>, Error> {
+        loop {
+            if let Some(len) = self.buffer[self.used..].iter().position(|&b| b == b'\n') {
+                let line = String::from_utf8_lossy(&self.buffer[self.used..self.used + len]).into_owned();
+                self.used += len + 1;
+                return Ok(Some(line));
+            }
+            self.buffer.drain(..self.used);
+            self.used = 0;
+            match self.body.frame().await {
+                Some(Ok(frame)) => self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |d| &d[..])),
+                Some(Err(e)) => return Err(failed(&self.socket, &self.path, e.to_string())),
+                None if self.buffer.is_empty() => return Ok(None),
+                None => self.buffer.push(b'\n'),
+            }
+        }
+    }
+
+    async fn whole(self) -> Result<Reply, Error> {
+        let body = self.body.collect().await.map_err(|e| failed(&self.socket, &self.path, e.to_string()))?;
+        Ok(Reply { status: self.status, body: body.to_bytes().to_vec() })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::StatusCode;
     use axum::{Json, routing};
+    use serde_json::json;
 
     use super::*;
 
     fn router() -> Router {
-        Router::new().route("/v1/n", routing::get(|| async { Json(7) }))
+        Router::new()
+            .route("/v1/n", routing::get(|| async { Json(7) }).post(|| async { Json(8) }))
+            .route("/v1/lines", routing::get(|| async { "one\ntwo\n\nlast" }))
+            .route("/v1/wrong", routing::get(|| async { (StatusCode::NOT_FOUND, Json(json!({"error": "no such n"}))) }))
     }
 
     #[tokio::test]
@@ -156,6 +271,29 @@ mod tests {
         assert!(matches!(get_json::<u32>(server.socket(), "/nothing").await, Err(Error::Refused { status: 404, .. })));
         let wrong = get_json::<String>(server.socket(), "/v1/n").await.unwrap_err();
         assert!(wrong.to_string().contains("/v1/n"), "{wrong}");
+    }
+
+    #[tokio::test]
+    async fn lines_come_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = serve(dir.path(), "felix", router()).await.unwrap();
+        let mut answer = lines(server.socket(), "/v1/lines").await.unwrap();
+        for want in [Some("one"), Some("two"), Some(""), Some("last"), None] {
+            assert_eq!(answer.next().await.unwrap().as_deref(), want);
+        }
+        let nothing = lines(server.socket(), "/nothing").await.map(drop).unwrap_err();
+        assert!(matches!(nothing, Error::Refused { status: 404, .. }), "{nothing}");
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_in_the_daemons_words() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = serve(dir.path(), "felix", router()).await.unwrap();
+        assert_eq!(post(server.socket(), "/v1/n").await.unwrap().body, b"8");
+        let said = get_json::<u32>(server.socket(), "/v1/wrong").await.unwrap_err();
+        assert_eq!(said.to_string(), "no such n");
+        let said = lines(server.socket(), "/v1/wrong").await.map(drop).unwrap_err();
+        assert_eq!(said.to_string(), "no such n");
     }
 
     #[tokio::test]
