@@ -1,32 +1,38 @@
-//! The status API on `<run dir>/bgpd.sock`.
+//! The status API on `<run dir>/bgpd.sock`. `curl --unix-socket /run/tortie/bgpd.sock http://bgpd/v1/peers` sees all of it.
 //!
 //! - `/readyz`: 200 once the store is in sync, the configuration applied, the listeners bound and, with a FIB, the kernel read
 //!   and written; else 503 with what is missing. `/healthz`: 200 while the process answers.
-//! - `/metrics`: Prometheus text.
+//! - `/metrics`: Prometheus text; see `metrics`.
 //! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
 //!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses).
-//! - `/v1/routes?view=best|received|advertised&peer=IP`: a list of `prefix`, `nextHop` (null: a route of this node), `asPath`,
-//!   `localPref`, `med`, `communities`, `peer` (it came from; null: this node), `best` (in the multipath set), `stale` (from
-//!   before the peer's restart). `view` is best if absent; advertised needs `peer`. Advertised routes are shown before the
-//!   session's own next hop and AS are put in.
+//! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
+//!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
+//!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown
+//!     before the session's own next hop and AS are put in.
+//!   - `prefix=PREFIX` with `match=longer` (it and what lies inside it; if absent), `exact` or `covering`;
+//!     `community=aa:nn[,aa:nn:mm]`: carried, all of them.
+//!   - `format=list` (if absent) or `lines`: one object on each line. Either is made while it is read, in slices between which
+//!     the speaker does other work: a change meanwhile is shown as it was or as it is.
+//! - `/v1/watch`: what happens from now on, one JSON object on each line: `event` (`peerUp`, `peerDown`, `bestPath`, `lost`),
+//!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
+//!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.
+//!
+//! What is wrong with a request is said in JSON: `{"error": "a sentence"}`, with status 400, or 404 for a peer that is not there.
 
-use std::net::IpAddr;
+mod error;
+pub mod routes;
+mod watch;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
-use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::watch as latest;
 
-use crate::kernel;
-use crate::speaker::{Handle, RouteQuery};
+use crate::speaker::Handle;
+use crate::{kernel, metrics};
 
 /// What `/readyz` is made of.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +42,7 @@ pub struct Readiness {
     /// What the resources lack, or why a listener is missing.
     pub waiting_for: Option<String>,
     /// Absent without a FIB.
-    pub kernel: Option<watch::Receiver<kernel::Status>>,
+    pub kernel: Option<latest::Receiver<kernel::Status>>,
 }
 
 impl Readiness {
@@ -56,20 +62,22 @@ impl Readiness {
     }
 }
 
+/// What every answer is made from.
 #[derive(Clone)]
-struct App {
+pub struct App {
     speaker: Handle,
-    readiness: watch::Receiver<Readiness>,
+    readiness: latest::Receiver<Readiness>,
 }
 
 /// The API of a speaker.
-pub fn router(speaker: Handle, readiness: watch::Receiver<Readiness>) -> Router {
+pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/v1/peers", get(peers))
-        .route("/v1/routes", get(routes))
+        .route("/v1/routes", get(routes::routes))
+        .route("/v1/watch", get(watch::watch))
         .with_state(App { speaker, readiness })
 }
 
@@ -85,75 +93,14 @@ async fn peers(State(app): State<App>) -> Response {
     Json(app.speaker.peers().await).into_response()
 }
 
-/// The query of `/v1/routes`.
-#[derive(Deserialize)]
-struct RoutesQuery {
-    #[serde(default)]
-    view: ViewName,
-    peer: Option<IpAddr>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum ViewName {
-    #[default]
-    Best,
-    Received,
-    Advertised,
-}
-
-async fn routes(State(app): State<App>, Query(query): Query<RoutesQuery>) -> Response {
-    let query = match (query.view, query.peer) {
-        (ViewName::Best, _) => RouteQuery::Best,
-        (ViewName::Received, peer) => RouteQuery::Received(peer),
-        (ViewName::Advertised, Some(peer)) => RouteQuery::Advertised(peer),
-        (ViewName::Advertised, None) => {
-            return (StatusCode::BAD_REQUEST, "view=advertised needs peer=ADDRESS\n").into_response();
-        }
-    };
-    Json(app.speaker.routes(query).await).into_response()
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PeerLabels {
-    peer: String,
-    name: String,
-}
-
 async fn metrics(State(app): State<App>) -> Response {
-    let mut registry = Registry::with_prefix("tortie_bgp");
-    let (up, received, advertised) = (gauge(), gauge(), gauge());
-    registry.register("peer_up", "Whether the session is Established", up.clone());
-    registry.register("received_prefixes", "Prefixes the peer announces", received.clone());
-    registry.register("advertised_prefixes", "Prefixes announced to the peer", advertised.clone());
-    for peer in app.speaker.peers().await {
-        let labels = PeerLabels { peer: peer.address.to_string(), name: peer.name };
-        up.get_or_create(&labels).set(peer.up.into());
-        received.get_or_create(&labels).set(peer.received.into());
-        advertised.get_or_create(&labels).set(peer.advertised.into());
-    }
-    if let Some(kernel) = app.readiness.borrow().kernel.as_ref().map(|k| *k.borrow()) {
-        let routes: [(&str, &str, usize); 3] = [
-            ("kernel_routes", "Learned routes wanted in the kernel", kernel.routes),
-            ("kernel_stale_routes", "Routes of an earlier process not announced again", kernel.stale),
-            ("kernel_failed_routes", "Routes the last write could not make", kernel.failed),
-        ];
-        for (name, help, value) in routes {
-            let gauge: Gauge = Gauge::default();
-            gauge.set(value as i64);
-            registry.register(name, help, gauge);
-        }
-    }
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, &registry) {
-        Ok(()) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(axum::http::header::CONTENT_TYPE, kind)], text).into_response()
-        }
+    let peers = app.speaker.peers().await;
+    let kernel = app.readiness.borrow().kernel.as_ref().map(|k| *k.borrow());
+    match metrics::text(&peers, kernel) {
+        Ok(text) => ([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")).into_response(),
     }
 }
 
-fn gauge() -> Family<PeerLabels, Gauge> {
-    Family::default()
-}
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,9 @@
 //! (RFC 4724 section 4); others get a Cease. Kernel routes stay in any case.
 
 mod control;
+mod events;
 mod kernel;
+mod metrics;
 mod peer;
 mod session;
 mod sockopt;

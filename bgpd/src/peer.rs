@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
 use bgp_proto::fsm::{self, Fsm, Initiator, State};
-use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo, Rib, RouteInfo};
+use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo, Rib};
 use bgp_proto::wire::attribute::Context;
 use bgp_proto::wire::open::{GracefulRestart, Open};
 use bgp_proto::wire::{Notification, iana};
@@ -191,39 +191,4 @@ pub struct PeerStatus {
     pub received: u32,
     pub advertised: u32,
     pub family: &'static str,
-}
-
-/// A row of `/v1/routes`; the fields are documented in `control`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct RouteStatus {
-    pub prefix: String,
-    /// `None`: a route of this node.
-    pub next_hop: Option<IpAddr>,
-    pub as_path: Vec<u32>,
-    pub local_pref: Option<u32>,
-    pub med: Option<u32>,
-    pub communities: Vec<String>,
-    pub peer: Option<IpAddr>,
-    pub best: bool,
-    pub stale: bool,
-}
-
-impl From<RouteInfo> for RouteStatus {
-    fn from(route: RouteInfo) -> RouteStatus {
-        let attributes = &route.attributes;
-        let standard = attributes.communities().map(|c| format!("{}:{}", c >> 16, c & 0xffff));
-        let large = attributes.large_communities().map(|[a, b, c]| format!("{a}:{b}:{c}"));
-        RouteStatus {
-            prefix: route.prefix.to_string(),
-            next_hop: Some(attributes.next_hop).filter(|_| route.peer.is_some()),
-            as_path: attributes.ases().collect(),
-            local_pref: attributes.local_pref,
-            med: attributes.med,
-            communities: standard.chain(large).collect(),
-            peer: route.peer,
-            best: route.best,
-            stale: route.stale,
-        }
-    }
 }

@@ -19,6 +19,7 @@ mod connections;
 mod established;
 mod handle;
 mod output;
+mod queries;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -28,20 +29,19 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use bgp_proto::fsm::{Event, Initiator};
-use bgp_proto::rib::{Rib, View};
+use bgp_proto::rib::Rib;
 use bgp_proto::wire::{self, Notification, iana};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
 use self::handle::Command;
-pub use self::handle::{Handle, InSync, Resolver, RouteBatch, RouteQuery, Start};
-use crate::peer::{Peer, RouteStatus};
+pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
+pub use self::queries::{RouteQuery, RouteSlice, RouteView};
+use crate::events;
+use crate::peer::Peer;
 use crate::session::Serial;
 use bgp_plan::config::{PeerId, SpeakerConfig};
-
-/// Routes that one query shows.
-const ROUTES_SHOWN: usize = 100_000;
 
 /// The speaker as its tasks share it.
 pub type Shared = Rc<RefCell<Speaker>>;
@@ -57,6 +57,7 @@ pub struct Speaker {
     rib: Rib,
     next_serial: Serial,
     subscribers: Vec<mpsc::UnboundedSender<RouteBatch>>,
+    events: events::Bus,
     in_sync: watch::Sender<InSync>,
     flush_wanted: Rc<Notify>,
     timers_changed: Rc<Notify>,
@@ -78,6 +79,7 @@ async fn run(start: Start, mut commands: mpsc::UnboundedReceiver<Command>, in_sy
             rib: Rib::new(start.seed),
             next_serial: 0,
             subscribers: Vec::new(),
+            events: events::Bus::default(),
             in_sync,
             flush_wanted: flush_wanted.clone(),
             timers_changed: timers_changed.clone(),
@@ -217,9 +219,10 @@ impl Speaker {
             Command::Peers(answer) => {
                 let _ = answer.send(self.peers.iter().map(|(id, p)| p.status(*id, &self.rib)).collect());
             }
-            Command::Routes(query, answer) => {
-                let _ = answer.send(self.routes(query));
+            Command::Routes(query, from, answer) => {
+                let _ = answer.send(self.routes(&query, from));
             }
+            Command::Watch(subscriber) => self.events.add(subscriber),
             Command::Shutdown(done) => {
                 self.shut_down();
                 let _ = done.send(());
@@ -242,23 +245,6 @@ impl Speaker {
             self.event(id, true, stop());
             self.event(id, false, stop());
         }
-    }
-
-    fn routes(&self, query: RouteQuery) -> Vec<RouteStatus> {
-        let index = |address: IpAddr| self.peers.iter().find(|(id, _)| id.address == address).map(|(_, p)| p.index);
-        let view = match query {
-            RouteQuery::Best => View::Best,
-            RouteQuery::Received(None) => View::Received(None),
-            RouteQuery::Received(Some(address)) => match index(address) {
-                Some(peer) => View::Received(Some(peer)),
-                None => return Vec::new(),
-            },
-            RouteQuery::Advertised(address) => match index(address) {
-                Some(peer) => View::Advertised(peer),
-                None => return Vec::new(),
-            },
-        };
-        self.rib.routes(view, ROUTES_SHOWN).into_iter().map(RouteStatus::from).collect()
     }
 }
 

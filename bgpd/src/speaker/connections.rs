@@ -91,6 +91,7 @@ impl Speaker {
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.state_changed(id, extra, before, after);
             }
+            self.tell_of_session(id, before, after);
         }
         self.settle(id, extra, after);
     }

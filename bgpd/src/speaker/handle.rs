@@ -5,11 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bgp_proto::af::{Family, Prefix};
+use bgp_proto::rib::Cursor;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::queries::{RouteQuery, RouteSlice};
 use super::run;
-use crate::peer::{PeerStatus, RouteStatus};
+use crate::events::{self, Event};
+use crate::peer::PeerStatus;
 use bgp_plan::config::{Origin, SpeakerConfig};
 
 /// How far away a next hop is: the IGP metric of RFC 4271 section 9.1.2.2 step e, `None` if it cannot be reached.
@@ -52,17 +55,9 @@ pub(super) enum Command {
     Resolve(Resolver),
     NextHopLost(IpAddr),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
-    Routes(RouteQuery, oneshot::Sender<Vec<RouteStatus>>),
+    Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
+    Watch(events::Subscriber),
     Shutdown(oneshot::Sender<()>),
-}
-
-/// Which routes a query is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RouteQuery {
-    Best,
-    /// Of one peer's address, or of all.
-    Received(Option<IpAddr>),
-    Advertised(IpAddr),
 }
 
 /// How the speaker begins.
@@ -132,11 +127,19 @@ impl Handle {
         peers.await.unwrap_or_default()
     }
 
-    /// Routes, for display.
-    pub async fn routes(&self, query: RouteQuery) -> Vec<RouteStatus> {
+    /// A slice of routes, for display, and where the next one begins; `None`: there is no such peer. Other work of the
+    /// speaker has its turn between two slices.
+    pub async fn routes(&self, query: RouteQuery, from: Cursor) -> Option<RouteSlice> {
         let (answer, routes) = oneshot::channel();
-        self.send(Command::Routes(query, answer));
+        self.send(Command::Routes(query, from, answer));
         routes.await.unwrap_or_default()
+    }
+
+    /// What happens from now on; see [`events`] for how it ends.
+    pub fn watch(&self, filter: events::Filter) -> mpsc::Receiver<Event> {
+        let (subscriber, events) = events::subscription(filter);
+        self.send(Command::Watch(subscriber));
+        events
     }
 
     /// Ends all sessions: with graceful restart without a word, so that peers keep the routes; else with Cease.

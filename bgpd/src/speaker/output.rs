@@ -67,12 +67,16 @@ impl Speaker {
     /// Everything that changed goes to the kernel's task and to every peer whose socket has room.
     pub(super) fn flush(&mut self) {
         let mut batch = RouteBatch::new();
-        let wanted = !self.subscribers.is_empty();
+        let is_watched = self.events.is_heard();
+        let wanted = is_watched || !self.subscribers.is_empty();
         self.rib.distribute(|prefix, hops| {
             if wanted {
                 batch.push((prefix, hops));
             }
         });
+        if is_watched {
+            self.tell_of_best_paths(batch.iter().map(|(prefix, _)| *prefix));
+        }
         if !batch.is_empty() {
             self.subscribers.retain(|s| s.send(batch.clone()).is_ok());
         }

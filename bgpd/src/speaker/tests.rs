@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use bgp_proto::af::Prefix;
 use bgp_proto::policy;
+use bgp_proto::rib::{Cursor, RouteFilter};
 
 use super::*;
+use crate::control::routes::RouteStatus;
 use bgp_plan::config::{Origin, PeerConfig, PeerType};
 
 mod by_hand;
@@ -68,8 +70,19 @@ async fn is_up(h: &Handle) -> bool {
     h.peers().await.first().is_some_and(|p| p.up)
 }
 
+async fn shown(h: &Handle, view: RouteView) -> Vec<RouteStatus> {
+    let (mut all, mut from) = (Vec::new(), Some(Cursor::START));
+    while let Some(cursor) = from {
+        let query = RouteQuery { view, filter: RouteFilter::default() };
+        let (routes, next) = h.routes(query, cursor).await.unwrap_or_default();
+        all.extend(routes.into_iter().map(RouteStatus::from));
+        from = next;
+    }
+    all
+}
+
 async fn has(h: &Handle, p: &str) -> bool {
-    h.routes(RouteQuery::Received(None)).await.iter().any(|r| r.prefix == p && r.best)
+    shown(h, RouteView::Received(None)).await.iter().any(|r| r.prefix == p && r.best)
 }
 
 #[test]
@@ -89,7 +102,7 @@ async fn exchange_and_withdraw() {
     b.configure(cb).await.unwrap().unwrap();
     until("session", || async { is_up(&a).await && is_up(&b).await }).await;
     until("routes", || async { has(&b, "10.1.0.0/16").await && has(&b, "10.2.0.0/16").await }).await;
-    let r = b.routes(RouteQuery::Best).await;
+    let r = shown(&b, RouteView::Best(None)).await;
     assert_eq!(r[0].as_path, [65001], "eBGP puts the AS in front");
     assert_eq!(r[0].next_hop, Some(address(1)), "the next hop is the session's local address");
     a.originate(vec![origin("10.2.0.0/16")]);
@@ -137,7 +150,7 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
         a.configure(config(0)).await.unwrap().unwrap();
         b.configure(config(1)).await.unwrap().unwrap();
         until("routes", || async { has(&b, "2001:db8:1::/48").await && has(&b, "2001:db8:2::3/128").await }).await;
-        let routes = b.routes(RouteQuery::Best).await;
+        let routes = shown(&b, RouteView::Best(None)).await;
         assert_eq!(routes.len(), 2, "no IPv4 route: {routes:?}");
         assert!(routes.iter().all(|r| r.next_hop == Some(ends[0]) && r.as_path == [65001]), "{routes:?}");
         a.originate(vec![origin("2001:db8:1::/48")]);
@@ -147,7 +160,7 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
         let mut alone = config(0);
         alone.peers.clear();
         a.configure(alone).await.unwrap().unwrap();
-        until("gone", || async { b.routes(RouteQuery::Best).await.is_empty() }).await;
+        until("gone", || async { shown(&b, RouteView::Best(None)).await.is_empty() }).await;
     });
 }
 
@@ -266,12 +279,12 @@ fn frr_keeps_our_routes_over_our_restart_and_we_keep_its() {
         // The peer dies and comes back: its routes stay, stale, and are fresh again after its End-of-RIB.
         frr.kill();
         until("noticed", || async { !is_up(&a).await }).await;
-        let kept = a.routes(RouteQuery::Best).await;
+        let kept = shown(&a, RouteView::Best(None)).await;
         assert!(kept.iter().any(|r| r.prefix == "10.30.0.0/16" && r.stale), "{kept:?}");
         frr.restart();
         until("session again", || is_up(&a)).await;
         let fresh =
-            || async { a.routes(RouteQuery::Best).await.iter().any(|r| r.prefix == "10.30.0.0/16" && !r.stale) };
+            || async { shown(&a, RouteView::Best(None)).await.iter().any(|r| r.prefix == "10.30.0.0/16" && !r.stale) };
         until("fresh route", fresh).await;
         until("our route again", || async { frr.has("10.1.0.0/16") }).await;
 

@@ -95,10 +95,7 @@ impl policy::Route for RouteView<'_> {
     }
 
     fn has_community(&self, community: Community) -> bool {
-        match community {
-            Community::Standard(c) => self.attributes.communities().any(|x| x == c),
-            Community::Large(a, b, c) => self.attributes.large_communities().any(|x| x == [a, b, c]),
-        }
+        has_community(self.attributes, community)
     }
 
     fn as_path_starts_with(&self, ases: &[u32]) -> bool {
@@ -108,6 +105,14 @@ impl policy::Route for RouteView<'_> {
 
     fn local_pref(&self) -> u32 {
         self.attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF)
+    }
+}
+
+/// Whether a route carries a community.
+pub(super) fn has_community(attributes: &Attributes, community: Community) -> bool {
+    match community {
+        Community::Standard(c) => attributes.communities().any(|x| x == c),
+        Community::Large(a, b, c) => attributes.large_communities().any(|x| x == [a, b, c]),
     }
 }
 

@@ -22,7 +22,7 @@ use self::bitmap::Bitmap;
 use self::decision::{Candidate, DEFAULT_LOCAL_PREF};
 pub use self::export::ExportConfig;
 pub use self::table::{Entry, Path, Table};
-pub use self::view::{RouteInfo, View};
+pub use self::view::{Cursor, PrefixFilter, RouteFilter, RouteInfo, View};
 use crate::af::{Family, Key, Prefix, V4, V6};
 use crate::policy::{Community, PRIORITY_BASE, Policy};
 use crate::wire::attribute::Attributes;
@@ -439,14 +439,6 @@ impl Rib {
         if idle6 {
             self.v6.reap();
         }
-    }
-
-    /// Routes for display, at most `limit`.
-    pub fn routes(&self, view: View, limit: usize) -> Vec<RouteInfo> {
-        let mut routes = Vec::new();
-        view::list(&self.v4, &self.shared, view, limit, &mut routes);
-        view::list(&self.v6, &self.shared, view, limit, &mut routes);
-        routes
     }
 
     /// How many attribute sets are interned.

@@ -387,7 +387,9 @@ fn a_set_too_large_for_an_update_withdraws() {
 /// RFC 4724 section 4.2.
 #[test]
 fn stale_routes_are_used_until_they_are_swept() {
-    let stale = |rib: &Rib| rib.routes(View::Best, 10).iter().filter(|r| r.stale).count();
+    let stale = |rib: &Rib| {
+        rib.routes(View::Best, &RouteFilter::default(), Cursor::START, 10).0.iter().filter(|r| r.stale).count()
+    };
     let mut rib = rib(&[Ebgp, Ebgp]);
     rib.announce(1, Family::Ipv4, &[8, 10, 8, 11, 8, 12], received(&[65009], &[]));
     assert_eq!(told(&mut rib, 2).announced.len(), 3);
@@ -435,4 +437,43 @@ fn a_peer_with_two_octet_numbers_gets_as4_path_beside() {
     let set = &told.announced[0].1;
     assert_eq!(set.ases().collect::<Vec<_>>(), [OWN_AS, 65009, 70000]);
     assert_eq!(set.value(AGGREGATOR), aggregator);
+}
+
+#[test]
+fn slices_show_every_route_once_whatever_their_size() {
+    let mut rib = rib(&[Ebgp, Ibgp]);
+    let mut list: Vec<u8> = (1..=50).flat_map(|i| [8, i]).collect();
+    list.extend([16, 10, 1, 16, 10, 2, 24, 10, 1, 1]);
+    rib.announce(1, Family::Ipv4, &list, received(&[65009], &[]));
+    rib.announce(2, Family::Ipv4, TEN, received(&[65008], &[(COMMUNITIES, vec![0xfd, 0xe8, 0, 7])]));
+    rib.announce(1, Family::Ipv6, &[16, 0x20, 1], received(&[65009], &[]));
+    rib.distribute(|_, _| {});
+    let all = |view, filter: &RouteFilter, steps| {
+        let (mut shown, mut from) = (Vec::new(), Some(Cursor::START));
+        while let Some(cursor) = from {
+            let (routes, next) = rib.routes(view, filter, cursor, steps);
+            shown.extend(routes.into_iter().map(|r| r.prefix.to_string()));
+            from = next;
+        }
+        shown.sort();
+        shown
+    };
+    for steps in [1, 7, 53, 1000] {
+        let shown = all(View::Received(None), &RouteFilter::default(), steps);
+        assert_eq!(shown.len(), 55, "{steps}");
+        assert_eq!(all(View::Received(Some(2)), &RouteFilter::default(), steps), ["10.0.0.0/8"]);
+    }
+    let p = |address: [u8; 4], len| Prefix::new(address.into(), len).unwrap();
+    let ten = p([10, 0, 0, 0], 8);
+    let on = |prefix| RouteFilter { prefix: Some(prefix), ..RouteFilter::default() };
+    let carrying = RouteFilter { communities: vec![Community::Standard(65000 << 16 | 7)], ..RouteFilter::default() };
+    for (filter, want) in [
+        (on(PrefixFilter::Exact(ten)), &["10.0.0.0/8", "10.0.0.0/8"][..]),
+        (on(PrefixFilter::Exact(p([10, 0, 0, 0], 9))), &[]),
+        (on(PrefixFilter::Longer(p([10, 1, 0, 0], 15))), &["10.1.0.0/16", "10.1.1.0/24"]),
+        (on(PrefixFilter::Covering(p([10, 1, 1, 9], 32))), &["10.0.0.0/8", "10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24"]),
+        (carrying, &["10.0.0.0/8"]),
+    ] {
+        assert_eq!(all(View::Received(None), &filter, 7), want, "{filter:?}");
+    }
 }

@@ -1,9 +1,14 @@
-//! Routes for display.
+//! Routes for display, in slices: a table of a million routes is shown without stopping anybody for long.
+//!
+//! A [`Cursor`] is an entry number, so what changes between two slices may be shown as it was or as it is, and a prefix whose
+//! entry came to be used for another one meanwhile may be missed; whatever stays is shown once.
 
 use std::net::IpAddr;
 
-use super::{LOCAL, PeerIndex, Shared, Table};
-use crate::af::{Key, Prefix};
+use super::import::has_community;
+use super::{LOCAL, PeerIndex, Rib, Shared, Table};
+use crate::af::{Family, Key, Prefix};
+use crate::policy::Community;
 use crate::wire::attribute::Attributes;
 
 /// A path for display.
@@ -28,28 +33,145 @@ pub enum View {
     Advertised(PeerIndex),
 }
 
-/// Appends the routes of one family, up to `limit` in all.
-pub(super) fn list<K: Key>(table: &Table<K>, shared: &Shared, view: View, limit: usize, routes: &mut Vec<RouteInfo>) {
-    for (at, entry) in table.entries().iter().enumerate() {
-        let best = entry.multipath().len();
-        for (i, path) in entry.paths().iter().enumerate() {
-            let (shown, id) = match view {
-                View::Best => (i < best, path.used),
-                View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
-                View::Advertised(peer) => {
-                    let out = shared.slot(peer).and_then(|s| s.out[K::FAMILY as usize].as_ref());
-                    (i == 0 && best > 0 && out.is_some_and(|o| o.advertised.contains(at as u32)), path.used)
+/// Which of them; an absent condition holds for every route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteFilter {
+    pub prefix: Option<PrefixFilter>,
+    /// Where the path came from.
+    pub from: Option<PeerIndex>,
+    /// Carried, all of them.
+    pub communities: Vec<Community>,
+}
+
+/// A condition on the prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefixFilter {
+    Exact(Prefix),
+    /// It and what lies inside it.
+    Longer(Prefix),
+    /// It and what it lies inside of.
+    Covering(Prefix),
+}
+
+impl PrefixFilter {
+    fn takes(self, prefix: Prefix) -> bool {
+        match self {
+            PrefixFilter::Exact(p) => p == prefix,
+            PrefixFilter::Longer(p) => p.contains(prefix),
+            PrefixFilter::Covering(p) => prefix.contains(p),
+        }
+    }
+
+    /// The only prefixes it can take, where they are few.
+    fn candidates(self) -> Option<Vec<Prefix>> {
+        match self {
+            PrefixFilter::Exact(p) => Some(vec![p]),
+            PrefixFilter::Covering(p) => Some((0..=p.len()).filter_map(|len| Prefix::new(p.address(), len)).collect()),
+            PrefixFilter::Longer(_) => None,
+        }
+    }
+}
+
+/// Where the next slice begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    family: Family,
+    at: u32,
+}
+
+impl Cursor {
+    pub const START: Cursor = Cursor { family: Family::Ipv4, at: 0 };
+}
+
+impl Rib {
+    /// Routes for display, from the entries that `steps` looks at, and where to go on; `None`: that was all.
+    pub fn routes(
+        &self,
+        view: View,
+        filter: &RouteFilter,
+        from: Cursor,
+        steps: u32,
+    ) -> (Vec<RouteInfo>, Option<Cursor>) {
+        let mut routes = Vec::new();
+        if let Some(prefixes) = filter.prefix.and_then(PrefixFilter::candidates) {
+            for prefix in prefixes {
+                match prefix.family() {
+                    Family::Ipv4 => one(&self.v4, &self.shared, view, filter, prefix, &mut routes),
+                    Family::Ipv6 => one(&self.v6, &self.shared, view, filter, prefix, &mut routes),
                 }
-            };
-            if !shown {
-                continue;
             }
-            if routes.len() == limit {
-                return;
+            return (routes, None);
+        }
+        let next = match from.family {
+            Family::Ipv4 => slice(&self.v4, &self.shared, view, filter, from.at, steps, &mut routes)
+                .or(Some(Cursor { family: Family::Ipv6, at: 0 })),
+            Family::Ipv6 => slice(&self.v6, &self.shared, view, filter, from.at, steps, &mut routes),
+        };
+        (routes, next)
+    }
+}
+
+/// Appends the routes of one prefix.
+fn one<K: Key>(
+    table: &Table<K>,
+    shared: &Shared,
+    view: View,
+    filter: &RouteFilter,
+    prefix: Prefix,
+    routes: &mut Vec<RouteInfo>,
+) {
+    if let Some(at) = K::from_prefix(prefix).and_then(|k| table.find(k)) {
+        entry(table, shared, view, filter, at, routes);
+    }
+}
+
+/// Appends the routes of `steps` entries; where to go on in this family.
+fn slice<K: Key>(
+    table: &Table<K>,
+    shared: &Shared,
+    view: View,
+    filter: &RouteFilter,
+    from: u32,
+    steps: u32,
+    routes: &mut Vec<RouteInfo>,
+) -> Option<Cursor> {
+    let all = table.entries().len() as u32;
+    let end = all.min(from.saturating_add(steps));
+    (from..end).for_each(|at| entry(table, shared, view, filter, at, routes));
+    (end < all).then_some(Cursor { family: K::FAMILY, at: end })
+}
+
+fn entry<K: Key>(
+    table: &Table<K>,
+    shared: &Shared,
+    view: View,
+    filter: &RouteFilter,
+    at: u32,
+    routes: &mut Vec<RouteInfo>,
+) {
+    let entry = &table.entries()[at as usize];
+    let prefix = entry.key.prefix();
+    if !filter.prefix.is_none_or(|f| f.takes(prefix)) {
+        return;
+    }
+    let best = entry.multipath().len();
+    for (i, path) in entry.paths().iter().enumerate() {
+        let (shown, id) = match view {
+            View::Best => (i < best, path.used),
+            View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
+            View::Advertised(peer) => {
+                let out = shared.slot(peer).and_then(|s| s.out[K::FAMILY as usize].as_ref());
+                (i == 0 && best > 0 && out.is_some_and(|o| o.advertised.contains(at)), path.used)
             }
+        };
+        if !shown || filter.from.is_some_and(|p| p != path.peer) {
+            continue;
+        }
+        let attributes = &shared.attrs.get(id).attributes;
+        if filter.communities.iter().all(|&c| has_community(attributes, c)) {
             routes.push(RouteInfo {
-                prefix: entry.key.prefix(),
-                attributes: shared.attrs.get(id).attributes.clone(),
+                prefix,
+                attributes: attributes.clone(),
                 peer: shared.peer(path.peer).map(|p| p.address),
                 best: i < best,
                 stale: path.stale,

@@ -234,7 +234,7 @@ async fn a_peer_with_two_octet_numbers() {
     ];
     peer.send(&update(&attributes, 1)).await;
     until("route", || has(&h, "10.1.0.0/16")).await;
-    let routes = h.routes(RouteQuery::Received(None)).await;
+    let routes = shown(&h, RouteView::Received(None)).await;
     assert_eq!(routes[0].as_path, [65002, 70000], "the two paths make one");
 }
 

@@ -1,0 +1,91 @@
+//! The API over its socket, with a speaker behind it that has routes of its own.
+
+use bgp_plan::config::{Origin, PeerConfig, PeerId, PeerType, SpeakerConfig};
+use bgp_proto::af::Prefix;
+use serde_json::Value;
+
+use super::*;
+use crate::speaker::Start;
+
+struct Daemon {
+    speaker: Handle,
+    server: status::Server,
+    _dir: tempfile::TempDir,
+}
+
+impl Daemon {
+    /// With `n` routes of its own, 10.0.0.0/24 and up, and a peer that is never there.
+    async fn start(n: u32) -> Daemon {
+        let speaker = Handle::start(Start::default()).unwrap();
+        let mut config = SpeakerConfig::new([10, 0, 0, 1].into(), 65001);
+        let mut peer = PeerConfig::new("away", PeerType::Global, 65001, 65002);
+        peer.passive = true;
+        config.peers.insert(PeerId::new([192, 0, 2, 1].into(), 179), peer);
+        speaker.configure(config).await.unwrap().unwrap();
+        let origin = |i: u32| Origin {
+            prefix: Prefix::new(std::net::Ipv4Addr::from(10 << 24 | i << 8).into(), 24).unwrap(),
+            communities: Vec::new(),
+            interface: None,
+            priority: None,
+            export: true,
+        };
+        speaker.originate((0..n).map(origin).collect());
+        let dir = tempfile::tempdir().unwrap();
+        let readiness = latest::channel(Readiness::default()).1;
+        let server = status::serve(dir.path(), "bgpd", router(speaker.clone(), readiness)).await.unwrap();
+        Daemon { speaker, server, _dir: dir }
+    }
+
+    async fn json(&self, path: &str) -> Value {
+        status::get_json(self.server.socket(), path).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn routes_are_one_list_made_of_many_slices() {
+    let daemon = Daemon::start(5000).await;
+    let all = daemon.json("/v1/routes").await;
+    assert_eq!(all.as_array().unwrap().len(), 5000);
+    assert_eq!(daemon.json("/v1/routes?view=received").await, serde_json::json!([]));
+    let some = daemon.json("/v1/routes?prefix=10.0.8.0/22&match=longer").await;
+    assert_eq!(some.as_array().unwrap().len(), 4);
+    let one = daemon.json("/v1/routes?prefix=10.0.9.77&match=covering").await;
+    assert_eq!(one[0]["prefix"], "10.0.9.0/24");
+    let mut lines = status::lines(daemon.server.socket(), "/v1/routes?format=lines").await.unwrap();
+    let mut count = 0;
+    while let Some(line) = lines.next().await.unwrap() {
+        assert!(serde_json::from_str::<Value>(&line).unwrap()["prefix"].is_string(), "{line}");
+        count += 1;
+    }
+    assert_eq!(count, 5000);
+}
+
+#[tokio::test]
+async fn a_wrong_request_is_told_what_would_be_right() {
+    let daemon = Daemon::start(0).await;
+    for (path, want) in [
+        ("/v1/routes?view=received&peer=192.0.2.11", "there is no peer 192.0.2.11; did you mean 192.0.2.1?"),
+        ("/v1/routes?view=advertised", "view=advertised needs peer=ADDRESS"),
+        ("/v1/routes?view=advertised&peer=leaf1", "'leaf1' is no IP address"),
+        ("/v1/routes?prefix=10.0.0.0/33", "'10.0.0.0/33' is no prefix: use 10.0.0.0/8, 2001:db8::/32, or an address"),
+        ("/v1/routes?community=1", "'1' is no community: use aa:nn"),
+        ("/v1/routes?wiew=best", "wiew"),
+        ("/v1/routes?view=besst", "besst"),
+        ("/v1/watch?peer=10.9.9.9", "there is no peer 10.9.9.9; the peers are 192.0.2.1"),
+    ] {
+        let error = status::get_json::<Value>(daemon.server.socket(), path).await.unwrap_err().to_string();
+        assert!(error.contains(want), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_hears_of_best_paths() {
+    let daemon = Daemon::start(1).await;
+    daemon.json("/v1/routes").await;
+    let mut lines = status::lines(daemon.server.socket(), "/v1/watch?prefix=10.0.0.0/8").await.unwrap();
+    daemon.speaker.originate(Vec::new());
+    let line = lines.next().await.unwrap().unwrap();
+    let event: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&event["event"], &event["prefix"]), (&"bestPath".into(), &"10.0.0.0/24".into()), "{line}");
+    assert!(event["best"].is_null() || event["best"]["peer"].is_null(), "{line}");
+}

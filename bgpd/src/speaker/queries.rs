@@ -1,0 +1,93 @@
+//! What operators ask: slices of routes, and events for those who watch.
+
+use std::net::IpAddr;
+
+use bgp_proto::af::Prefix;
+use bgp_proto::fsm::State;
+use bgp_proto::rib::{Cursor, PeerIndex, PrefixFilter, RouteFilter, RouteInfo, View};
+use jiff::Timestamp;
+
+use super::Speaker;
+use crate::events::{Best, Event};
+use bgp_plan::config::PeerId;
+
+/// Entries that one slice looks at: a fraction of a millisecond of the speaker's time.
+const SLICE: u32 = 1024;
+
+/// Which routes a query is about.
+#[derive(Clone, Debug)]
+pub struct RouteQuery {
+    pub view: RouteView,
+    pub filter: RouteFilter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteView {
+    /// That came from one peer's address, or from anywhere.
+    Best(Option<IpAddr>),
+    /// Of one peer's address, or of all.
+    Received(Option<IpAddr>),
+    Advertised(IpAddr),
+}
+
+/// Some routes, and where the next ones begin.
+pub type RouteSlice = (Vec<RouteInfo>, Option<Cursor>);
+
+impl Speaker {
+    fn peer_index(&self, address: IpAddr) -> Option<PeerIndex> {
+        self.peers.iter().find(|(id, _)| id.address == address).map(|(_, p)| p.index)
+    }
+
+    /// `None`: there is no such peer.
+    pub(super) fn routes(&self, query: &RouteQuery, from: Cursor) -> Option<RouteSlice> {
+        let mut filter = query.filter.clone();
+        let view = match query.view {
+            RouteView::Best(None) => View::Best,
+            RouteView::Best(Some(address)) => {
+                filter.from = Some(self.peer_index(address)?);
+                View::Best
+            }
+            RouteView::Received(None) => View::Received(None),
+            RouteView::Received(Some(address)) => View::Received(Some(self.peer_index(address)?)),
+            RouteView::Advertised(address) => View::Advertised(self.peer_index(address)?),
+        };
+        Some(self.rib.routes(view, &filter, from, SLICE))
+    }
+
+    /// A session came or went.
+    pub(super) fn tell_of_session(&mut self, id: PeerId, before: State, after: State) {
+        let is_up = match (before, after) {
+            (_, State::Established) => true,
+            (State::Established, _) => false,
+            _ => return,
+        };
+        let Some(peer) = self.peers.get(&id).filter(|_| self.events.is_heard()) else { return };
+        let (time, name, remote_as) = (Timestamp::now(), peer.config.name.clone(), peer.config.remote_as);
+        let event = if is_up {
+            Event::PeerUp { time, peer: id.address, name, remote_as }
+        } else {
+            let reason = peer.last_error.clone().unwrap_or_else(|| "the session ended".into());
+            Event::PeerDown { time, peer: id.address, name, remote_as, reason }
+        };
+        self.events.tell(&event);
+    }
+
+    /// The best paths of these prefixes changed.
+    pub(super) fn tell_of_best_paths(&mut self, prefixes: impl Iterator<Item = Prefix>) {
+        let time = Timestamp::now();
+        for prefix in prefixes {
+            let filter = RouteFilter { prefix: Some(PrefixFilter::Exact(prefix)), ..RouteFilter::default() };
+            let (routes, _) = self.rib.routes(View::Best, &filter, Cursor::START, 1);
+            let best = routes.first().map(|first| {
+                let mut next_hops: Vec<IpAddr> = Vec::new();
+                for hop in routes.iter().filter(|r| r.peer.is_some()).map(|r| r.attributes.next_hop) {
+                    if !next_hops.contains(&hop) {
+                        next_hops.push(hop);
+                    }
+                }
+                Best { peer: first.peer, next_hops, as_path: first.attributes.ases().collect() }
+            });
+            self.events.tell(&Event::BestPath { time, prefix, best });
+        }
+    }
+}
