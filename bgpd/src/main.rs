@@ -14,6 +14,7 @@
 mod control;
 mod events;
 mod kernel;
+mod link;
 mod metrics;
 mod peer;
 mod session;

@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use crate::session::{Link, Serial};
+use crate::link::Link;
+use crate::session::Serial;
 use bgp_plan::config::{NextHopMode, PeerConfig, PeerId, PeerType};
 
 /// One TCP connection with a peer, or the attempt at one.
@@ -89,14 +90,13 @@ impl Peer {
     pub fn rib_info(id: PeerId, config: &PeerConfig, router_id: Ipv4Addr) -> PeerInfo {
         let is_ebgp = config.remote_as != config.local_as;
         PeerInfo {
-            address: id.address,
-            router_id: Ipv4Addr::UNSPECIFIED,
             is_ebgp,
             rr_client: config.rr_client && config.cluster_id.is_some() && !is_ebgp,
             cluster_id: config.cluster_id,
-            local_as: config.local_as,
-            local_router_id: router_id,
             allow_own_as: config.allow_own_as,
+            rejects_as_sets: config.rejects_as_sets,
+            requires_policy: config.requires_policy,
+            graceful_shutdown: config.graceful_shutdown,
             import: config.import.clone(),
             export: ExportConfig {
                 policy: config.export.clone(),
@@ -105,9 +105,9 @@ impl Peer {
                     NextHopMode::SelfAddress => true,
                     NextHopMode::Keep => false,
                 },
-                local_address: config.source.unwrap_or(id.address),
-                four_octet_as: true,
+                ..ExportConfig::new(config.source.unwrap_or(id.address))
             },
+            ..PeerInfo::new(id.address, config.local_as, router_id)
         }
     }
 

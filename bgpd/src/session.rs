@@ -1,4 +1,4 @@
-//! TCP: listeners, connection attempts, and the two tasks of a connection.
+//! TCP: listeners, connection attempts, and how a connection is read; [`crate::link`] has how it is written.
 //!
 //! ```text
 //! listener (one each address) ──accept──┐
@@ -18,8 +18,6 @@ use std::time::Duration;
 use bgp_proto::wire::MAX_MESSAGE_LEN;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Notify;
-use tokio::task::{JoinHandle, spawn_local};
 
 use crate::sockopt;
 use crate::speaker::{Shared, Speaker};
@@ -33,80 +31,9 @@ const MULTIHOP_TTL: u32 = 255;
 const READ_SIZE: usize = 256 * 1024;
 /// Reads of one connection before others, and what follows from them, have their turn.
 const READS_IN_A_ROW: usize = 4;
-/// How long a NOTIFICATION may take to reach the peer before the socket goes.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Names a connection as long as the process lives.
 pub type Serial = u64;
-
-/// The transport of a connection.
-pub struct Link {
-    pub serial: Serial,
-    pub stream: Rc<TcpStream>,
-    /// Octets that the socket has yet to take, from `sent` on.
-    pub out: Vec<u8>,
-    pub sent: usize,
-    want_write: Rc<Notify>,
-    tasks: [JoinHandle<()>; 2],
-}
-
-impl Link {
-    /// Starts the tasks of a connection.
-    pub fn start(serial: Serial, stream: TcpStream, speaker: &Shared) -> Link {
-        let stream = Rc::new(stream);
-        let want_write = Rc::new(Notify::new());
-        let tasks = [
-            spawn_local(read(serial, stream.clone(), speaker.clone())),
-            spawn_local(write(serial, stream.clone(), want_write.clone(), speaker.clone())),
-        ];
-        Link { serial, stream, out: Vec::new(), sent: 0, want_write, tasks }
-    }
-
-    /// Hands the socket what it takes. False: it is full, and the writer will come back.
-    ///
-    /// # Errors
-    /// The connection is gone; the reader will find out too.
-    pub fn flush(&mut self) -> io::Result<bool> {
-        while self.sent < self.out.len() {
-            match self.stream.try_write(&self.out[self.sent..]) {
-                Ok(n) => self.sent += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.want_write.notify_one();
-                    return Ok(false);
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        self.sent = 0;
-        self.out.clear();
-        if self.out.capacity() > 2 * READ_SIZE {
-            self.out = Vec::new();
-        }
-        Ok(true)
-    }
-
-    /// Ends the connection; what was written last still reaches the peer.
-    pub fn close(mut self) {
-        let _ = self.flush();
-        self.tasks.iter().for_each(JoinHandle::abort);
-        let stream = self.stream;
-        let _ = SockRef::from(&*stream).shutdown(std::net::Shutdown::Write);
-        // Closing with unread octets would send a reset that overtakes a NOTIFICATION.
-        spawn_local(async move {
-            let rest = async {
-                let mut sink = [0; MAX_MESSAGE_LEN];
-                while stream.readable().await.is_ok() {
-                    match stream.try_read(&mut sink) {
-                        Ok(1..) => {}
-                        Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                        _ => break,
-                    }
-                }
-            };
-            let _ = tokio::time::timeout(LINGER, rest).await;
-        });
-    }
-}
 
 /// Binds a listener.
 ///
@@ -198,7 +125,7 @@ pub fn set_accepted_options(stream: &TcpStream, peer: IpAddr, config: &PeerConfi
     }
 }
 
-async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
+pub async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
     // Grows to READ_SIZE with the first large read, so that quiet sessions stay small.
     let mut buffer = vec![0; 2 * MAX_MESSAGE_LEN];
     let mut filled = 0;
@@ -229,15 +156,5 @@ async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
             }
         }
         tokio::task::yield_now().await;
-    }
-}
-
-async fn write(serial: Serial, stream: Rc<TcpStream>, want_write: Rc<Notify>, speaker: Shared) {
-    loop {
-        want_write.notified().await;
-        if stream.writable().await.is_err() {
-            return;
-        }
-        Speaker::drain(&speaker, serial);
     }
 }

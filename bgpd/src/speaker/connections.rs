@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::Speaker;
+use crate::link::Link;
 use crate::peer::Connection;
-use crate::session::{self, Link, Serial};
+use crate::session::{self, Serial};
 use bgp_plan::config::PeerId;
 
 impl Speaker {

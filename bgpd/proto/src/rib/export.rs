@@ -1,6 +1,6 @@
 //! What a peer is told: export rules, the attributes of its session, UPDATEs packed by attribute set.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::import::{RouteView, operate};
 use super::{AdjOut, AttrId, Entry, LOCAL, PeerIndex, PeerInfo, Shared, Table};
@@ -27,7 +27,25 @@ pub struct ExportConfig {
     pub next_hop_self: bool,
     /// Our end of the session.
     pub local_address: IpAddr,
+    /// An address of ours of the other family, if there is one: next hop of that family's routes.
+    pub other_address: Option<IpAddr>,
+    /// Our link-local address on the peer's link, beside the global one in next hops (RFC 2545 section 3).
+    pub link_local_next_hop: Option<Ipv6Addr>,
     pub four_octet_as: bool,
+}
+
+impl ExportConfig {
+    /// To a peer with four-octet numbers, next hops unchanged.
+    pub fn new(local_address: IpAddr) -> ExportConfig {
+        ExportConfig {
+            policy: Policy::default(),
+            next_hop_self: false,
+            local_address,
+            other_address: None,
+            link_local_next_hop: None,
+            four_octet_as: true,
+        }
+    }
 }
 
 /// Appends UPDATEs until `out` has about `limit` octets; whether there is more.

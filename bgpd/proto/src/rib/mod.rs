@@ -60,6 +60,44 @@ pub struct PeerInfo {
     pub allow_own_as: u8,
     pub import: Policy,
     pub export: ExportConfig,
+    /// RFC 7911, negotiated for each family: lists from and to the peer have path identifiers.
+    pub add_path_receive: [bool; 2],
+    pub add_path_send: [bool; 2],
+    /// RFC 8654, negotiated.
+    pub extended_messages: bool,
+    /// RFC 8950, negotiated: IPv4 routes to the peer may have IPv6 next hops.
+    pub extended_next_hop: bool,
+    /// Routes with an AS_SET are turned down (RFC 9774).
+    pub rejects_as_sets: bool,
+    /// RFC 8212: without a policy of its own an eBGP peer gives and gets nothing.
+    pub requires_policy: bool,
+    /// RFC 8326: what the peer is told carries GRACEFUL_SHUTDOWN.
+    pub graceful_shutdown: bool,
+}
+
+impl PeerInfo {
+    /// A plain peer; what a session negotiates is not there yet.
+    pub fn new(address: IpAddr, local_as: u32, local_router_id: Ipv4Addr) -> PeerInfo {
+        PeerInfo {
+            address,
+            router_id: Ipv4Addr::UNSPECIFIED,
+            is_ebgp: false,
+            rr_client: false,
+            cluster_id: None,
+            local_as,
+            local_router_id,
+            allow_own_as: 0,
+            import: Policy::default(),
+            export: ExportConfig::new(address),
+            add_path_receive: [false; 2],
+            add_path_send: [false; 2],
+            extended_messages: false,
+            extended_next_hop: false,
+            rejects_as_sets: false,
+            requires_policy: false,
+            graceful_shutdown: false,
+        }
+    }
 }
 
 /// A peer's place in the RIB.

@@ -25,22 +25,15 @@ fn accept() -> Policy {
 
 /// Peer `n` is 192.0.2.n with identifier 10.0.0.n; we are 192.0.2.99 on each session.
 fn info(n: u8, kind: Kind) -> PeerInfo {
+    let export = ExportConfig::new([192, 0, 2, 99].into());
     PeerInfo {
-        address: [192, 0, 2, n].into(),
         router_id: [10, 0, 0, n].into(),
         is_ebgp: kind == Ebgp,
         rr_client: kind == Client,
         cluster_id: Some(CLUSTER),
-        local_as: OWN_AS,
-        local_router_id: OWN_ID,
-        allow_own_as: 0,
         import: accept(),
-        export: ExportConfig {
-            policy: accept(),
-            next_hop_self: kind == Ebgp,
-            local_address: [192, 0, 2, 99].into(),
-            four_octet_as: true,
-        },
+        export: ExportConfig { policy: accept(), next_hop_self: kind == Ebgp, ..export },
+        ..PeerInfo::new([192, 0, 2, n].into(), OWN_AS, OWN_ID)
     }
 }
 
