@@ -226,7 +226,8 @@ impl PeerConfig {
         }
     }
 
-    /// Whether a session under the old configuration cannot go on under the new one.
+    /// Whether a session under the old configuration cannot go on under the new one. What is left out here is taken up by a
+    /// session that is established, or by the next one.
     pub fn needs_reset(&self, new: &PeerConfig) -> bool {
         let session = |c: &PeerConfig| PeerConfig {
             name: String::new(),
@@ -235,6 +236,15 @@ impl PeerConfig {
             export: Policy::default(),
             allow_own_as: 0,
             next_hop_mode: NextHopMode::Auto,
+            connect_retry: Duration::ZERO,
+            delay_open: Duration::ZERO,
+            send_hold_time: 0,
+            role_is_strict: false,
+            max_prefixes: None,
+            bfd: None,
+            graceful_shutdown: false,
+            requires_policy: false,
+            rejects_as_sets: false,
             ..c.clone()
         };
         session(self) != session(new)

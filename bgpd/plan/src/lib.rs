@@ -4,6 +4,7 @@
 //!
 //! - [`resources`]: the resources that count, as the store has them
 //! - [`peers`]: resources to sessions
+//! - [`settings`]: what users set on a session to what it runs on
 //! - [`filters`]: BGPFilter to the matcher's rules
 //! - [`origins`]: the kernel's routes of felix, and the export rules, to prefixes
 //! - [`config`]: the result
@@ -13,3 +14,4 @@ pub mod filters;
 pub mod origins;
 pub mod peers;
 pub mod resources;
+pub mod settings;

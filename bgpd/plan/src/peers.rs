@@ -11,28 +11,19 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
 
 use api::bgp_configuration::{DEFAULT_AS_NUMBER, DEFAULT_LISTEN_PORT};
-use api::bgp_peer::{self, BgpSessionSettings, GracefulRestartMode, SourceAddress};
+use api::bgp_peer::{self, SourceAddress};
+use api::bgp_session::BgpSessionSettings;
 use api::{BgpConfigurationSpec, BgpPeerSpec, Node, Selector};
 use bgp_proto::policy::Action;
 use sha2::{Digest, Sha256};
 
-use crate::config::{
-    DEFAULT_CONNECT_RETRY, DEFAULT_HOLD_TIME, DEFAULT_RESTART_TIME, NextHopMode, PeerConfig, PeerId, PeerType,
-    SpeakerConfig,
-};
+use crate::config::{DEFAULT_FLAP_THRESHOLD, NextHopMode, PeerConfig, PeerId, PeerType, SpeakerConfig};
 use crate::filters;
 use crate::origins;
 use crate::resources::Resources;
-
-/// The shortest hold time but 0 (RFC 4271 section 4.2), seconds.
-const SHORTEST_HOLD_TIME: u64 = 3;
-/// More often than this is no use to anybody.
-const SHORTEST_CONNECT_RETRY: Duration = Duration::from_millis(100);
-/// The longest restart time that RFC 4724's 12 bits hold, seconds.
-const LONGEST_RESTART_TIME: u64 = 4095;
+use crate::settings::{Filler, opposite};
 
 /// The speaker's configuration, and what the resources ask for that it does not have.
 #[derive(Clone, Debug, PartialEq)]
@@ -101,8 +92,11 @@ pub fn plan(name: &str, resources: &Resources, router_id: RouterId) -> Result<Pl
     planner.add_mesh();
     let local_as = planner.me.asn;
     let listen = planner.listen();
-    let Planner { peers, notes, .. } = planner;
-    Ok(Plan { config: SpeakerConfig { listen, peers, ..SpeakerConfig::new(router_id, local_as) }, notes })
+    let bmp = planner.bmp_collectors();
+    let Planner { peers, notes, own, default, .. } = planner;
+    let flap_threshold = own.flap_threshold.or(default.flap_threshold).unwrap_or(DEFAULT_FLAP_THRESHOLD);
+    let config = SpeakerConfig { listen, peers, bmp, flap_threshold, ..SpeakerConfig::new(router_id, local_as) };
+    Ok(Plan { config, notes })
 }
 
 /// What sessions need to know of a node.
@@ -212,6 +206,13 @@ impl<'a> Planner<'a> {
         v4.into_iter().chain(v6).collect()
     }
 
+    /// The node's own collectors if it has any, else those of all nodes.
+    fn bmp_collectors(&self) -> Vec<SocketAddr> {
+        let lists = [&self.own.bmp_collectors, &self.default.bmp_collectors];
+        let chosen = lists.into_iter().find(|l| !l.is_empty());
+        chosen.into_iter().flatten().map(|c| SocketAddr::new(c.address, c.port)).collect()
+    }
+
     /// The peers that BGPPeers give this node: global ones first, then node-specific ones. Of the same address and port,
     /// the first counts.
     fn add_explicit_peers(&mut self) {
@@ -307,12 +308,14 @@ impl<'a> Planner<'a> {
         // A localASNumber is that of the node which the BGPPeer applies to.
         let local_as = spec.local_as_number.filter(|_| !is_reverse).map_or(self.me.asn, |a| a.0);
         let mut peer = PeerConfig::new(title, peer_type, local_as, remote.asn.unwrap_or_default());
+        (peer.v4, peer.v6) = (remote.address.is_ipv4(), remote.address.is_ipv6());
+        let settings = self.settings(&spec.session);
         let own = self.me.address(remote.address);
         peer.source = own.filter(|_| spec.source_address.unwrap_or_default() == SourceAddress::UseNodeIP);
         peer.passive = match (spec.session.passive, remote.node) {
             (Some(passive), _) => passive != is_reverse,
             (None, Some(_)) => own.is_some_and(|own| remote.address > own),
-            (None, None) => self.setting(|s| s.passive).unwrap_or_default(),
+            (None, None) => settings.passive.unwrap_or_default(),
         };
         let is_ibgp = local_as == peer.remote_as;
         peer.cluster_id = self.me.cluster_id;
@@ -337,8 +340,12 @@ impl<'a> Planner<'a> {
                 .push(format!("BGPPeer {name}: reachableBy is not active, the kernel's routes must reach the peer"));
         }
         let origin = format!("BGPPeer {name}");
-        self.set_timers(&mut peer, &origin, Some(&spec.session), spec.max_restart_time.as_deref());
-        peer.keepalive = self.seconds(&origin, "keepaliveTime", spec.keepalive_time.as_deref(), 1..=u16::MAX.into());
+        let is_on_link = self.is_on_link(remote.address);
+        let (restart, keepalive) = (spec.max_restart_time.as_deref(), spec.keepalive_time.as_deref());
+        Filler { origin: &origin, is_on_link, notes: &mut self.notes }.fill(&mut peer, &settings, restart, keepalive);
+        if is_reverse {
+            peer.role = peer.role.map(opposite);
+        }
         self.add(peer, remote, &spec.filters);
     }
 
@@ -347,6 +354,7 @@ impl<'a> Planner<'a> {
         if self.default.node_to_node_mesh_enabled == Some(false) || self.me.cluster_id.is_some() {
             return;
         }
+        let settings = self.settings(&BgpSessionSettings::default());
         for other in self.others.clone().iter().filter(|o| o.cluster_id.is_none()) {
             for address in self.both_have(other) {
                 let remote = Remote::node(other, address);
@@ -358,8 +366,12 @@ impl<'a> Planner<'a> {
                     let why = "BGPConfiguration default asks for a nodeMeshPassword: secrets are not supported yet";
                     peer.down_reason = Some(why.into());
                 }
-                let restart = self.default.node_mesh_max_restart_time.clone();
-                self.set_timers(&mut peer, "BGPConfiguration default", None, restart.as_deref());
+                (peer.v4, peer.v6) = (address.is_ipv4(), address.is_ipv6());
+                let is_on_link = self.is_on_link(address);
+                let mut filler = Filler { origin: "BGPConfiguration default", is_on_link, notes: &mut self.notes };
+                filler.fill(&mut peer, &settings, self.default.node_mesh_max_restart_time.as_deref(), None);
+                // Of two nodes neither is the other's provider; what is passive is decided above.
+                peer.role = None;
                 self.add(peer, remote, &[]);
             }
         }
@@ -371,7 +383,6 @@ impl<'a> Planner<'a> {
         if self.peers.contains_key(&id) {
             return;
         }
-        (peer.v4, peer.v6) = (remote.address.is_ipv4(), remote.address.is_ipv6());
         match filters::compile(filter_names, &self.resources.filters) {
             Ok((import, export)) => {
                 peer.import.rules = import;
@@ -384,69 +395,16 @@ impl<'a> Planner<'a> {
         self.peers.insert(id, peer);
     }
 
-    /// A session setting of ours from the node's BGPConfiguration, else from the default one.
-    fn setting<T>(&self, pick: impl Fn(&BgpSessionSettings) -> Option<T>) -> Option<T> {
-        pick(&self.own.session).or_else(|| pick(&self.default.session))
+    /// The session settings of a peer: its own, else those of the node's BGPConfiguration, else those of the default one.
+    fn settings(&self, own: &BgpSessionSettings) -> BgpSessionSettings {
+        own.or(&self.own.session).or(&self.default.session)
     }
 
-    fn set_timers(
-        &mut self,
-        peer: &mut PeerConfig,
-        origin: &str,
-        session: Option<&BgpSessionSettings>,
-        max_restart_time: Option<&str>,
-    ) {
-        let session = session.cloned().unwrap_or_default();
-        let hold = session.hold_time.or_else(|| self.setting(|s| s.hold_time.clone()));
-        peer.hold_time = match self.seconds(origin, "holdTime", hold.as_deref(), 0..=u16::MAX.into()) {
-            Some(secs) if (1..SHORTEST_HOLD_TIME).contains(&u64::from(secs)) => {
-                self.notes.push(format!(
-                    "{origin}: holdTime is {secs}s, it must be 0 or at least 3s; {DEFAULT_HOLD_TIME}s is used"
-                ));
-                DEFAULT_HOLD_TIME
-            }
-            Some(secs) => secs,
-            None => DEFAULT_HOLD_TIME,
-        };
-        let retry = session.connect_retry_time.or_else(|| self.setting(|s| s.connect_retry_time.clone()));
-        peer.connect_retry = match retry.as_deref().map(parse_duration) {
-            Some(Some(retry)) if retry >= SHORTEST_CONNECT_RETRY => retry,
-            Some(_) => {
-                self.notes.push(format!(
-                    "{origin}: connectRetryTime is no duration of at least 100ms, such as 2s; the default is used"
-                ));
-                DEFAULT_CONNECT_RETRY
-            }
-            None => DEFAULT_CONNECT_RETRY,
-        };
-        let restart = session.graceful_restart.or_else(|| self.setting(|s| s.graceful_restart.clone()));
-        peer.graceful_restart = match restart.map(|r| r.mode) {
-            Some(GracefulRestartMode::Disabled) => None,
-            Some(GracefulRestartMode::Enabled) | None => {
-                let time = self.seconds(origin, "maxRestartTime", max_restart_time, 1..=LONGEST_RESTART_TIME);
-                Some(time.unwrap_or(DEFAULT_RESTART_TIME))
-            }
-        };
-    }
-
-    /// A duration in whole seconds, rounded as Calico does; one that cannot be used is noted and counts as absent.
-    fn seconds(
-        &mut self,
-        origin: &str,
-        field: &str,
-        value: Option<&str>,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Option<u16> {
-        let value = value?;
-        let secs = parse_duration(value).map(|d| d.as_secs_f64().round() as u64).filter(|s| range.contains(s));
-        let secs = secs.and_then(|s| u16::try_from(s).ok());
-        if secs.is_none() {
-            let (low, high) = range.into_inner();
-            self.notes.push(format!(
-                "{origin}: {field} is '{value}', not a duration from {low}s to {high}s; the default is used"
-            ));
-        }
-        secs
+    /// Whether the address is in a subnet of this node.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let bgp = self.me.node.body.spec.bgp.as_ref();
+        let subnets = bgp.into_iter().flat_map(|b| b.ipv4_address.into_iter().chain(b.ipv6_address));
+        subnets.into_iter().any(|net| net.contains(address))
     }
 }
 
@@ -502,24 +460,6 @@ fn hashed_router_id(name: &str) -> Ipv4Addr {
     let digest = Sha256::digest(name.as_bytes());
     let first = if digest[0] > 223 { digest[0] - 32 } else { digest[0] };
     Ipv4Addr::new(first, digest[1], digest[2], digest[3])
-}
-
-/// A duration as Go writes it: `9s`, `1m30s`, `1.5h`, `500ms`.
-fn parse_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    if rest == "0" {
-        return Some(Duration::ZERO);
-    }
-    let mut total = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, after) = rest.split_at(digits);
-        let units = [("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
-        let (unit, secs) = units.into_iter().find(|(unit, _)| after.starts_with(unit))?;
-        total += number.parse::<f64>().ok()? * secs;
-        rest = &after[unit.len()..];
-    }
-    Duration::try_from_secs_f64(total).ok().filter(|_| !text.trim().is_empty())
 }
 
 #[cfg(test)]

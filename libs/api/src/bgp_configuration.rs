@@ -1,8 +1,11 @@
 //! BGPConfiguration (Calico `api/pkg/apis/projectcalico/v3/bgpconfig.go`).
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
-use crate::bgp_peer::{AsNumber, BgpPassword, BgpSessionSettings};
+use crate::bgp_peer::{AsNumber, BgpPassword};
+use crate::bgp_session::BgpSessionSettings;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -33,6 +36,13 @@ pub struct PrefixAdvertisement {
     pub cidr: String,
     #[serde(default)]
     pub communities: Vec<String>,
+}
+
+/// Where to stream BMP to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BmpCollector {
+    pub address: IpAddr,
+    pub port: u16,
 }
 
 /// The object `default` is the fleet's; `node.<name>` overrides it on one node.
@@ -77,7 +87,18 @@ pub struct BgpConfigurationSpec {
     pub ipv4_normal_route_priority: Option<i64>,
     #[serde(default, rename = "ipv6NormalRoutePriority", skip_serializing_if = "Option::is_none")]
     pub ipv6_normal_route_priority: Option<i64>,
+    /// Collectors that every node streams BMP to (RFC 7854).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bmp_collectors: Vec<BmpCollector>,
+    /// Best-path changes of one prefix a minute from which it counts as flapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flap_threshold: Option<u32>,
     /// Defaults for every peer.
     #[serde(flatten)]
     pub session: BgpSessionSettings,
+}
+
+impl BgpConfigurationSpec {
+    /// Fields of ours beside the session settings, stored as annotations like them.
+    pub const FIELDS: &'static [&'static str] = &["bmpCollectors", "flapThreshold"];
 }

@@ -1,9 +1,11 @@
 //! BGPPeer (Calico `api/pkg/apis/projectcalico/v3/bgppeer.go`), with the settings of ours that Calico's kind lacks
-//! (stored as annotations `tortie.io/<field>`, see [`BgpSessionSettings`]).
+//! (stored as annotations `tortie.io/<field>`, see [`crate::bgp_session`]).
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::bgp_session::BgpSessionSettings;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -125,38 +127,20 @@ pub struct BgpPeerSpec {
     pub local_workload_selector: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reverse_peering: Option<String>,
+    /// Unnumbered: the peer behind this interface, found by its Router Advertisements (RFC 4861).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_interface: Option<String>,
+    /// Whoever connects from this prefix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_range: Option<IpNet>,
+    /// How many of them at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_range_limit: Option<u32>,
     #[serde(flatten)]
     pub session: BgpSessionSettings,
 }
 
-/// Session settings that Calico's kinds lack. Ordinary `spec` fields in YAML; stored as annotations `tortie.io/<field>`
-/// (each value as JSON), so that Calico's own tools carry them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct BgpSessionSettings {
-    /// A duration such as `9s`; 0 or at least 3 s (RFC 4271 section 4.2).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hold_time: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub connect_retry_time: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub graceful_restart: Option<GracefulRestartSettings>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub passive: Option<bool>,
-}
-
-impl BgpSessionSettings {
-    /// The `spec` fields that are stored as annotations `tortie.io/<field>`.
-    pub const FIELDS: &'static [&'static str] = &["holdTime", "connectRetryTime", "gracefulRestart", "passive"];
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum GracefulRestartMode {
-    Enabled,
-    Disabled,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GracefulRestartSettings {
-    pub mode: GracefulRestartMode,
+impl BgpPeerSpec {
+    /// Fields of ours beside the session settings, stored like them.
+    pub const FIELDS: &'static [&'static str] = &["peerInterface", "peerRange", "peerRangeLimit"];
 }

@@ -5,18 +5,22 @@
 
 use serde_json::{Map, Value};
 
-use crate::bgp_peer::BgpSessionSettings;
+use crate::bgp_configuration::BgpConfigurationSpec;
+use crate::bgp_peer::BgpPeerSpec;
+use crate::bgp_session::BgpSessionSettings;
 use crate::kind::Kind;
 
 /// The prefix of the annotations that carry `spec` fields.
 pub const PREFIX: &str = "tortie.io/";
 
 /// The `spec` fields of a kind that are stored as annotations.
-pub fn fields(kind: Kind) -> &'static [&'static str] {
-    match kind {
-        Kind::BgpPeer | Kind::BgpConfiguration => BgpSessionSettings::FIELDS,
-        _ => &[],
-    }
+pub fn fields(kind: Kind) -> impl Iterator<Item = &'static str> {
+    let (session, own): (&[_], &[_]) = match kind {
+        Kind::BgpPeer => (BgpSessionSettings::FIELDS, BgpPeerSpec::FIELDS),
+        Kind::BgpConfiguration => (BgpSessionSettings::FIELDS, BgpConfigurationSpec::FIELDS),
+        _ => (&[], &[]),
+    };
+    session.iter().chain(own).copied()
 }
 
 /// Turns a user's document into the stored form: moves the fields that Calico lacks from `spec` to annotations.
@@ -25,7 +29,7 @@ pub fn fields(kind: Kind) -> &'static [&'static str] {
 pub fn to_stored(kind: Kind, document: &mut Value) {
     for field in fields(kind) {
         let Some(value) =
-            document.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.shift_remove(*field))
+            document.get_mut("spec").and_then(Value::as_object_mut).and_then(|spec| spec.shift_remove(field))
         else {
             continue;
         };
@@ -58,7 +62,7 @@ pub fn from_stored(kind: Kind, document: &mut Value) {
             other => other,
         };
         if let Some(spec) = child(document, "spec").and_then(Value::as_object_mut) {
-            spec.entry(*field).or_insert(value);
+            spec.entry(field).or_insert(value);
         }
     }
 }
@@ -86,6 +90,15 @@ mod tests {
                 json!({"metadata": {"name": "p"}, "spec": {"peerIP": "10.0.0.1", "holdTime": "9s", "passive": true}}),
             ),
             (Kind::BgpPeer, json!({"metadata": {"name": "p"}, "spec": {"gracefulRestart": {"mode": "Disabled"}}})),
+            (
+                Kind::BgpPeer,
+                json!({"metadata": {"name": "p"}, "spec": {"families": ["IPv4", "IPv6"], "bfd": {}, "maxPrefixes": {"limit": 10},
+                    "peerRange": "10.0.0.0/8", "peerRangeLimit": 10}}),
+            ),
+            (
+                Kind::BgpConfiguration,
+                json!({"metadata": {"name": "default"}, "spec": {"bmpCollectors": [{"address": "10.0.0.1", "port": 1790}]}}),
+            ),
             (
                 Kind::BgpConfiguration,
                 json!({"metadata": {"name": "default", "annotations": {"a": "b"}}, "spec": {"connectRetryTime": "2s"}}),

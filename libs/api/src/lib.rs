@@ -17,6 +17,8 @@
 pub mod bgp_configuration;
 pub mod bgp_filter;
 pub mod bgp_peer;
+pub mod bgp_session;
+pub mod duration;
 pub mod extension;
 pub mod felix_configuration;
 pub mod ip_pool;

@@ -44,11 +44,26 @@ pub enum Format {
     Selector,
     /// Go's form: `90s`, `1m30s`.
     Duration,
+    /// A duration within bounds.
+    Within(&'static Span),
     /// `aa:nn` or `aa:nn:mm`.
     Community,
     /// At most 15 characters (Linux `IFNAMSIZ`), `*` allowed.
     Interface,
     OneOf(&'static [&'static str]),
+}
+
+/// Bounds of a duration.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Span {
+    pub least: std::time::Duration,
+    pub most: std::time::Duration,
+    /// Whether zero is allowed too.
+    pub or_zero: bool,
+    /// Where the bounds come from; may be empty.
+    pub source: &'static str,
+    /// What to write instead.
+    pub advice: &'static str,
 }
 
 /// One field.

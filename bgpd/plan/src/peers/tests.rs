@@ -250,6 +250,39 @@ fn session_tables() {
     }
 }
 
+/// A BGPPeer's setting, else the node's, else everybody's.
+#[test]
+fn precedence_of_settings() {
+    let mut r = fleet();
+    peering(&mut r, "tor", json!({"peerIP": "192.168.1.1", "asNumber": 1, "holdTime": "9s", "role": "Customer"}));
+    configure(&mut r, "node.a", json!({"holdTime": "12s", "connectRetryTime": "2s", "gracefulShutdown": true}));
+    let default = json!({"holdTime": "15s", "connectRetryTime": "3s", "sendHoldTime": "1m", "flapThreshold": 5,
+        "bmpCollectors": [{"address": "10.9.9.9", "port": 1790}], "bfd": {}});
+    configure(&mut r, "default", default);
+    let times = |node: &str| -> Vec<String> {
+        let peers = planned(node, &r).config.peers;
+        let line = |p: &PeerConfig| {
+            let multihop = p.bfd.map(|b| b.is_multihop);
+            format!(
+                "{} {} {:?} {} {} {multihop:?}",
+                p.name, p.hold_time, p.connect_retry, p.send_hold_time, p.graceful_shutdown
+            )
+        };
+        peers.values().filter(|p| !p.name.contains("2001")).map(line).collect()
+    };
+    assert_eq!(
+        times("a"),
+        [
+            "Mesh_10_0_0_10 12 2s 60 true Some(false)",
+            "Mesh_10_0_0_11 12 2s 60 true Some(false)",
+            "Global_192_168_1_1 9 2s 60 true Some(true)",
+        ]
+    );
+    assert_eq!(times("b")[0], "Mesh_10_0_0_9 15 3s 60 false Some(false)");
+    let config = planned("a", &r).config;
+    assert_eq!((config.bmp, config.flap_threshold), (vec!["10.9.9.9:1790".parse().unwrap()], 5));
+}
+
 /// Of every two nodes exactly one connects, and both ends agree on the AS numbers.
 #[test]
 fn both_ends_of_a_mesh_session_agree() {
@@ -474,14 +507,4 @@ fn filters_come_first_and_what_is_learned_is_rejected_by_default() {
     assert_eq!(tor.import.rules[0].family, Some(bgp_proto::af::Family::Ipv6));
     let reason = peers.next().unwrap().down_reason.clone().unwrap();
     assert!(reason.starts_with("BGPFilter broken: importV4[0]: '65536:1' is no community"), "{reason}");
-}
-
-#[test]
-fn durations() {
-    let rows =
-        [("9s", Some(9_000)), ("1m30s", Some(90_000)), ("1.5h", Some(5_400_000)), ("500ms", Some(500)), ("0", Some(0))];
-    let wrong = ["", "9", "s", "1d", "-3s", "9 s"].map(|text| (text, None));
-    for (text, millis) in rows.into_iter().chain(wrong) {
-        assert_eq!(parse_duration(text).map(|d| d.as_millis()), millis, "{text:?}");
-    }
 }

@@ -1,5 +1,7 @@
 //! The tables. One line per field.
 
+mod session;
+
 use super::Format::*;
 use super::Type::*;
 use super::{Field, Object, Type};
@@ -127,10 +129,21 @@ static IPAM_CONFIGURATION_SPEC: Object = object(
 static SECRET_KEY_SELECTOR: Object =
     object("SecretKeySelector", &[req("name", TEXT), req("key", TEXT), f("optional", Bool)]);
 static BGP_PASSWORD: Object = object("BGPPassword", &[f("secretKeyRef", Object(&SECRET_KEY_SELECTOR))]);
-static GRACEFUL_RESTART: Object = object("GracefulRestartSettings", &[req("mode", ENABLED)]);
+
+/// A spec that has the session settings beside its own fields.
+macro_rules! with_session {
+    ($name:ident, $go:literal, $own:expr $(,)?) => {
+        static $name: Object = {
+            static OWN: &[Field] = $own;
+            static FIELDS: [Field; OWN.len() + session::FIELDS.len()] = session::after(OWN);
+            object($go, &FIELDS)
+        };
+    };
+}
 
 document!(BGP_PEER, "BGPPeer", spec & BGP_PEER_SPEC);
-static BGP_PEER_SPEC: Object = object(
+with_session!(
+    BGP_PEER_SPEC,
     "BGPPeerSpec",
     &[
         f("node", Text(Name)),
@@ -151,10 +164,9 @@ static BGP_PEER_SPEC: Object = object(
         f("filters", TEXTS),
         f("localWorkloadSelector", Text(Selector)),
         f("reversePeering", Text(OneOf(&["Auto", "Manual"]))),
-        f("holdTime", Text(Duration)),
-        f("connectRetryTime", Text(Duration)),
-        f("gracefulRestart", Object(&GRACEFUL_RESTART)),
-        f("passive", Bool),
+        f("peerInterface", Text(Interface)),
+        f("peerRange", Text(Cidr)),
+        f("peerRangeLimit", Int(1, 65_535)),
     ],
 );
 
@@ -164,7 +176,9 @@ static PREFIX_ADVERTISEMENT: Object =
     object("PrefixAdvertisement", &[req("cidr", Text(Cidr)), f("communities", TEXTS)]);
 
 document!(BGP_CONFIGURATION, "BGPConfiguration", spec & BGP_CONFIGURATION_SPEC);
-static BGP_CONFIGURATION_SPEC: Object = object(
+static BMP_COLLECTOR: Object = object("BMPCollector", &[req("address", Text(Ip)), req("port", PORT)]);
+with_session!(
+    BGP_CONFIGURATION_SPEC,
     "BGPConfigurationSpec",
     &[
         f("logSeverityScreen", Text(OneOf(&["Trace", "Debug", "Info", "Warning", "Error", "Fatal"]))),
@@ -186,10 +200,8 @@ static BGP_CONFIGURATION_SPEC: Object = object(
         f("programClusterRoutes", Text(OneOf(&["Enabled", "Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly"]))),
         f("ipv4NormalRoutePriority", ROUTE_PRIORITY),
         f("ipv6NormalRoutePriority", ROUTE_PRIORITY),
-        f("holdTime", Text(Duration)),
-        f("connectRetryTime", Text(Duration)),
-        f("gracefulRestart", Object(&GRACEFUL_RESTART)),
-        f("passive", Bool),
+        f("bmpCollectors", List(&Object(&BMP_COLLECTOR))),
+        f("flapThreshold", Int(2, 1_000_000)),
     ],
 );
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use super::{FieldError, last, nearest, shown};
 use crate::bgp_peer::AsNumber;
-use crate::schema::{Format, Object};
+use crate::duration;
+use crate::schema::{Format, Object, Span};
 use crate::selector::Selector;
 
 pub(super) const AS_ADVICE: &str =
@@ -37,6 +38,10 @@ pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError>
         Format::IpPort => ("IP:port", ip_port_problem(value)?),
         Format::Selector => ("selector", selector_problem(value)?),
         Format::Duration => ("duration", duration_problem(value)?),
+        Format::Within(span) => match span_error(span, at, value) {
+            Some(error) => return Some(error),
+            None => ("duration", duration_problem(value)?),
+        },
         Format::Community => ("communities", community_problem(value)?),
         Format::Interface => ("interface", interface_problem(value)?),
         Format::OneOf(words) => {
@@ -212,20 +217,20 @@ fn selector_problem(value: &str) -> Option<String> {
 
 /// Go's durations: numbers with units, one after the other (Go `time.ParseDuration`).
 fn duration_problem(value: &str) -> Option<String> {
-    let advice = || Some("write a duration with its unit, such as 90s or 2m30s".to_string());
-    let mut rest = value;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let unit = &rest[digits..];
-        let Some(unit) = ["ms", "us", "µs", "ns", "h", "m", "s"].iter().find(|u| unit.starts_with(**u)) else {
-            return advice();
-        };
-        if digits == 0 || rest[..digits].parse::<f64>().is_err() {
-            return advice();
-        }
-        rest = &rest[digits + unit.len()..];
+    duration::parse(value).is_none().then(|| "write a duration with its unit, such as 90s or 2m30s".into())
+}
+
+/// A duration that is one, but out of bounds.
+fn span_error(span: &Span, at: &str, value: &str) -> Option<FieldError> {
+    let duration = duration::parse(value)?;
+    if (span.least..=span.most).contains(&duration) || (span.or_zero && duration.is_zero()) {
+        return None;
     }
-    None
+    let zero = if span.or_zero { "0s or " } else { "" };
+    let source = if span.source.is_empty() { String::new() } else { format!(", {}", span.source) };
+    let (least, most) = (duration::format(span.least), duration::format(span.most));
+    let rule = format!("must be {zero}from {least} to {most}{source}");
+    Some(FieldError::field(at, &go_name(last(at)), value, &rule, span.advice))
 }
 
 fn community_problem(value: &str) -> Option<String> {

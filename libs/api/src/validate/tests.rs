@@ -131,7 +131,11 @@ fn every_bad_spec_is_named_in_calicos_words() {
             "typographic quotes",
         ),
         (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "keepaliveTime": "3"}), "KeepaliveTime = '3'"),
-        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "holdTime": "2s"}), "RFC 4271"),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "holdTime": "2s"}),
+            "error with field HoldTime = '2s' (must be 0s or from 3s to 18h12m15s, RFC 4271 section 4.2); use 9s for fast",
+        ),
         (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "reachableBy": "fd00::1"}), "same address family"),
         (Kind::BgpPeer, json!({"peerIp": "1.1.1.1"}), "it is spelled peerIP"),
         // BGPConfiguration.
@@ -247,6 +251,82 @@ fn good_documents_pass() {
     ];
     for (kind, spec) in rows {
         assert_eq!(messages(kind, "default", spec.clone()), "", "{kind} {spec}");
+    }
+}
+
+/// Settings of ours: the message names the field, the value and what would be right.
+#[test]
+fn session_settings_are_checked() {
+    let rows = [
+        (
+            json!({"holdTime": "soon"}),
+            "HoldTime = 'soon' (Reason: failed to validate Field: HoldTime because of Tag: duration ); write a duration with its unit",
+        ),
+        (json!({"holdTime": "19h"}), "HoldTime = '19h' (must be 0s or from 3s to 18h12m15s"),
+        (
+            json!({"connectRetryTime": "50ms"}),
+            "ConnectRetryTime = '50ms' (must be from 100ms to 18h12m15s); 5s is the default",
+        ),
+        (json!({"sendHoldTime": "1s"}), "SendHoldTime = '1s' (must be 0s or from 3s to 18h12m15s, RFC 9687)"),
+        (json!({"holdTime": "9s", "sendHoldTime": "9s"}), "SendHoldTime = '9s' (must be longer than holdTime"),
+        (json!({"holdTime": "9s", "keepaliveTime": "9s"}), "KeepaliveTime = '9s' (must be shorter than holdTime"),
+        (json!({"delayOpenTime": "5m"}), "DelayOpenTime = '5m' (must be 0s or from 1ms to 4m)"),
+        (json!({"longLivedGracefulRestart": {"staleTime": "200d"}}), "StaleTime = '200d'"),
+        (
+            json!({"longLivedGracefulRestart": {"staleTime": "5000h"}}),
+            "(must be 0s or from 1s to 4660h20m15s, RFC 9494",
+        ),
+        (json!({"longLivedGracefulRestart": {}}), "spec.longLivedGracefulRestart.staleTime must be given"),
+        (
+            json!({"families": ["ipv4"]}),
+            "Families = 'ipv4' (Reason: failed to validate Field: Families because of Tag: oneof ); the values are IPv4, IPv6; did you mean IPv4?",
+        ),
+        (json!({"families": "IPv4"}), "families is a list"),
+        (json!({"addPath": "Recieve"}), "the values are None, Receive, Send, Both; did you mean Receive?"),
+        (json!({"bfd": {"minRxInterval": "1ms"}}), "MinRxInterval = '1ms' (must be from 10ms to 1m)"),
+        (json!({"bfd": {"multiplier": 0}}), "Multiplier = '0' (must be a whole number from 1 to 255)"),
+        (json!({"bfd": true}), "bfd is a mapping with the fields mode, minRxInterval"),
+        (json!({"maxPrefixes": {"action": "Warn"}}), "spec.maxPrefixes.limit must be given"),
+        (
+            json!({"maxPrefixes": {"limit": 5, "action": "Warn", "restartAfter": "5m"}}),
+            "restartAfter is for action Restart",
+        ),
+        (json!({"maxPrefixes": {"limit": 5, "warnAt": 101}}), "WarnAt = '101' (must be a whole number from 1 to 100)"),
+        (json!({"role": "Client"}), "the values are Provider, Customer, Peer, RouteServer, RouteServerClient"),
+        (json!({"roleStrict": true}), "roleStrict needs a role"),
+        (json!({"gracefulShutdown": "yes"}), "write gracefulShutdown: true, without quotes"),
+        (json!({"shutdown": {"message": "x".repeat(256)}}), "has at most 255 bytes, RFC 9003 section 2); it has 256"),
+    ];
+    for (settings, expected) in rows {
+        for (kind, name) in [(Kind::BgpPeer, json!({"peerIP": "1.1.1.1"})), (Kind::BgpConfiguration, json!({}))] {
+            if kind == Kind::BgpConfiguration && settings.get("keepaliveTime").is_some() {
+                continue;
+            }
+            let mut spec = name;
+            spec.as_object_mut().unwrap().extend(settings.as_object().unwrap().clone());
+            let got = messages(kind, "default", spec);
+            assert!(got.contains(expected), "{kind} {settings}: {got}");
+        }
+    }
+    let rows = [
+        (json!({"peerRange": "10.0.0.0/8", "peerIP": "1.1.1.1"}), "peerIP must be empty when peerRange is set"),
+        (json!({"peerRange": "10.0.0.0/40"}), "PeerRange = '10.0.0.0/40'"),
+        (json!({"peerIP": "1.1.1.1", "peerRangeLimit": 5}), "peerRangeLimit needs a peerRange"),
+        (json!({"peerInterface": "eth0", "peerIP": "fe80::1"}), "peerIP must be empty when peerInterface is set"),
+        (json!({"peerInterface": "wibblywobblyeth0"}), "an interface name has at most 15 characters"),
+    ];
+    for (spec, expected) in rows {
+        let got = messages(Kind::BgpPeer, "p", spec.clone());
+        assert!(got.contains(expected), "{spec}: {got}");
+    }
+    let rows = [
+        (json!({"bmpCollectors": [{"address": "leaf", "port": 1790}]}), "Address = 'leaf'"),
+        (json!({"bmpCollectors": [{"address": "10.0.0.1"}]}), "spec.bmpCollectors[0].port must be given"),
+        (json!({"flapThreshold": 1}), "FlapThreshold = '1'"),
+    ];
+    for (spec, expected) in rows {
+        let got = messages(Kind::BgpConfiguration, "default", spec.clone());
+        assert!(got.contains(expected), "{spec}: {got}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::Spec;
+use crate::duration;
 use crate::validate::{FieldError, Findings, formats, nearest, shown};
 
 /// Fields of a BGPConfiguration that only the object `default` may have.
@@ -32,12 +33,30 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
         "node and nodeSelector cannot both be set",
         "keep the one that says which nodes have this peering",
     );
-    exclusive(
-        "peerSelector",
-        "peerIP",
-        "peerIP and peerSelector cannot both be set",
-        "peerSelector finds the addresses of nodes by itself",
-    );
+    // What names the peer; each excludes the others.
+    for (a, b) in [
+        ("peerSelector", "peerIP"),
+        ("localWorkloadSelector", "peerIP"),
+        ("localWorkloadSelector", "peerSelector"),
+        ("peerRange", "peerIP"),
+        ("peerRange", "peerSelector"),
+        ("peerRange", "localWorkloadSelector"),
+        ("peerInterface", "peerIP"),
+        ("peerInterface", "peerSelector"),
+        ("peerInterface", "localWorkloadSelector"),
+        ("peerInterface", "peerRange"),
+    ] {
+        let (rule, advice) = match (a, b) {
+            // Calico's words.
+            ("peerSelector", _) => (
+                "peerIP and peerSelector cannot both be set".into(),
+                "peerSelector finds the addresses of nodes by itself",
+            ),
+            ("localWorkloadSelector", b) => (format!("{b} must be empty when localWorkloadSelector is set"), ""),
+            (a, b) => (format!("{b} must be empty when {a} is set"), "make a BGPPeer for each"),
+        };
+        exclusive(a, b, &rule, advice);
+    }
     exclusive(
         "peerSelector",
         "asNumber",
@@ -50,20 +69,14 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
         "nextHopMode and keepOriginalNextHop cannot both be set",
         "keepOriginalNextHop is deprecated: use nextHopMode: Keep",
     );
-    exclusive("localWorkloadSelector", "peerIP", "peerIP must be empty when localWorkloadSelector is set", "");
-    exclusive(
-        "localWorkloadSelector",
-        "peerSelector",
-        "peerSelector must be empty when localWorkloadSelector is set",
-        "",
-    );
     let errors = &mut found.errors;
-    if !spec.is_set("peerIP") && !spec.is_set("peerSelector") && !spec.is_set("localWorkloadSelector") {
+    if !["peerIP", "peerSelector", "localWorkloadSelector", "peerRange", "peerInterface"].iter().any(|f| spec.is_set(f))
+    {
         errors.push(FieldError::spec(
             "spec",
             "",
             "one of peerIP, peerSelector and localWorkloadSelector must be set",
-            "name the peer: peerIP: 192.168.1.1",
+            "name the peer, as in peerIP: 192.168.1.1; peerRange: 192.168.1.0/24 or peerInterface: eth0 would do too",
         ));
     }
     if spec.is_set("localWorkloadSelector") && !spec.is_set("asNumber") {
@@ -87,20 +100,66 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
             ));
         }
     }
-    hold_time(spec, errors);
+    if spec.is_set("peerRangeLimit") && !spec.is_set("peerRange") {
+        let limit = shown(&spec.0["peerRangeLimit"]);
+        errors.push(FieldError::spec("spec.peerRangeLimit", &limit, "peerRangeLimit needs a peerRange", ""));
+    }
+    session(spec, errors);
 }
 
-/// RFC 4271 section 4.2: the hold time is zero or at least three seconds.
-fn hold_time(spec: &Spec, errors: &mut Vec<FieldError>) {
-    let written = spec.text("holdTime");
-    let seconds = written.strip_suffix('s').and_then(|n| n.parse::<f64>().ok());
-    if seconds.is_some_and(|s| s != 0.0 && s < 3.0) || written.ends_with("ms") {
+/// The rules between the settings of a session.
+fn session(spec: &Spec, errors: &mut Vec<FieldError>) {
+    let time = |field: &str| duration::parse(spec.text(field));
+    if let (Some(send), Some(hold)) = (time("sendHoldTime"), time("holdTime"))
+        && !send.is_zero()
+        && send <= hold
+    {
         errors.push(FieldError::field(
-            "spec.holdTime",
-            "HoldTime",
-            written,
-            "the hold time is 0 or at least 3s (RFC 4271 section 4.2)",
-            "use 9s for fast detection, 90s otherwise",
+            "spec.sendHoldTime",
+            "SendHoldTime",
+            spec.text("sendHoldTime"),
+            "must be longer than holdTime, RFC 9687 section 4.2",
+            "leave it out for the longer of 8m and twice the hold time",
+        ));
+    }
+    if let (Some(keepalive), Some(hold)) = (time("keepaliveTime"), time("holdTime"))
+        && !hold.is_zero()
+        && keepalive >= hold
+    {
+        errors.push(FieldError::field(
+            "spec.keepaliveTime",
+            "KeepaliveTime",
+            spec.text("keepaliveTime"),
+            "must be shorter than holdTime, RFC 4271 section 4.4",
+            "leave it out for a third of the hold time",
+        ));
+    }
+    // RFC 9003 section 2: at most 255 octets of UTF-8.
+    let message = spec.0["shutdown"]["message"].as_str().unwrap_or_default();
+    if message.len() > 255 {
+        errors.push(FieldError::field(
+            "spec.shutdown.message",
+            "Message",
+            message,
+            "has at most 255 bytes, RFC 9003 section 2",
+            format!("it has {}", message.len()),
+        ));
+    }
+    let max = &spec.0["maxPrefixes"];
+    if max["restartAfter"].is_string() && matches!(max["action"].as_str(), Some("Warn" | "Shutdown")) {
+        errors.push(FieldError::spec(
+            "spec.maxPrefixes.restartAfter",
+            &shown(&max["restartAfter"]),
+            "restartAfter is for action Restart",
+            "remove it, or set action: Restart",
+        ));
+    }
+    if spec.is_set("roleStrict") && !spec.is_set("role") {
+        errors.push(FieldError::spec(
+            "spec.roleStrict",
+            "true",
+            "roleStrict needs a role",
+            "say what this side is: role: Customer towards a provider",
         ));
     }
 }
@@ -160,7 +219,7 @@ pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
             }
         }
     }
-    hold_time(spec, errors);
+    session(spec, errors);
 }
 
 pub(super) fn bgp_filter(spec: &Spec, found: &mut Findings) {
