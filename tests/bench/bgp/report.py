@@ -1,0 +1,152 @@
+#!/usr/bin/env python3
+"""Renders docs/benchmarks.md from the committed results: report.py RESULTS_DIR > docs/benchmarks.md"""
+import json
+import os
+import statistics
+import sys
+
+from bench import get
+from scenarios import AT_LEAST, AT_MOST, BEST, COLUMNS, GOALS, SCENARIOS
+
+INTRODUCTION = """# Benchmarks
+
+Rendered by `tests/bench/bgp/report.py` from `tests/bench/results`; change those, not this page.
+
+    tests/bench/run.sh bgp                                   # every scenario, three runs
+    tests/bench/run.sh bgp --scenarios A,C --peers tortie,bird --runs 5
+    tests/bench/run.sh sim                                   # the simulation
+    tests/bench/run.sh report                                # this page again
+
+`tests/bench/README.md` says what is needed and how the measurements are made. Only ratios within one session mean
+anything: the same machine gives other seconds on another day. Values are medians, with the least and the greatest in
+brackets where they differ.
+"""
+
+
+def values(data, scen, peer, field):
+    """What the runs that count have for a field."""
+    runs = [r for r in data["runs"] if r["scen"] == scen and r["peer"] == peer and not r["problems"]]
+    return [v for v in (get(r["result"], field) for r in runs) if v is not None]
+
+
+def median(data, scen, peer, field):
+    found = values(data, scen, peer, field)
+    return statistics.median(found) if found else None
+
+
+def number(v):
+    if v is None:
+        return "-"
+    if v >= 100 or v == int(v):
+        return f"{v:,.0f}"
+    return f"{v:.3g}"
+
+
+def cell(found):
+    if not found:
+        return "-"
+    middle, low, high = number(statistics.median(found)), number(min(found)), number(max(found))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def judge(data, goal):
+    """(ours, what it is measured against, the ratio, whether the goal is met); None where nothing was measured."""
+    ours = median(data, goal.scenario, "tortie", goal.field)
+    if goal.against in (AT_MOST, AT_LEAST):
+        met = None if ours is None else ours <= goal.limit if goal.against == AT_MOST else ours >= goal.limit
+        return ours, None, None, met
+    if goal.against in SCENARIOS:
+        theirs = median(data, goal.against, "tortie", goal.field)
+    elif goal.against == BEST:
+        others = sorted({r["peer"] for r in data["runs"]} - {"tortie"})
+        theirs = min((v for v in (median(data, goal.scenario, p, goal.field) for p in others) if v is not None), default=None)
+    else:
+        theirs = median(data, goal.scenario, goal.against, goal.field)
+    if ours is None or not theirs:
+        return ours, theirs, None, None
+    return ours, theirs, ours / theirs, ours / theirs <= goal.limit
+
+
+def goals(data):
+    yield "| scenario | what | tortie | against | ratio | goal | |"
+    yield "| --- | --- | ---: | --- | ---: | --- | --- |"
+    for goal in GOALS:
+        ours, theirs, ratio, met = judge(data, goal)
+        against = "" if goal.against in (AT_MOST, AT_LEAST) else f"{goal.against}: {number(theirs)}"
+        limit = {AT_MOST: "≤ ", AT_LEAST: "≥ "}.get(goal.against, "≤ ") + f"{goal.limit:g}" + (" ×" if against else "")
+        verdict = {None: "not measured", True: "met", False: "**not met**"}[met]
+        shown = f"{ratio:.2f}" if ratio is not None else ""
+        yield f"| {goal.scenario} | {goal.what} | {number(ours)} | {against} | {shown} | {limit} | {verdict} |"
+
+
+def scenario(data, scen):
+    runs = [r for r in data["runs"] if r["scen"] == scen]
+    columns = COLUMNS[scen]
+    yield f"### {scen}: {SCENARIOS[scen].title}"
+    yield ""
+    yield "| speaker | runs | " + " | ".join(c[0] for c in columns) + " |"
+    yield "| --- | ---: |" + " ---: |" * len(columns)
+    for peer in dict.fromkeys(r["peer"] for r in runs):
+        mine = [r for r in runs if r["peer"] == peer]
+        good = [r for r in mine if not r["problems"]]
+        count = f"{len(good)}" if len(good) == len(mine) else f"{len(good)} of {len(mine)}"
+        cells = " | ".join(cell(values(data, scen, peer, c[1])) for c in columns)
+        yield f"| {peer} | {count} | {cells} |"
+    notes = dict.fromkeys(f"{r['peer']}: {p}" for r in runs for p in r["problems"])
+    if notes:
+        yield ""
+        yield "Runs that do not count:"
+        yield ""
+        yield from (f"* {note}" for note in notes)
+    differing = [c for r in runs if r["peer"] == "tortie" for c in r["result"].get("not_right", [])]
+    if differing:
+        yield ""
+        yield "Of tortie's rows, not right:"
+        yield ""
+        yield from (f"* {c['case']} (RFC {c['rfc']}): {c['got']}, expected {' or '.join(c['must'])}" for c in differing)
+    yield ""
+
+
+def environment(data):
+    m = data["machine"]
+    yield f"{data['date']}; {m['cpus']} CPUs ({m['cpu']}), {m['memory_mib']:,} MiB; {m['system']}, kernel {m['kernel']}; all on loopback."
+    yield ""
+    yield from (f"* {peer}: {version}" for peer, version in sorted(data["versions"].items()))
+    yield ""
+
+
+def simulation(data):
+    yield "## The core, simulated"
+    yield ""
+    yield "`bgp-sim`: speakers of `bgp-proto` without sockets, UPDATEs as octets over links with delay, two tiers of redundant"
+    yield "reflectors, failures at random times, all from a seed. Every Loc-RIB is compared with an independent model when it is"
+    yield "quiet. One thread."
+    yield ""
+    yield f"{data['date']}; {data['machine']['cpu']}, kernel {data['machine']['kernel']}; {data['commit']}."
+    yield ""
+    yield "| speakers | prefixes | seed | failures | first convergence: UPDATEs | simulated s | with failures: UPDATEs | simulated s | wall s | peak MiB | wrong entries |"
+    yield "| ---: |" + " ---: |" * 10
+    for r in data["runs"]:
+        yield "| " + " | ".join(number(r[k]) for k in (
+            "speakers", "prefixes", "seed", "failures", "start_updates", "start_s", "failure_updates", "failure_s", "wall_s", "peak_mib", "wrong")) + " |"
+    yield ""
+
+
+def main():
+    folder = sys.argv[1]
+    lines = [INTRODUCTION]
+    path = os.path.join(folder, "bgp.json")
+    if os.path.exists(path):
+        data = json.load(open(path))
+        measured = [s for s in SCENARIOS if any(r["scen"] == s for r in data["runs"])]
+        lines += ["## bgpd: goals", "", *environment(data), *goals(data), "", "## bgpd: each scenario", ""]
+        for scen in measured:
+            lines += scenario(data, scen)
+    path = os.path.join(folder, "sim.json")
+    if os.path.exists(path):
+        lines += simulation(json.load(open(path)))
+    print("\n".join(lines).rstrip())
+
+
+if __name__ == "__main__":
+    main()
