@@ -31,15 +31,24 @@ pub struct Connection {
 impl Connection {
     /// `seed`: of the timers' jitter.
     pub fn new(config: &PeerConfig, seed: u64) -> Connection {
-        let fsm = fsm::Config { passive: config.passive, connect_retry: config.connect_retry, seed };
         Connection {
-            fsm: Fsm::new(fsm),
+            fsm: Fsm::new(fsm_config(config), seed),
             initiator: Initiator::Us,
             attempt: None,
             link: None,
             local_address: None,
             open: None,
         }
+    }
+}
+
+/// What a peer's configuration says to its machines.
+pub fn fsm_config(config: &PeerConfig) -> fsm::Config {
+    fsm::Config {
+        passive: config.passive,
+        connect_retry: config.connect_retry,
+        delay_open: config.delay_open,
+        send_hold: Duration::from_secs(config.send_hold_time.into()),
     }
 }
 
@@ -52,6 +61,9 @@ pub struct Session {
     pub end_of_rib: [bool; 2],
     pub since: Instant,
 }
+
+/// A second connection that comes so soon after a session is up belongs to the same beginning: both sides began one.
+const SAME_BEGINNING: Duration = Duration::from_secs(5);
 
 pub struct Peer {
     pub config: PeerConfig,
@@ -84,6 +96,11 @@ impl Peer {
     /// The connection an event is about.
     pub fn connection(&mut self, extra: bool) -> Option<&mut Connection> {
         if extra { self.extra.as_mut() } else { Some(&mut self.primary) }
+    }
+
+    /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
+    pub fn may_have_restarted(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| s.peer_restart.is_some() && s.since.elapsed() > SAME_BEGINNING)
     }
 
     /// How the RIB sees a peer.

@@ -160,7 +160,7 @@ impl Speaker {
                 }
                 Err(notification) => {
                     if let Some((id, extra)) = this.connection_of(serial) {
-                        this.event(id, extra, Event::MessageError(notification));
+                        this.event(id, extra, Event::HeaderError(notification));
                     }
                 }
             }
@@ -236,7 +236,7 @@ impl Speaker {
         }
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
-            let stop = || Event::Stop(Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN));
+            let stop = || Event::ManualStop(Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN));
             if self.peers[&id].config.graceful_restart.is_some() {
                 self.event(id, true, Event::TcpFails);
                 self.event(id, false, Event::TcpFails);

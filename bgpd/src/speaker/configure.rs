@@ -78,7 +78,7 @@ impl Speaker {
         let seed = self.serial();
         self.peers.insert(id, Peer::new(config, index, self.start.seed ^ seed));
         if !held_down {
-            self.event(id, false, Event::Start);
+            self.event(id, false, Event::AutomaticStart);
         }
     }
 
@@ -106,8 +106,8 @@ impl Speaker {
     }
 
     fn remove_peer(&mut self, id: PeerId, subcode: u8) {
-        self.event(id, true, Event::Stop(Notification::cease(subcode)));
-        self.event(id, false, Event::Stop(Notification::cease(subcode)));
+        self.event(id, true, Event::ManualStop(Notification::cease(subcode)));
+        self.event(id, false, Event::ManualStop(Notification::cease(subcode)));
         if let Some(peer) = self.peers.remove(&id) {
             self.rib.remove_peer(peer.index);
             if peer.config.password.is_some() {

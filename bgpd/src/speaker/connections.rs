@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use bgp_proto::fsm::{Action, Event, Initiator, State, collision_winner, negotiate};
+use bgp_proto::fsm::{Action, Collision, Event, Initiator, Other, State, negotiate, resolve_collision};
 use bgp_proto::wire::open::{Capabilities, GracefulRestart, Open};
 use bgp_proto::wire::update::read_route_refresh;
-use bgp_proto::wire::{self, MessageType, Notification, iana};
+use bgp_proto::wire::{self, MessageType, Notification};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
@@ -43,14 +43,6 @@ impl Speaker {
         }
         match peer.primary.fsm.state() {
             State::Idle | State::Active => self.attach(id, serial, stream, Initiator::Peer, false),
-            // RFC 4724 section 4.2: a restarted peer comes back before we noticed that it went.
-            State::Established if peer.session.as_ref().is_some_and(|s| s.peer_restart.is_some()) => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.last_error = Some("the peer connected anew".into());
-                }
-                self.event(id, false, Event::TcpFails);
-                self.attach(id, serial, stream, Initiator::Peer, false);
-            }
             _ if peer.extra.is_none() => {
                 let seed = self.start.seed ^ serial;
                 if let Some(peer) = self.peers.get_mut(&id) {
@@ -71,7 +63,8 @@ impl Speaker {
         connection.initiator = initiator;
         connection.link = Some(Link::start(serial, stream, &myself));
         self.by_serial.insert(serial, id);
-        self.event(id, extra, Event::TcpEstablished);
+        let event = if initiator == Initiator::Us { Event::TcpAcked } else { Event::TcpConfirmed };
+        self.event(id, extra, event);
     }
 
     /// Runs an event through a connection's machine and does what it says.
@@ -206,17 +199,17 @@ impl Speaker {
         };
         match kind {
             MessageType::Update => self.update(id, extra, body),
-            MessageType::Keepalive => self.event(id, extra, Event::KeepaliveReceived),
+            MessageType::Keepalive => self.event(id, extra, Event::Keepalive),
             MessageType::Open => self.open(id, extra, body),
             MessageType::Notification => {
                 let notification = Notification::read(body);
                 if let Some(peer) = self.peers.get_mut(&id).filter(|_| !extra) {
                     peer.last_error = Some(format!("received NOTIFICATION: {notification}"));
                 }
-                self.event(id, extra, Event::NotificationReceived);
+                self.event(id, extra, Event::Notification);
             }
             MessageType::RouteRefresh => {
-                self.event(id, extra, Event::UpdateReceived);
+                self.event(id, extra, Event::Update);
                 let index = self.peers.get(&id).filter(|p| !extra && p.session.is_some()).map(|p| p.index);
                 if let (Some(family), Some(index)) = (read_route_refresh(body), index) {
                     self.rib.refresh(index, family);
@@ -233,33 +226,34 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let open = match Open::read(body).and_then(|open| peer.check_open(open, own.0.into())) {
             Ok(open) => open,
-            Err(notification) => return self.event(id, extra, Event::MessageError(notification)),
+            Err(notification) => return self.event(id, extra, Event::OpenError(notification)),
         };
         let (hold_time, keepalive) = negotiate(peer.config.hold_time, open.hold_time, peer.config.keepalive);
         // RFC 4271 section 6.8, with the other connection of this peer.
         let theirs = (u32::from(open.router_id), open.asn);
         let ours = (own.0, peer.config.local_as);
-        let other = peer.connection(!extra).map(|c| (c.fsm.state(), c.initiator));
-        if let Some(connection) = peer.connection(extra) {
-            connection.open = Some(open);
-        }
-        match other {
-            Some((State::Established, _)) => return self.event(id, extra, Event::CollisionDump),
-            Some((State::OpenConfirm, initiator)) => {
-                let other_wins = collision_winner(ours, theirs) == initiator;
-                self.event(id, extra == other_wins, Event::CollisionDump);
-                if other_wins {
-                    return;
+        let may_have_restarted = peer.may_have_restarted();
+        let other = peer.connection(!extra).map(|c| Other {
+            state: c.fsm.state(),
+            initiator: c.initiator,
+            may_have_restarted: may_have_restarted && c.fsm.state() == State::Established,
+        });
+        let Some(connection) = peer.connection(extra) else { return };
+        connection.open = Some(open);
+        let new = connection.initiator;
+        let accepted = Event::Open { hold_time, keepalive };
+        match other.map_or(Collision::None, |other| resolve_collision(new, other, ours, theirs)) {
+            Collision::None => return self.event(id, extra, accepted),
+            Collision::CloseNew => return self.event(id, extra, Event::CollisionDump),
+            Collision::CloseOther => self.event(id, !extra, Event::CollisionDump),
+            Collision::PeerRestarted => {
+                if let Some(peer) = self.peers.get_mut(&id) {
+                    peer.last_error = Some("the peer connected anew".into());
                 }
-                // Where the second connection stays it is the first now.
-                return self.event(id, false, Event::OpenReceived { hold_time, keepalive });
+                self.event(id, !extra, Event::TcpFails);
             }
-            Some((State::Idle | State::Connect | State::Active, _)) if extra => {
-                self.event(id, false, Event::Stop(Notification::cease(iana::CONNECTION_COLLISION_RESOLUTION)));
-                return self.event(id, false, Event::OpenReceived { hold_time, keepalive });
-            }
-            _ => {}
         }
-        self.event(id, extra, Event::OpenReceived { hold_time, keepalive });
+        // The connection that stays is the first now.
+        self.event(id, false, accepted);
     }
 }

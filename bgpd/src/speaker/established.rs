@@ -17,12 +17,12 @@ impl Speaker {
         let now = Instant::now();
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(session) = peer.session.as_mut().filter(|_| !extra) else {
-            return self.event(id, extra, Event::UpdateReceived);
+            return self.event(id, extra, Event::Update);
         };
         peer.primary.fsm.is_alive(now);
         let index = peer.index;
         match Update::read(&session.context, body) {
-            Err(notification) => self.event(id, extra, Event::MessageError(notification)),
+            Err(notification) => self.event(id, extra, Event::UpdateError(notification)),
             Ok(update) => {
                 for error in &update.errors {
                     tracing::debug!("peer {}: attribute {} is malformed: {:?}", id.address, error.kind, error.remedy);

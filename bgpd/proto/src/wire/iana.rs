@@ -32,6 +32,8 @@ pub const UPDATE_MESSAGE_ERROR: u8 = 3;
 pub const HOLD_TIMER_EXPIRED: u8 = 4;
 pub const FSM_ERROR: u8 = 5;
 pub const CEASE: u8 = 6;
+/// RFC 9687.
+pub const SEND_HOLD_TIMER_EXPIRED: u8 = 8;
 
 // Message Header Error subcodes.
 pub const CONNECTION_NOT_SYNCHRONIZED: u8 = 1;
@@ -59,11 +61,18 @@ pub const UNEXPECTED_IN_OPEN_CONFIRM: u8 = 2;
 pub const UNEXPECTED_IN_ESTABLISHED: u8 = 3;
 
 // Cease subcodes (RFC 4486).
+pub const MAXIMUM_PREFIXES: u8 = 1;
 pub const ADMINISTRATIVE_SHUTDOWN: u8 = 2;
 pub const PEER_DECONFIGURED: u8 = 3;
+pub const ADMINISTRATIVE_RESET: u8 = 4;
 pub const CONNECTION_REJECTED: u8 = 5;
 pub const OTHER_CONFIGURATION_CHANGE: u8 = 6;
 pub const CONNECTION_COLLISION_RESOLUTION: u8 = 7;
+pub const OUT_OF_RESOURCES: u8 = 8;
+/// RFC 8538.
+pub const HARD_RESET: u8 = 9;
+/// RFC 9384.
+pub const BFD_DOWN: u8 = 10;
 
 // "BGP Path Attributes".
 pub const ORIGIN: u8 = 1;
