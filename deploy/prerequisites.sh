@@ -3,10 +3,12 @@
 
 # Building: the C of the BPF programs, of SQLite and of libbpf; etcd's protocol.
 BUILD_PACKAGES="ca-certificates clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev"
-# The lab and the tests: namespaces, real switches, a real etcd.
+# The lab: namespaces, real switches, a real etcd.
 LAB_PACKAGES="bird2 etcd-client etcd-server frr gobgpd iproute2 iputils-ping libcap2-bin procps util-linux"
+# The interop scenarios of tests/run.sh: more speakers, and a judge of what goes over the wire.
+INTEROP_PACKAGES="exabgp openbgpd tshark"
 # Debian starts these on installation: a BGP speaker and a store that nobody asked for.
-UNWANTED_SERVICES="frr bird gobgpd etcd"
+UNWANTED_SERVICES="frr bird gobgpd etcd openbgpd exabgp"
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -60,8 +60,11 @@ run_program() {
     sed -n 's/^test \(.*\) \.\.\. ignored,* *\(.*\)$/\1|\2/p' "$work/out" >"$work/ignored"
     [ -s "$work/ignored" ] || return 0
     set -- --ignored --exact --color never
-    # The lab takes both cores: its tests run one after another.
-    case "$directory" in */tests/harness) set -- "$@" --test-threads 1 ;; esac
+    # The lab takes both cores: its tests run one after another. Interop scenarios mostly wait for timers of the peers.
+    case "$name" in
+    *tests/harness:\ interop_*) set -- "$@" --test-threads 4 ;;
+    *tests/harness:*) set -- "$@" --test-threads 1 ;;
+    esac
     while IFS='|' read -r test reason; do
         capability=${reason#needs }
         state=$(awk -F '\t' -v c="$capability" '$1 == c { print $2 "|" $3 }' "$work/probe")
@@ -91,7 +94,7 @@ run_program() {
 
 started=$(date +%s)
 # shellcheck disable=SC2086
-install_packages $BUILD_PACKAGES $LAB_PACKAGES
+install_packages $BUILD_PACKAGES $LAB_PACKAGES $INTEROP_PACKAGES
 rust_toolchain
 cd "$root"
 build_programs

@@ -8,7 +8,7 @@ use std::process::Command;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::guard;
-use crate::switch::{Tor, is_installed};
+use crate::interop::router::Kind;
 
 /// The first kernel with tcx, which felix's default hooks need.
 const KERNEL: (u32, u32) = (6, 6);
@@ -22,16 +22,20 @@ pub enum Capability {
     Frr,
     Bird,
     Gobgp,
+    Openbgpd,
+    Exabgp,
 }
 
 impl Capability {
-    pub const ALL: [Capability; 6] = [
+    pub const ALL: [Capability; 8] = [
         Capability::Namespaces,
         Capability::Bpf,
         Capability::Etcd,
         Capability::Frr,
         Capability::Bird,
         Capability::Gobgp,
+        Capability::Openbgpd,
+        Capability::Exabgp,
     ];
 }
 
@@ -44,6 +48,8 @@ impl fmt::Display for Capability {
             Capability::Frr => "FRR",
             Capability::Bird => "BIRD",
             Capability::Gobgp => "GoBGP",
+            Capability::Openbgpd => "OpenBGPD",
+            Capability::Exabgp => "ExaBGP",
         })
     }
 }
@@ -57,15 +63,20 @@ pub fn missing(capability: Capability) -> Option<String> {
             let there = ["/usr/bin/etcd", "/usr/local/bin/etcd"].iter().any(|p| Path::new(p).exists());
             (!there).then(|| "etcd is not installed (Debian package etcd-server)".into())
         }
-        Capability::Frr => no_router(Tor::Frr, "frr"),
-        Capability::Bird => no_router(Tor::Bird, "bird2"),
-        Capability::Gobgp => no_router(Tor::Gobgp, "gobgpd"),
+        Capability::Frr => no_router(capability, Kind::Frr),
+        Capability::Bird => no_router(capability, Kind::Bird),
+        Capability::Gobgp => no_router(capability, Kind::Gobgp),
+        Capability::Openbgpd => no_router(capability, Kind::Openbgpd),
+        Capability::Exabgp => no_router(capability, Kind::Exabgp),
     }
 }
 
-fn no_router(tor: Tor, package: &str) -> Option<String> {
-    let absent =
-        || (!is_installed(tor)).then(|| format!("{} is not installed (Debian package {package})", tor.title()));
+fn no_router(capability: Capability, kind: Kind) -> Option<String> {
+    let (programs, package) = kind.programs();
+    let absent = || {
+        let is_missing = programs.iter().any(|p| !Path::new(p).exists());
+        is_missing.then(|| format!("{capability} is not installed (Debian package {package})"))
+    };
     no_namespaces().or_else(no_bpf).or_else(absent)
 }
 

@@ -220,7 +220,10 @@ fn remove_netns(name: &str) -> Result<()> {
 }
 
 /// Kills what runs in a cgroup and below, and waits until it is gone.
-fn kill_cgroup(cgroup: &Path) -> Result<()> {
+///
+/// # Errors
+/// When something does not end.
+pub fn kill_cgroup(cgroup: &Path) -> Result<()> {
     if !cgroup.exists() {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 //! - [`switch`]: FRR, BIRD or GoBGP as a leaf
 //! - [`cluster`], [`node`], [`pod`]: the topology, workers with felix and bgpd, pods through the CNI protocol
 //! - [`traffic`]: servers and clients that count what is lost
+//! - [`interop`]: bgpd with other speakers, each scenario a directory of files
 //! - [`main_job`]: the seed's network step by step, each a function that tests reuse
 //!
 //! It refuses to configure anything of ours other than as an operator does: with `calicoctl`, flags and the environment.
@@ -16,6 +17,7 @@ pub mod cluster;
 pub mod evidence;
 pub mod exec;
 pub mod guard;
+pub mod interop;
 pub mod main_job;
 pub mod netns;
 pub mod node;

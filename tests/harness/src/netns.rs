@@ -95,12 +95,12 @@ impl Netns {
         Ok(())
     }
 
-    /// The main IPv4 table as `ip -j route` prints it.
+    /// The main table of a family, `-4` or `-6`, as `ip -j route` prints it.
     ///
     /// # Errors
     /// When `ip` fails.
-    pub fn routes(&self) -> Result<Vec<Value>> {
-        let out = self.ip_command(&["-j", "-d", "-4", "route", "show", "table", "main"]).run()?.json()?;
+    pub fn routes(&self, family: &str) -> Result<Vec<Value>> {
+        let out = self.ip_command(&["-j", "-d", family, "route", "show", "table", "main"]).run()?.json()?;
         Ok(out.as_array().cloned().unwrap_or_default())
     }
 
@@ -118,13 +118,16 @@ impl Netns {
     /// # Errors
     /// When `ip` fails.
     pub fn next_hops(&self, dst: &str) -> Result<Vec<String>> {
-        let dst = dst.strip_suffix("/32").unwrap_or(dst);
-        let dst = if dst == "0.0.0.0/0" { "default" } else { dst };
-        let routes = self.routes()?;
+        let family = if dst.contains(':') { "-6" } else { "-4" };
+        let dst = dst.strip_suffix("/32").or_else(|| dst.strip_suffix("/128")).unwrap_or(dst);
+        let dst = if ["0.0.0.0/0", "::/0"].contains(&dst) { "default" } else { dst };
+        let routes = self.routes(family)?;
         let mut found = Vec::new();
         for route in routes.iter().filter(|r| r["dst"] == dst) {
             let hops = route["nexthops"].as_array().cloned().unwrap_or_else(|| vec![route.clone()]);
-            found.extend(hops.iter().filter_map(|h| h["gateway"].as_str().map(str::to_string)));
+            // An IPv4 route by an IPv6 next hop has it under `via`.
+            let gateway = |h: &Value| h["gateway"].as_str().or(h["via"]["host"].as_str()).map(str::to_string);
+            found.extend(hops.iter().filter_map(gateway));
         }
         found.sort();
         Ok(found)

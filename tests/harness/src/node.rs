@@ -100,7 +100,15 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start_bgpd(&mut self) -> Result<()> {
-        self.bgpd = Some(self.spawn("bgpd", &[], &self.dir.join("bgpd.log"))?);
+        self.start_bgpd_with(&[])
+    }
+
+    /// Starts bgpd with arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_bgpd_with(&mut self, args: &[&str]) -> Result<()> {
+        self.bgpd = Some(self.spawn("bgpd", args, &self.dir.join("bgpd.log"))?);
         Ok(())
     }
 

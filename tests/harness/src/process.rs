@@ -100,6 +100,14 @@ impl Process {
         })
     }
 
+    /// Sends it a signal and does not wait.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill(Pid::from_raw(self.pid()), signal).with_context(|| format!("{signal} to {}", self.spec.name))
+    }
+
     /// Kills it if it runs, and starts it again as before.
     ///
     /// # Errors

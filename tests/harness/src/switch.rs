@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -435,16 +435,6 @@ pub fn gobgp_fib() -> Result<()> {
             _ => while told.try_recv().is_ok() {},
         }
     }
-}
-
-/// Whether the programs of a router are installed.
-pub fn is_installed(tor: Tor) -> bool {
-    let needed: &[&str] = match tor {
-        Tor::Frr => &["/usr/lib/frr/zebra", "/usr/lib/frr/bgpd", "/usr/bin/vtysh"],
-        Tor::Bird => &["/usr/sbin/bird", "/usr/sbin/birdc"],
-        Tor::Gobgp => &["/usr/bin/gobgpd", "/usr/bin/gobgp"],
-    };
-    needed.iter().all(|p| Path::new(p).exists())
 }
 
 #[cfg(test)]

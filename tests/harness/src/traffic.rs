@@ -210,7 +210,11 @@ pub fn transfer(to: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn on_term() -> Result<Arc<AtomicBool>> {
+/// A flag that SIGTERM sets.
+///
+/// # Errors
+/// When the signal cannot be had.
+pub fn on_term() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = stop.clone();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

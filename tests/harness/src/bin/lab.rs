@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use harness::capability::{self, Capability};
 use harness::cluster::{Options, Store};
 use harness::evidence::say;
+use harness::interop::stream;
 use harness::switch::Tor;
 use harness::traffic::{self, Transport};
 use harness::{exec, guard, main_job};
@@ -80,6 +81,12 @@ enum Command {
     },
     /// Reads a stream until SIGTERM and prints how long it stalled.
     Transfer { to: SocketAddr },
+    /// Sends numbered datagrams until SIGTERM, and says how many.
+    #[command(hide = true)]
+    Pour { to: SocketAddr },
+    /// Counts datagrams until SIGTERM.
+    #[command(hide = true)]
+    Count { at: SocketAddr },
     /// Keeps this namespace's kernel in step with its GoBGP.
     #[command(hide = true)]
     GobgpFib,
@@ -135,6 +142,8 @@ fn run(command: Command) -> Result<()> {
             traffic::load(transport, to, Duration::from_millis(interval_ms))
         }
         Command::Transfer { to } => traffic::transfer(to),
+        Command::Pour { to } => stream::pour(to),
+        Command::Count { at } => stream::count(at),
         Command::GobgpFib => harness::switch::gobgp_fib(),
     }
 }

@@ -1,0 +1,7 @@
+//! bgpd with BIRD: one test for each directory below `tests/interop/bird`.
+
+harness::scenarios!("bird" needs "needs BIRD":
+    as4,
+    ebgp,
+    ibgp,
+);

@@ -1,0 +1,7 @@
+//! bgpd with ExaBGP: one test for each directory below `tests/interop/exabgp`.
+
+harness::scenarios!("exabgp" needs "needs ExaBGP":
+    as4,
+    ebgp,
+    ibgp,
+);
