@@ -152,7 +152,7 @@ impl Speaker {
         let mut this = speaker.borrow_mut();
         let mut used = 0;
         loop {
-            match wire::frame(&octets[used..]) {
+            match wire::frame(&octets[used..], wire::MAX_MESSAGE_LEN) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     used += frame.len;

@@ -17,6 +17,8 @@ pub enum Family {
 
 impl Family {
     pub const ALL: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+    /// Unicast.
+    pub const SAFI: u8 = 1;
 
     pub fn of(address: IpAddr) -> Family {
         if address.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 }
@@ -45,6 +47,15 @@ impl Family {
             Family::Ipv4 => 32,
             Family::Ipv6 => 128,
         }
+    }
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Family::Ipv4 => "IPv4",
+            Family::Ipv6 => "IPv6",
+        })
     }
 }
 

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use bgp_proto::fsm::{Action, Collision, Event, Initiator, Other, State, negotiate, resolve_collision};
 use bgp_proto::wire::open::{Capabilities, GracefulRestart, Open};
-use bgp_proto::wire::update::read_route_refresh;
-use bgp_proto::wire::{self, MessageType, Notification};
+use bgp_proto::wire::{self, MessageType, Notification, RouteRefresh};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
@@ -160,6 +159,7 @@ impl Speaker {
             GracefulRestart {
                 restarting,
                 restart_time,
+                notification: false,
                 ipv4: config.v4.then_some(restarting),
                 ipv6: config.v6.then_some(restarting),
             }
@@ -174,6 +174,7 @@ impl Speaker {
                 route_refresh: true,
                 four_octet_as: true,
                 graceful_restart,
+                ..Capabilities::default()
             },
         };
         self.write(id, extra, |out| open.write(out));
@@ -211,8 +212,8 @@ impl Speaker {
             MessageType::RouteRefresh => {
                 self.event(id, extra, Event::Update);
                 let index = self.peers.get(&id).filter(|p| !extra && p.session.is_some()).map(|p| p.index);
-                if let (Some(family), Some(index)) = (read_route_refresh(body), index) {
-                    self.rib.refresh(index, family);
+                if let (Ok(Some(refresh)), Some(index)) = (RouteRefresh::read(false, body), index) {
+                    self.rib.refresh(index, refresh.family);
                     self.flush_wanted.notify_one();
                 }
             }

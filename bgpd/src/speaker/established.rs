@@ -63,6 +63,9 @@ impl Speaker {
             ibgp: config.local_as == config.remote_as,
             ipv4: family(Family::Ipv4),
             ipv6: family(Family::Ipv6),
+            add_path_receive: [false; 2],
+            extended_next_hop: false,
+            extended_messages: false,
             local_address: local,
         };
         let peer_restart = open.capabilities.graceful_restart.filter(|_| config.graceful_restart.is_some());

@@ -89,6 +89,9 @@ fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
         ibgp: !info.is_ebgp,
         ipv4: true,
         ipv6: true,
+        add_path_receive: [false; 2],
+        extended_next_hop: false,
+        extended_messages: false,
         local_address: info.address,
     };
     let mut out = Vec::new();
@@ -101,7 +104,7 @@ fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
     assert!(!rib.has_output(peer), "writing comes to an end");
     let mut told = Told::default();
     let mut rest = &out[..];
-    while let Some(message) = frame(rest).expect("we write what we can read") {
+    while let Some(message) = frame(rest, MAX_MESSAGE_LEN).expect("we write what we can read") {
         assert_eq!(message.kind, MessageType::Update);
         let update = Update::read(&cx, message.body).expect("we write what we can read");
         assert!(update.errors.is_empty(), "{:?}", update.errors);

@@ -3,20 +3,28 @@
 //! [`frame`] finds the next message in a receive buffer; the types of the submodules read its body. Writers append whole
 //! messages, marker included. Nothing here panics, whatever the octets.
 
+pub mod as_path;
 pub mod attribute;
+mod capability;
 pub mod iana;
 pub mod nlri;
 pub mod notification;
 pub mod open;
+pub mod pack;
+mod refresh;
 pub mod update;
+mod walk;
 
 pub use iana::MessageType;
 pub use notification::Notification;
+pub use refresh::{RefreshKind, RouteRefresh};
 
 /// Marker, length, type (RFC 4271 section 4.1).
 pub const HEADER_LEN: usize = 19;
-/// Without the extended message capability (RFC 8654), which is not announced.
+/// Without the extended message capability, and always for OPEN and KEEPALIVE.
 pub const MAX_MESSAGE_LEN: usize = 4096;
+/// Where both sides have the extended message capability (RFC 8654 section 4).
+pub const MAX_EXTENDED_MESSAGE_LEN: usize = 65535;
 
 /// One whole message of a receive buffer.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +35,8 @@ pub struct Frame<'a> {
     pub len: usize,
 }
 
-/// The first message of `input`, or `None` while it is incomplete.
+/// The first message of `input`, or `None` while it is incomplete. `max_len` is [`MAX_MESSAGE_LEN`], or
+/// [`MAX_EXTENDED_MESSAGE_LEN`] where the capability was negotiated.
 ///
 /// ```text
 ///  0                   1                   2                   3
@@ -37,7 +46,7 @@ pub struct Frame<'a> {
 ///
 /// # Errors
 /// The NOTIFICATION of RFC 4271 section 6.1.
-pub fn frame(input: &[u8]) -> Result<Option<Frame<'_>>, Notification> {
+pub fn frame(input: &[u8], max_len: usize) -> Result<Option<Frame<'_>>, Notification> {
     let Some(header) = input.first_chunk::<HEADER_LEN>() else {
         return Ok(None);
     };
@@ -46,7 +55,7 @@ pub fn frame(input: &[u8]) -> Result<Option<Frame<'_>>, Notification> {
     }
     let len = usize::from(u16::from_be_bytes([header[16], header[17]]));
     let bad_length = || Notification::header(iana::BAD_MESSAGE_LENGTH, &header[16..18]);
-    if !(HEADER_LEN..=MAX_MESSAGE_LEN).contains(&len) {
+    if !(HEADER_LEN..=max_len).contains(&len) {
         return Err(bad_length());
     }
     let Some(kind) = MessageType::from_wire(header[18]) else {
@@ -54,7 +63,8 @@ pub fn frame(input: &[u8]) -> Result<Option<Frame<'_>>, Notification> {
     };
     // RFC 4271 section 6.1, RFC 2918 section 4 by RFC 7313 section 5 (7/1 is only for those who negotiated it).
     let fits = match kind {
-        MessageType::Open => len >= 29,
+        // RFC 8654 section 4: an OPEN is never longer.
+        MessageType::Open => (29..=MAX_MESSAGE_LEN).contains(&len),
         MessageType::Update => len >= 23,
         MessageType::Notification => len >= 21,
         MessageType::Keepalive => len == HEADER_LEN,

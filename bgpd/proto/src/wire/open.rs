@@ -1,19 +1,24 @@
-//! OPEN and its capabilities (RFC 4271 section 4.2; RFC 5492; RFC 9072 for the extended length).
+//! OPEN (RFC 4271 section 4.2; RFC 9072 for parameters beyond 255 octets).
 
 use std::net::Ipv4Addr;
 
+use super::capability::{self, ListError};
+pub use super::capability::{
+    AddPath, Capabilities, Fqdn, GracefulRestart, LongLived, LongLivedFamily, MAX_RESTART_TIME, MAX_STALE_TIME,
+};
 use super::iana::{self, MessageType};
 use super::{Notification, write_message};
-use crate::af::Family;
 
 const VERSION: u8 = 4;
 const PARAMETER_CAPABILITIES: u8 = 2;
 /// RFC 9072: as the first parameter type it says that lengths take two octets.
 const PARAMETER_EXTENDED: u8 = 255;
-/// Restart time has 12 bits (RFC 4724 section 3).
-pub const MAX_RESTART_TIME: u16 = 0x0fff;
 
 /// What a speaker says of itself.
+///
+/// ```text
+///  | version | my AS, 16 | hold time, 16 | BGP identifier, 32 | length, 8 | parameters ... |
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// The four-octet number where the capability has it.
@@ -21,48 +26,6 @@ pub struct Open {
     pub hold_time: u16,
     pub router_id: Ipv4Addr,
     pub capabilities: Capabilities,
-}
-
-/// The capabilities that are used; others are ignored (RFC 5492 section 3).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Multiprotocol, for the families of ours. A peer without any has IPv4 (RFC 4760 section 8).
-    pub ipv4: bool,
-    pub ipv6: bool,
-    pub route_refresh: bool,
-    pub four_octet_as: bool,
-    pub graceful_restart: Option<GracefulRestart>,
-}
-
-/// RFC 4724 section 3.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct GracefulRestart {
-    /// R: the speaker has restarted. Several set it always: it proves nothing.
-    pub restarting: bool,
-    /// Seconds.
-    pub restart_time: u16,
-    /// F of each family; `None` where the family is not listed: it has no End-of-RIB promise of forwarding.
-    pub ipv4: Option<bool>,
-    pub ipv6: Option<bool>,
-}
-
-impl Capabilities {
-    pub fn family(&self, family: Family) -> bool {
-        match family {
-            Family::Ipv4 => self.ipv4,
-            Family::Ipv6 => self.ipv6,
-        }
-    }
-}
-
-impl GracefulRestart {
-    /// F of a family, `None` if it is not listed.
-    pub fn forwarding(&self, family: Family) -> Option<bool> {
-        match family {
-            Family::Ipv4 => self.ipv4,
-            Family::Ipv6 => self.ipv6,
-        }
-    }
 }
 
 impl Open {
@@ -85,34 +48,10 @@ impl Open {
         if router_id.is_unspecified() {
             return Err(Notification::open(iana::BAD_BGP_IDENTIFIER, &[]));
         }
-        let mut open = Open {
-            asn: u16::from_be_bytes([fixed[1], fixed[2]]).into(),
-            hold_time,
-            router_id,
-            capabilities: Capabilities::default(),
-        };
-        let extended = fixed[9] != 0 && rest.first() == Some(&PARAMETER_EXTENDED);
-        let (len, mut parameters) = if extended {
-            let (head, parameters) = rest.split_first_chunk::<3>().ok_or_else(malformed)?;
-            (usize::from(u16::from_be_bytes([head[1], head[2]])), parameters)
-        } else {
-            (usize::from(fixed[9]), rest)
-        };
-        if parameters.len() != len {
-            return Err(malformed());
-        }
-        let mut multiprotocol = false;
-        while !parameters.is_empty() {
-            let (kind, value, rest) = split_parameter(parameters, extended).ok_or_else(malformed)?;
-            if kind != PARAMETER_CAPABILITIES {
-                return Err(Notification::open(iana::UNSUPPORTED_OPTIONAL_PARAMETER, &[]));
-            }
-            open.read_capabilities(value, &mut multiprotocol).ok_or_else(malformed)?;
-            parameters = rest;
-        }
-        if !multiprotocol {
-            open.capabilities.ipv4 = true;
-        }
+        let asn = u16::from_be_bytes([fixed[1], fixed[2]]).into();
+        let mut open = Open { asn, hold_time, router_id, capabilities: Capabilities::default() };
+        let (extended, parameters) = parameters(fixed[9], rest).ok_or_else(malformed)?;
+        open.read_parameters(extended, parameters)?;
         // RFC 7607: AS 0 is bad, in either field.
         if open.asn == 0 {
             return Err(Notification::open(iana::BAD_PEER_AS, &[]));
@@ -120,70 +59,77 @@ impl Open {
         Ok(open)
     }
 
-    fn read_capabilities(&mut self, mut list: &[u8], multiprotocol: &mut bool) -> Option<()> {
-        while !list.is_empty() {
-            let (code, value, rest) = split_parameter(list, false)?;
-            list = rest;
-            let caps = &mut self.capabilities;
-            match (code, value) {
-                (iana::CAP_MULTIPROTOCOL, &[a, b, _, safi]) => {
-                    *multiprotocol = true;
-                    match Family::from_wire(u16::from_be_bytes([a, b]), safi) {
-                        Some(Family::Ipv4) => caps.ipv4 = true,
-                        Some(Family::Ipv6) => caps.ipv6 = true,
-                        None => {}
-                    }
-                }
-                (iana::CAP_ROUTE_REFRESH, []) => caps.route_refresh = true,
-                (iana::CAP_FOUR_OCTET_AS, &[a, b, c, d]) => {
-                    caps.four_octet_as = true;
-                    self.asn = u32::from_be_bytes([a, b, c, d]);
-                }
-                (iana::CAP_GRACEFUL_RESTART, value) => caps.graceful_restart = read_graceful_restart(value),
-                _ => {}
+    fn read_parameters(&mut self, extended: bool, mut parameters: &[u8]) -> Result<(), Notification> {
+        let malformed = || Notification::open(0, &[]);
+        let mut multiprotocol = false;
+        while !parameters.is_empty() {
+            let (kind, value, rest) = split_parameter(parameters, extended).ok_or_else(malformed)?;
+            if kind != PARAMETER_CAPABILITIES {
+                return Err(Notification::open(iana::UNSUPPORTED_OPTIONAL_PARAMETER, &[]));
             }
+            let found = self.capabilities.read_list(value).map_err(|e| match e {
+                ListError::Cut => malformed(),
+                ListError::Roles => Notification::open(iana::ROLE_MISMATCH, &[]),
+            })?;
+            multiprotocol |= found.multiprotocol;
+            self.asn = found.asn.unwrap_or(self.asn);
+            parameters = rest;
         }
-        Some(())
+        let caps = &mut self.capabilities;
+        if !multiprotocol {
+            caps.ipv4 = true;
+        }
+        // RFC 9494 section 4.2: ignored without graceful restart.
+        if caps.graceful_restart.is_none() {
+            caps.long_lived = None;
+        }
+        Ok(())
     }
 
     /// Appends the message.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut caps = Vec::with_capacity(64);
-        let caps_of = &self.capabilities;
-        for family in Family::ALL.into_iter().filter(|&f| caps_of.family(f)) {
-            let afi = family.afi().to_be_bytes();
-            caps.extend_from_slice(&[iana::CAP_MULTIPROTOCOL, 4, afi[0], afi[1], 0, 1]);
-        }
-        if caps_of.route_refresh {
-            caps.extend_from_slice(&[iana::CAP_ROUTE_REFRESH, 0]);
-        }
-        if let Some(gr) = &caps_of.graceful_restart {
-            let listed: Vec<_> = Family::ALL.into_iter().filter_map(|f| gr.forwarding(f).map(|p| (f, p))).collect();
-            caps.extend_from_slice(&[iana::CAP_GRACEFUL_RESTART, 2 + 4 * listed.len() as u8]);
-            let flags = if gr.restarting { 0x8000 } else { 0 };
-            caps.extend_from_slice(&(flags | gr.restart_time.min(MAX_RESTART_TIME)).to_be_bytes());
-            for (family, preserved) in listed {
-                caps.extend_from_slice(&family.afi().to_be_bytes());
-                caps.extend_from_slice(&[1, if preserved { 0x80 } else { 0 }]);
-            }
-        }
-        if caps_of.four_octet_as {
-            caps.extend_from_slice(&[iana::CAP_FOUR_OCTET_AS, 4]);
-            caps.extend_from_slice(&self.asn.to_be_bytes());
-        }
+        self.capabilities.write_list(&mut caps, self.asn);
         write_message(out, MessageType::Open, |out| {
             out.push(VERSION);
             out.extend_from_slice(&u16::try_from(self.asn).unwrap_or(iana::AS_TRANS).to_be_bytes());
             out.extend_from_slice(&self.hold_time.to_be_bytes());
             out.extend_from_slice(&self.router_id.octets());
-            if caps.is_empty() {
-                out.push(0);
-            } else {
-                out.extend_from_slice(&[caps.len() as u8 + 2, PARAMETER_CAPABILITIES, caps.len() as u8]);
-                out.extend_from_slice(&caps);
+            match u8::try_from(caps.len() + 2) {
+                Ok(2) => out.push(0),
+                Ok(len) => out.extend_from_slice(&[len, PARAMETER_CAPABILITIES, len - 2]),
+                Err(_) => {
+                    // RFC 9072 section 2: both octets are 255, then lengths have two octets.
+                    let [a, b] = (caps.len() as u16 + 3).to_be_bytes();
+                    let [c, d] = (caps.len() as u16).to_be_bytes();
+                    out.extend_from_slice(&[255, PARAMETER_EXTENDED, a, b, PARAMETER_CAPABILITIES, c, d]);
+                }
             }
+            out.extend_from_slice(&caps);
         });
     }
+}
+
+/// The codes of a list of capabilities, as far as it is well formed (the data of a NOTIFICATION 2/7).
+pub(super) fn capability_codes(mut list: &[u8]) -> impl Iterator<Item = u8> {
+    std::iter::from_fn(move || {
+        let (code, _, rest) = capability::split(list)?;
+        list = rest;
+        Some(code)
+    })
+}
+
+/// The parameters, and whether their lengths take two octets.
+fn parameters(len: u8, rest: &[u8]) -> Option<(bool, &[u8])> {
+    // RFC 9072 section 2: with the first type 255 the length before it is ignored, unless it is 0.
+    let extended = len != 0 && rest.first() == Some(&PARAMETER_EXTENDED);
+    let (len, parameters) = if extended {
+        let (&[_, a, b], parameters) = rest.split_first_chunk::<3>()?;
+        (usize::from(u16::from_be_bytes([a, b])), parameters)
+    } else {
+        (usize::from(len), rest)
+    };
+    (parameters.len() == len).then_some((extended, parameters))
 }
 
 /// Type, value and what follows.
@@ -193,24 +139,6 @@ fn split_parameter(list: &[u8], extended: bool) -> Option<(u8, &[u8], &[u8])> {
         (true, [kind, a, b, rest @ ..]) => (*kind, usize::from(u16::from_be_bytes([*a, *b])), rest),
         _ => return None,
     };
-    (rest.len() >= len).then(|| (kind, &rest[..len], &rest[len..]))
-}
-
-fn read_graceful_restart(value: &[u8]) -> Option<GracefulRestart> {
-    let (head, families) = value.split_first_chunk::<2>()?;
-    let head = u16::from_be_bytes(*head);
-    let mut gr = GracefulRestart {
-        restarting: head & 0x8000 != 0,
-        restart_time: head & MAX_RESTART_TIME,
-        ..GracefulRestart::default()
-    };
-    for f in families.chunks_exact(4) {
-        let preserved = Some(f[3] & 0x80 != 0);
-        match Family::from_wire(u16::from_be_bytes([f[0], f[1]]), f[2]) {
-            Some(Family::Ipv4) => gr.ipv4 = preserved,
-            Some(Family::Ipv6) => gr.ipv6 = preserved,
-            None => {}
-        }
-    }
-    Some(gr)
+    let (value, rest) = rest.split_at_checked(len)?;
+    Some((kind, value, rest))
 }

@@ -1,14 +1,15 @@
-//! UPDATE, parsed in place (RFC 4271 section 4.3, RFC 4760), with the error handling of RFC 7606; ROUTE-REFRESH.
+//! UPDATE, parsed in place (RFC 4271 section 4.3, RFC 4760), with the error handling of RFC 7606.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::attribute::{self, Attributes, Context, Fatal, Malformed, Remedy, Walk};
+use super::attribute::{Attributes, Context, Malformed, Remedy};
 use super::iana::{self, MessageType};
 use super::nlri::is_well_formed;
+use super::walk::{self, Fatal, NextHop, Walk, is_host};
 use super::{Notification, write_message};
 use crate::af::Family;
 
-/// What an UPDATE says. Lists of prefixes are well formed.
+/// What an UPDATE says. Lists of prefixes are well formed; they have path identifiers where the context says so.
 #[derive(Debug, Default)]
 pub struct Update<'a> {
     /// Prefixes that are gone: the withdrawn routes, MP_UNREACH_NLRI, and with treat-as-withdraw the announced ones.
@@ -21,28 +22,62 @@ pub struct Update<'a> {
     pub errors: Vec<Malformed>,
 }
 
+/// Why an UPDATE ends the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reset {
+    pub notification: Notification,
+    pub reason: &'static str,
+    /// The section that asks for it.
+    pub rule: &'static str,
+}
+
+impl Reset {
+    fn new(subcode: u8, data: &[u8], reason: &'static str, rule: &'static str) -> Reset {
+        Reset { notification: Notification::update(subcode, data), reason, rule }
+    }
+
+    fn list(reason: &'static str, rule: &'static str) -> Reset {
+        Reset::new(iana::MALFORMED_ATTRIBUTE_LIST, &[], reason, rule)
+    }
+
+    /// RFC 7606 section 7.11 leaves what RFC 4760 section 7 says.
+    fn unreadable(reason: &'static str) -> Reset {
+        Reset::new(iana::OPTIONAL_ATTRIBUTE_ERROR, &[], reason, "RFC 7606 section 5.3")
+    }
+}
+
 impl<'a> Update<'a> {
     /// Reads a body.
     ///
     /// # Errors
     /// The NOTIFICATION where RFC 7606 keeps the session reset.
     pub fn read(cx: &Context, body: &'a [u8]) -> Result<Update<'a>, Notification> {
-        let list_error = || Notification::update(iana::MALFORMED_ATTRIBUTE_LIST, &[]);
-        let (withdrawn, rest) = split_list(body).ok_or_else(list_error)?;
-        let (list, nlri) = split_list(rest).ok_or_else(list_error)?;
-        // RFC 7606 section 5.3.
-        if !is_well_formed(32, withdrawn) || !is_well_formed(32, nlri) {
-            return Err(Notification::update(iana::INVALID_NETWORK_FIELD, &[]));
+        Update::examine(cx, body).map_err(|reset| reset.notification)
+    }
+
+    /// [`Update::read`] with the reason for a reset.
+    ///
+    /// # Errors
+    /// Where RFC 7606 keeps the session reset.
+    pub fn examine(cx: &Context, body: &'a [u8]) -> Result<Update<'a>, Reset> {
+        let overrun = |reason| move || Reset::list(reason, "RFC 7606 section 3 (b)");
+        let (withdrawn, rest) = split_list(body).ok_or_else(overrun("withdrawn routes are longer than the message"))?;
+        let (list, nlri) = split_list(rest).ok_or_else(overrun("attributes are longer than the message"))?;
+        let ids = cx.has_path_ids(Family::Ipv4);
+        if !is_well_formed(32, ids, withdrawn) || !is_well_formed(32, ids, nlri) {
+            let reason = "a prefix is too long, or cut";
+            return Err(Reset::new(iana::INVALID_NETWORK_FIELD, &[], reason, "RFC 7606 section 5.3"));
         }
         let mut update = Update::default();
         if withdrawn.is_empty() && list.is_empty() && nlri.is_empty() {
             update.end_of_rib = Some(Family::Ipv4);
             return Ok(update);
         }
-        let mut found = attribute::walk(cx, list).map_err(|fatal| match fatal {
-            Fatal::Repeated => list_error(),
+        let mut found = walk::walk(cx, list).map_err(|fatal| match fatal {
+            Fatal::Repeated => Reset::list("MP_REACH_NLRI or MP_UNREACH_NLRI twice", "RFC 7606 section 3 (g)"),
             Fatal::UnrecognizedWellKnown(octets) => {
-                Notification::update(iana::UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE, octets)
+                let subcode = iana::UNRECOGNIZED_WELL_KNOWN_ATTRIBUTE;
+                Reset::new(subcode, octets, "a well-known attribute that is not known", "RFC 4271 section 6.3")
             }
         })?;
         update.errors = std::mem::take(&mut found.errors);
@@ -50,7 +85,7 @@ impl<'a> Update<'a> {
             update.withdrawn.push((Family::Ipv4, withdrawn));
         }
         if let Some(value) = found.mp_unreach {
-            let (family, prefixes) = read_mp_unreach(value)?;
+            let (family, prefixes) = read_mp_unreach(cx, value)?;
             if let Some(family) = family {
                 if prefixes.is_empty() && list.len() == value.len() + 3 + usize::from(list[0] >> 4 & 1) {
                     update.end_of_rib = Some(family);
@@ -59,31 +94,31 @@ impl<'a> Update<'a> {
                 }
             }
         }
-        let mp_reach = found.mp_reach.map(read_mp_reach).transpose()?;
+        let mp_reach = found.mp_reach.map(|value| read_mp_reach(cx, value)).transpose()?;
         let reachable = !nlri.is_empty() || mp_reach.is_some();
         if update.withdraws() && !reachable {
-            // RFC 7606 section 5.2: without prefixes there is nothing to withdraw, and they may have been lost.
-            return Err(list_error());
+            // Without prefixes there is nothing to withdraw, and they may have been lost.
+            return Err(Reset::list("an error and no prefix to withdraw", "RFC 7606 section 5.2"));
         }
         if reachable {
             update.announce(cx, nlri, mp_reach.flatten(), found);
         }
-        let negotiated = |family| match family {
-            Family::Ipv4 => cx.ipv4,
-            Family::Ipv6 => cx.ipv6,
-        };
-        update.withdrawn.retain(|w| negotiated(w.0));
-        update.announced.retain(|a| negotiated(a.0));
+        update.withdrawn.retain(|w| cx.family(w.0));
+        update.announced.retain(|a| cx.family(a.0));
         Ok(update)
     }
 
-    fn withdraws(&self) -> bool {
+    /// Whether an error made withdrawals of what was announced.
+    pub fn withdraws(&self) -> bool {
         self.errors.iter().any(|e| e.remedy == Remedy::TreatAsWithdraw)
     }
 
     fn announce(&mut self, cx: &Context, nlri: &'a [u8], mp: Option<MpReach<'a>>, mut found: Walk<'a>) {
-        // RFC 7606 section 3 (d): ORIGIN, AS_PATH and, for the NLRI field, NEXT_HOP are mandatory.
-        let mut missing = |kind| self.errors.push(Malformed { kind, remedy: Remedy::TreatAsWithdraw });
+        let mut wrong = |kind, reason, rule| {
+            self.errors.push(Malformed { kind, remedy: Remedy::TreatAsWithdraw, reason, rule });
+        };
+        // ORIGIN, AS_PATH and, for the NLRI field, NEXT_HOP are mandatory.
+        let mut missing = |kind| wrong(kind, "missing", "RFC 7606 section 3 (d)");
         if found.origin.is_none() {
             missing(iana::ORIGIN);
         }
@@ -93,24 +128,36 @@ impl<'a> Update<'a> {
         if !nlri.is_empty() && found.next_hop.is_none() {
             missing(iana::NEXT_HOP);
         }
-        if mp.as_ref().is_some_and(|mp| !attribute::is_host(mp.next_hop)) {
-            missing(iana::MP_REACH_NLRI);
+        if mp.as_ref().is_some_and(|mp| !is_host(mp.next_hop.address)) {
+            wrong(iana::MP_REACH_NLRI, "the next hop is not the address of a host", "RFC 7606 section 7.11");
         }
         let withdraw = self.withdraws();
         let lists = [
-            (!nlri.is_empty()).then(|| (Family::Ipv4, found.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED).into(), nlri)),
+            (!nlri.is_empty()).then(|| {
+                let address = found.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
+                (Family::Ipv4, NextHop { address, link_local: None }, nlri)
+            }),
             mp.map(|mp| (mp.family, mp.next_hop, mp.nlri)),
         ];
-        let mut base = None;
+        let mut base: Option<Attributes> = None;
         for (family, next_hop, prefixes) in lists.into_iter().flatten() {
             // RFC 4271 section 5.1.3: a route through ourselves is not used; what was there before is replaced.
-            if withdraw || next_hop == cx.local_address {
+            if withdraw || next_hop.address == cx.local_address {
                 self.withdrawn.push((family, prefixes));
                 continue;
             }
-            let attributes =
-                base.get_or_insert_with(|| found.attributes(cx, found.origin.unwrap_or(2), next_hop)).clone();
-            self.announced.push((family, prefixes, Attributes { next_hop, ..attributes }));
+            let attributes = match &base {
+                Some(base) => {
+                    let NextHop { address: next_hop, link_local } = next_hop;
+                    Attributes { next_hop, link_local, ..base.clone() }
+                }
+                None => found.attributes(cx, found.origin.unwrap_or(2), next_hop),
+            };
+            if nlri.is_empty() {
+                return self.announced.push((family, prefixes, attributes));
+            }
+            base.get_or_insert_with(|| attributes.clone());
+            self.announced.push((family, prefixes, attributes));
         }
     }
 }
@@ -118,45 +165,61 @@ impl<'a> Update<'a> {
 /// A readable MP_REACH_NLRI of a family of ours.
 struct MpReach<'a> {
     family: Family,
-    next_hop: IpAddr,
+    next_hop: NextHop,
     nlri: &'a [u8],
 }
 
 /// RFC 4760 section 3; `None` for a family that is not ours.
-fn read_mp_reach(value: &[u8]) -> Result<Option<MpReach<'_>>, Notification> {
-    // RFC 7606 section 7.11, RFC 4760 section 7.
-    let unreadable = || Notification::update(iana::OPTIONAL_ATTRIBUTE_ERROR, &[]);
-    let (&[a, b, safi, len], rest) = value.split_first_chunk::<4>().ok_or_else(unreadable)?;
+fn read_mp_reach<'a>(cx: &Context, value: &'a [u8]) -> Result<Option<MpReach<'a>>, Reset> {
+    let cut = || Reset::unreadable("MP_REACH_NLRI is cut");
+    let (&[a, b, safi, len], rest) = value.split_first_chunk::<4>().ok_or_else(cut)?;
     let Some(family) = Family::from_wire(u16::from_be_bytes([a, b]), safi) else {
         return Ok(None);
     };
-    let len = usize::from(len);
-    if rest.len() < len + 1 {
-        return Err(unreadable());
-    }
-    let (next_hop, nlri) = (&rest[..len], &rest[len + 1..]);
-    let next_hop: IpAddr = match (family, next_hop) {
-        (Family::Ipv4, &[a, b, c, d]) => Ipv4Addr::new(a, b, c, d).into(),
-        // RFC 2545 section 3: the global address, perhaps a link-local one after it, which is not used.
-        (Family::Ipv6, [..]) if len == 16 || len == 32 => {
-            let global: [u8; 16] = next_hop[..16].try_into().map_err(|_| unreadable())?;
-            Ipv6Addr::from(global).into()
-        }
-        _ => return Err(unreadable()),
-    };
-    if !is_well_formed(family.bits(), nlri) {
-        return Err(unreadable());
+    // A reserved octet stands between the two.
+    let (next_hop, nlri) = rest.split_at_checked(usize::from(len)).ok_or_else(cut)?;
+    let (_, nlri) = nlri.split_first().ok_or_else(cut)?;
+    let next_hop = read_next_hop(cx, family, next_hop)
+        .ok_or_else(|| Reset::unreadable("the next hop's length is not one of its family"))?;
+    if !is_well_formed(family.bits(), cx.has_path_ids(family), nlri) {
+        return Err(Reset::unreadable("a prefix in MP_REACH_NLRI is too long, or cut"));
     }
     Ok(Some(MpReach { family, next_hop, nlri }))
 }
 
+/// The next hop of MP_REACH_NLRI: RFC 2545 section 3, RFC 8950 section 3. `None`: a length that the family does not have.
+fn read_next_hop(cx: &Context, family: Family, octets: &[u8]) -> Option<NextHop> {
+    if let (Family::Ipv4, &[a, b, c, d]) = (family, octets) {
+        return Some(NextHop { address: Ipv4Addr::new(a, b, c, d).into(), link_local: None });
+    }
+    if family == Family::Ipv4 && !cx.extended_next_hop {
+        return None;
+    }
+    let (global, rest) = octets.split_first_chunk::<16>()?;
+    let global = Ipv6Addr::from(*global);
+    let link_local = match rest.first_chunk::<16>() {
+        Some(second) if rest.len() == 16 => Some(Ipv6Addr::from(*second)).filter(Ipv6Addr::is_unicast_link_local),
+        None if rest.is_empty() => None,
+        _ => return None,
+    };
+    // A speaker without a global address says :: (BIRD), or its link-local one twice.
+    match link_local {
+        Some(link_local) if global.is_unspecified() => {
+            Some(NextHop { address: link_local.into(), link_local: Some(link_local) })
+        }
+        _ => Some(NextHop { address: global.into(), link_local }),
+    }
+}
+
 /// RFC 4760 section 4.
-fn read_mp_unreach(value: &[u8]) -> Result<(Option<Family>, &[u8]), Notification> {
-    let unreadable = || Notification::update(iana::OPTIONAL_ATTRIBUTE_ERROR, &[]);
-    let (&[a, b, safi], prefixes) = value.split_first_chunk::<3>().ok_or_else(unreadable)?;
+fn read_mp_unreach<'a>(cx: &Context, value: &'a [u8]) -> Result<(Option<Family>, &'a [u8]), Reset> {
+    let (&[a, b, safi], prefixes) =
+        value.split_first_chunk::<3>().ok_or_else(|| Reset::unreadable("MP_UNREACH_NLRI is cut"))?;
     let family = Family::from_wire(u16::from_be_bytes([a, b]), safi);
     match family {
-        Some(f) if !is_well_formed(f.bits(), prefixes) => Err(unreadable()),
+        Some(f) if !is_well_formed(f.bits(), cx.has_path_ids(f), prefixes) => {
+            Err(Reset::unreadable("a prefix in MP_UNREACH_NLRI is too long, or cut"))
+        }
         _ => Ok((family, prefixes)),
     }
 }
@@ -164,8 +227,7 @@ fn read_mp_unreach(value: &[u8]) -> Result<(Option<Family>, &[u8]), Notification
 /// A list behind its length in two octets, and what follows it.
 fn split_list(body: &[u8]) -> Option<(&[u8], &[u8])> {
     let (len, rest) = body.split_first_chunk::<2>()?;
-    let len = usize::from(u16::from_be_bytes(*len));
-    (rest.len() >= len).then(|| rest.split_at(len))
+    rest.split_at_checked(usize::from(u16::from_be_bytes(*len)))
 }
 
 /// Appends End-of-RIB (RFC 4724 section 2).
@@ -174,12 +236,4 @@ pub fn write_end_of_rib(out: &mut Vec<u8>, family: Family) {
         Family::Ipv4 => out.extend_from_slice(&[0; 4]),
         Family::Ipv6 => out.extend_from_slice(&[0, 0, 0, 6, iana::OPTIONAL, iana::MP_UNREACH_NLRI, 3, 0, 2, 1]),
     });
-}
-
-/// The family of a ROUTE-REFRESH (RFC 2918 section 3) that asks for routes; `None` for another family, or the marks of RFC 7313.
-pub fn read_route_refresh(body: &[u8]) -> Option<Family> {
-    match *body {
-        [a, b, 0, safi] => Family::from_wire(u16::from_be_bytes([a, b]), safi),
-        _ => None,
-    }
 }

@@ -128,7 +128,7 @@ impl ByHand {
     /// The next message, `None` at the end of the connection.
     async fn next(&mut self) -> Option<(MessageType, Vec<u8>)> {
         loop {
-            if let Some(f) = frame(&self.received).unwrap() {
+            if let Some(f) = frame(&self.received, wire::MAX_MESSAGE_LEN).unwrap() {
                 let (message, len) = ((f.kind, f.body.to_vec()), f.len);
                 self.received.drain(..len);
                 return Some(message);
