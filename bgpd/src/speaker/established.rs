@@ -10,7 +10,7 @@ use bgp_proto::wire::update::Update;
 
 use super::Speaker;
 use crate::peer::Session;
-use bgp_plan::config::PeerId;
+use bgp_plan::config::{PeerId, Role};
 
 impl Speaker {
     pub(super) fn update(&mut self, id: PeerId, extra: bool, body: &[u8]) {
@@ -67,6 +67,9 @@ impl Speaker {
             extended_next_hop: false,
             extended_messages: false,
             local_address: local,
+            // A route server leaves its own AS out (RFC 7947 section 2.2.2.1).
+            first_as: (config.local_as != config.remote_as && config.role != Some(Role::RouteServerClient))
+                .then_some(open.asn),
         };
         let peer_restart = open.capabilities.graceful_restart.filter(|_| config.graceful_restart.is_some());
         let index = peer.index;

@@ -93,6 +93,7 @@ fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
         extended_next_hop: false,
         extended_messages: false,
         local_address: info.address,
+        first_as: None,
     };
     let mut out = Vec::new();
     for _ in 0..1000 {

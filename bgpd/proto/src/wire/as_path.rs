@@ -45,10 +45,10 @@ pub(super) fn decision_len(path: &[u8]) -> u32 {
     segments(path, 4).map(|(kind, ases)| if kind == AS_SET { 1 } else { ases.len() as u32 / 4 }).sum()
 }
 
-/// The first AS of a path that begins with a sequence.
-pub(super) fn first_as(path: &[u8]) -> Option<u32> {
-    match segments(path, 4).next() {
-        Some((AS_SEQUENCE, ases)) => ases.first_chunk().map(|a| u32::from_be_bytes(*a)),
+/// The first AS of a path that begins with a sequence of numbers of `width` octets.
+pub(super) fn first_as(path: &[u8], width: usize) -> Option<u32> {
+    match segments(path, width).next() {
+        Some((AS_SEQUENCE, ases)) => ases.get(..width).map(be32),
         _ => None,
     }
 }
@@ -93,14 +93,16 @@ pub fn narrow_path(path: &[u8]) -> (Vec<u8>, bool) {
     for (kind, ases) in segments(path, 4) {
         out.extend_from_slice(&[kind, (ases.len() / 4) as u8]);
         for asn in ases.chunks_exact(4).map(be32) {
-            let short = u16::try_from(asn).unwrap_or_else(|_| {
-                replaced = true;
-                iana::AS_TRANS
-            });
-            out.extend_from_slice(&short.to_be_bytes());
+            replaced |= asn > u16::MAX.into();
+            out.extend_from_slice(&narrow(asn).to_be_bytes());
         }
     }
     (out, replaced)
+}
+
+/// An AS number in two octets (RFC 6793 section 4.2.2).
+pub(super) fn narrow(asn: u32) -> u16 {
+    u16::try_from(asn).unwrap_or(iana::AS_TRANS)
 }
 
 /// A path of two-octet numbers with four octets each.

@@ -128,7 +128,7 @@ impl Attributes {
 
     /// The neighbour that announced it to our AS: the first AS of a path that begins with a sequence.
     pub fn neighbour_as(&self) -> Option<u32> {
-        as_path::first_as(self.as_path())
+        as_path::first_as(self.as_path(), 4)
     }
 
     /// Whether the path has an AS_SET (RFC 9774).

@@ -133,9 +133,9 @@ impl Capabilities {
         }
     }
 
-    /// Reads the contents of one capability; false: they are not understood. `None`: the roles contradict each other.
-    fn read(&mut self, code: u8, value: &[u8]) -> Option<bool> {
-        Some(match (code, value) {
+    /// Reads the contents of one capability; false: they are not understood.
+    fn read(&mut self, code: u8, value: &[u8]) -> Result<bool, ListError> {
+        Ok(match (code, value) {
             (iana::CAP_MULTIPROTOCOL, &[a, b, _, safi]) => {
                 match Family::from_wire(u16::from_be_bytes([a, b]), safi) {
                     Some(Family::Ipv4) => self.ipv4 = true,
@@ -148,6 +148,9 @@ impl Capabilities {
             (iana::CAP_ENHANCED_ROUTE_REFRESH, []) => set(&mut self.enhanced_route_refresh),
             (iana::CAP_EXTENDED_MESSAGE, []) => set(&mut self.extended_messages),
             (iana::CAP_FOUR_OCTET_AS, [_, _, _, _]) => set(&mut self.four_octet_as),
+            // RFC 4271 section 6.2: recognized but malformed. Without these nothing is known of the families or of the AS;
+            // any other capability can as well be ignored.
+            (iana::CAP_MULTIPROTOCOL | iana::CAP_FOUR_OCTET_AS, _) => return Err(ListError::Malformed),
             (iana::CAP_EXTENDED_NEXT_HOP, list) => {
                 // RFC 8950 section 4: AFI, SAFI in two octets, next hop AFI.
                 self.extended_next_hop |= list.chunks_exact(6).any(|t| t == [0, 1, 0, 1, 0, 2]);
@@ -156,7 +159,7 @@ impl Capabilities {
             (iana::CAP_ROLE, &[role]) => {
                 // RFC 9234 section 4.2: several roles that differ are a mismatch.
                 if self.role.replace(role).is_some_and(|before| before != role) {
-                    return None;
+                    return Err(ListError::Roles);
                 }
                 true
             }
@@ -181,13 +184,13 @@ impl Capabilities {
     pub(super) fn read_list(&mut self, mut list: &[u8]) -> Result<ListFound, ListError> {
         let mut found = ListFound::default();
         while !list.is_empty() {
-            let (code, value, rest) = split(list).ok_or(ListError::Cut)?;
+            let (code, value, rest) = split(list).ok_or(ListError::Malformed)?;
             list = rest;
             found.multiprotocol |= code == iana::CAP_MULTIPROTOCOL;
             if let (iana::CAP_FOUR_OCTET_AS, Some(asn)) = (code, value.first_chunk::<4>()) {
                 found.asn = Some(u32::from_be_bytes(*asn));
             }
-            if !self.read(code, value).ok_or(ListError::Roles)? && !self.unknown.contains(&code) {
+            if !self.read(code, value)? && !self.unknown.contains(&code) {
                 self.unknown.push(code);
             }
         }
@@ -301,8 +304,8 @@ pub(super) struct ListFound {
 /// Why an OPEN is refused for its capabilities.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ListError {
-    /// A capability is longer than the list.
-    Cut,
+    /// A capability is longer than the list, or one that a session rests on has not its length.
+    Malformed,
     /// Two roles that differ.
     Roles,
 }

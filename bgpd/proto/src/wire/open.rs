@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use super::as_path;
 use super::capability::{self, ListError};
 pub use super::capability::{
     AddPath, Capabilities, Fqdn, GracefulRestart, LongLived, LongLivedFamily, MAX_RESTART_TIME, MAX_STALE_TIME,
@@ -68,7 +69,7 @@ impl Open {
                 return Err(Notification::open(iana::UNSUPPORTED_OPTIONAL_PARAMETER, &[]));
             }
             let found = self.capabilities.read_list(value).map_err(|e| match e {
-                ListError::Cut => malformed(),
+                ListError::Malformed => malformed(),
                 ListError::Roles => Notification::open(iana::ROLE_MISMATCH, &[]),
             })?;
             multiprotocol |= found.multiprotocol;
@@ -92,7 +93,7 @@ impl Open {
         self.capabilities.write_list(&mut caps, self.asn);
         write_message(out, MessageType::Open, |out| {
             out.push(VERSION);
-            out.extend_from_slice(&u16::try_from(self.asn).unwrap_or(iana::AS_TRANS).to_be_bytes());
+            out.extend_from_slice(&as_path::narrow(self.asn).to_be_bytes());
             out.extend_from_slice(&self.hold_time.to_be_bytes());
             out.extend_from_slice(&self.router_id.octets());
             match u8::try_from(caps.len() + 2) {

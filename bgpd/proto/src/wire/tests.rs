@@ -21,6 +21,7 @@ fn cx(ibgp: bool) -> Context {
         extended_next_hop: false,
         extended_messages: false,
         local_address: [192, 0, 2, 99].into(),
+        first_as: None,
     }
 }
 
@@ -39,8 +40,11 @@ fn body(attributes: &[(u8, u8, &[u8])]) -> Vec<u8> {
 }
 
 /// With the mandatory attributes and one more, which replaces its like.
-fn with(flags: u8, kind: u8, value: &[u8]) -> Vec<u8> {
+fn with(ibgp: bool, flags: u8, kind: u8, value: &[u8]) -> Vec<u8> {
     let mut list: Vec<(u8, u8, &[u8])> = vec![(0x40, ORIGIN, &[0]), (0x40, AS_PATH, PATH), (0x40, NEXT_HOP, HOP)];
+    if ibgp {
+        list.push((0x40, LOCAL_PREF, &[0, 0, 0, 100]));
+    }
     list.retain(|a| a.1 != kind);
     list.push((flags, kind, value));
     body(&list)
@@ -122,7 +126,7 @@ fn malformed_attributes_meet_their_remedy() {
     for (row, ibgp, flags, kind, value, want) in rows {
         // Bit 0x10 changes the header, which `write` sets itself.
         let flags = flags & !EXTENDED_LENGTH;
-        assert_eq!(outcome(&cx(*ibgp), &with(flags, *kind, value), *kind), *want, "{row}");
+        assert_eq!(outcome(&cx(*ibgp), &with(*ibgp, flags, *kind, value), *kind), *want, "{row}");
     }
 }
 
@@ -134,6 +138,11 @@ fn mandatory_attributes_and_repeats() {
         let (_, kind, _) = list.remove(missing);
         assert_eq!(outcome(&cx(false), &body(&list), kind), Withdrawn, "RFC 7606 3 (d): without {kind}");
     }
+    assert_eq!(
+        outcome(&cx(true), &body(&all), LOCAL_PREF),
+        Withdrawn,
+        "RFC 4271 5.1.5: from inside without LOCAL_PREF"
+    );
     let mut twice = all.to_vec();
     twice.push((0x40, ORIGIN, &[2]));
     let b = body(&twice);
@@ -142,6 +151,24 @@ fn mandatory_attributes_and_repeats() {
     let unreach: (u8, u8, &[u8]) = (0x80, MP_UNREACH_NLRI, &[0, 2, 1]);
     let mp = [all[0], all[1], all[2], unreach, unreach];
     assert_eq!(outcome(&cx(false), &body(&mp), 0), Reset(3, 1), "3 (g): MP attributes twice");
+}
+
+/// RFC 4271 section 6.3.
+#[test]
+fn paths_begin_with_the_peer() {
+    let of = |first_as, four_octet_as| Context { first_as, four_octet_as, ..cx(false) };
+    let set: &[u8] = &[1, 1, 0, 0, 0xfd, 0xe9];
+    for (row, cx, path, want) in [
+        ("the peer's AS", of(Some(65001), true), PATH, Used),
+        ("another", of(Some(65002), true), PATH, Withdrawn),
+        ("none", of(Some(65001), true), &[], Withdrawn),
+        ("a set", of(Some(65001), true), set, Withdrawn),
+        ("not looked at", of(None, true), PATH, Used),
+        ("RFC 6793: a peer with two octets", of(Some(65001), false), &[2, 1, 0xfd, 0xe9], Used),
+        ("and one whose number does not fit", of(Some(70000), false), &[2, 1, 0x5b, 0xa0], Used),
+    ] {
+        assert_eq!(outcome(&cx, &with(false, 0x40, AS_PATH, path), AS_PATH), want, "{row}");
+    }
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl<'a> Update<'a> {
         let mut wrong = |kind, reason, rule| {
             self.errors.push(Malformed { kind, remedy: Remedy::TreatAsWithdraw, reason, rule });
         };
-        // ORIGIN, AS_PATH and, for the NLRI field, NEXT_HOP are mandatory.
+        // ORIGIN, AS_PATH, for the NLRI field NEXT_HOP, and from inside LOCAL_PREF are mandatory.
         let mut missing = |kind| wrong(kind, "missing", "RFC 7606 section 3 (d)");
         if found.origin.is_none() {
             missing(iana::ORIGIN);
@@ -127,6 +127,10 @@ impl<'a> Update<'a> {
         }
         if !nlri.is_empty() && found.next_hop.is_none() {
             missing(iana::NEXT_HOP);
+        }
+        // RFC 4271 section 5.1.5: in every UPDATE to an internal peer.
+        if cx.ibgp && found.local_pref.is_none() {
+            missing(iana::LOCAL_PREF);
         }
         if mp.as_ref().is_some_and(|mp| !is_host(mp.next_hop.address)) {
             wrong(iana::MP_REACH_NLRI, "the next hop is not the address of a host", "RFC 7606 section 7.11");

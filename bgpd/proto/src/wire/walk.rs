@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::as_path::{self, merge_as4_path, widen_path};
+use super::as_path::{self, merge_as4_path, narrow, widen_path};
 use super::attribute::{Attributes, Raw, split, write};
 use super::iana::{self, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::open::Capabilities;
@@ -42,6 +42,9 @@ pub struct Context {
     pub extended_messages: bool,
     /// Our end of the session: no route's next hop (RFC 4271 section 5.1.3).
     pub local_address: IpAddr,
+    /// The AS that every path must begin with (RFC 4271 section 6.3): the neighbour's. A route server does not put its own
+    /// in front (RFC 7947 section 2.2.2.1).
+    pub first_as: Option<u32>,
 }
 
 impl Context {
@@ -56,6 +59,7 @@ impl Context {
             extended_next_hop: common.extended_next_hop,
             extended_messages: common.extended_messages,
             local_address,
+            first_as: None,
         }
     }
 
@@ -144,7 +148,14 @@ impl Shape {
         let unless = |good: bool, reason: &'static str| (!good).then_some(reason);
         match self {
             Shape::Origin => unless(matches!(value, [0..=2]), "not one octet of IGP, EGP or INCOMPLETE"),
-            Shape::Path => as_path::fault(value, if cx.four_octet_as { 4 } else { 2 }),
+            Shape::Path => {
+                let width = if cx.four_octet_as { 4 } else { 2 };
+                let expected = cx.first_as.map(|asn| if cx.four_octet_as { asn } else { narrow(asn).into() });
+                let first = as_path::first_as(value, width);
+                as_path::fault(value, width).or_else(|| {
+                    unless(expected.is_none() || first == expected, "the first AS is not the peer's (RFC 4271 6.3)")
+                })
+            }
             Shape::HostAddress => match value {
                 &[a, b, c, d] => unless(is_host(Ipv4Addr::new(a, b, c, d).into()), "not the address of a host"),
                 _ => Some("length is not 4"),

@@ -123,7 +123,6 @@ fn capabilities_that_are_not_understood_are_shown_by_code() {
         ("unknown, twice", &[128, 0, 76, 1, 0, 128, 0][..], &[128, 76][..]),
         ("RFC 7911 section 4: 0 is not a direction", &[69, 4, 0, 1, 1, 0], &[69]),
         ("route refresh with contents", &[2, 1, 0], &[2]),
-        ("four-octet AS of two", &[65, 2, 0, 1], &[65]),
         ("RFC 9494: seven octets each", &[71, 6, 0, 1, 1, 0, 0, 0], &[71]),
         ("FQDN cut", &[73, 2, 9, b'a'], &[73]),
         ("FQDN that is no UTF-8", &[73, 3, 1, 0xff, 0], &[73]),
@@ -137,6 +136,19 @@ fn capabilities_that_are_not_understood_are_shown_by_code() {
         None,
         "RFC 9494 section 4.2: only with graceful restart"
     );
+}
+
+/// RFC 4271 section 6.2: recognized, and malformed.
+#[test]
+fn capabilities_without_which_there_is_no_session() {
+    for (row, octets) in [
+        ("RFC 4760 section 8: multiprotocol of 3 octets", &[1, 3, 0, 1, 0][..]),
+        ("RFC 6793 section 3: AS number of 2 octets", &[65, 2, 0, 1]),
+        ("RFC 5492 section 4: longer than its parameter", &[2, 1]),
+    ] {
+        let n = Open::read(&with_capabilities(octets)).unwrap_err();
+        assert_eq!((n.code, n.subcode), (2, 0), "{row}");
+    }
 }
 
 #[test]

@@ -139,7 +139,7 @@ fn next_hops_of_mp_reach() {
         value.extend_from_slice(&[1, next_hop.len() as u8]);
         value.extend_from_slice(&next_hop);
         value.extend_from_slice(&[0, 8, 10]);
-        let body = super::with(0x80, crate::wire::iana::MP_REACH_NLRI, &value);
+        let body = super::with(false, 0x80, crate::wire::iana::MP_REACH_NLRI, &value);
         let cx = Context { extended_next_hop, ..cx(false) };
         let read = Update::read(&cx, &body);
         let Some((address, link_local)) = want else {
