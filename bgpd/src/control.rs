@@ -5,7 +5,8 @@
 //! - `/metrics`: Prometheus text; see `metrics`.
 //! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
-//!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses).
+//!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
+//!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)).
 //! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
 //!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
 //!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown

@@ -11,6 +11,7 @@
 //! On SIGTERM sessions with graceful restart end without a NOTIFICATION, so that peers keep the routes for the restart time
 //! (RFC 4724 section 4); others get a Cease. Kernel routes stay in any case.
 
+mod bfd;
 mod control;
 mod events;
 mod kernel;

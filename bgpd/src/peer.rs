@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+use crate::bfd::BfdStatus;
 use crate::link::Link;
 use crate::session::Serial;
 use bgp_plan::config::{NextHopMode, PeerConfig, PeerId, PeerType};
@@ -170,7 +171,7 @@ impl Peer {
         !negotiated || session.end_of_rib[family as usize] || silent
     }
 
-    pub fn status(&self, id: PeerId, rib: &Rib) -> PeerStatus {
+    pub fn status(&self, id: PeerId, rib: &Rib, bfd: Option<BfdStatus>) -> PeerStatus {
         let (v4, v6) = (rib.counts(self.index, Family::Ipv4), rib.counts(self.index, Family::Ipv6));
         PeerStatus {
             name: self.config.name.clone(),
@@ -186,6 +187,7 @@ impl Peer {
             received: v4.0 + v6.0,
             advertised: v4.1 + v6.1,
             family: if id.address.is_ipv4() { "IPv4" } else { "IPv6" },
+            bfd,
         }
     }
 }
@@ -208,4 +210,5 @@ pub struct PeerStatus {
     pub received: u32,
     pub advertised: u32,
     pub family: &'static str,
+    pub bfd: Option<BfdStatus>,
 }

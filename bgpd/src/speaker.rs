@@ -18,6 +18,7 @@ mod configure;
 mod connections;
 mod established;
 mod handle;
+mod neighbour;
 mod output;
 mod queries;
 
@@ -38,6 +39,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
 pub use self::queries::{RouteQuery, RouteSlice, RouteView};
+use crate::bfd;
 use crate::events;
 use crate::peer::Peer;
 use crate::session::Serial;
@@ -58,6 +60,7 @@ pub struct Speaker {
     next_serial: Serial,
     subscribers: Vec<mpsc::UnboundedSender<RouteBatch>>,
     events: events::Bus,
+    bfd: bfd::Handle,
     in_sync: watch::Sender<InSync>,
     flush_wanted: Rc<Notify>,
     timers_changed: Rc<Notify>,
@@ -65,7 +68,12 @@ pub struct Speaker {
     myself: std::rc::Weak<RefCell<Speaker>>,
 }
 
-async fn run(start: Start, mut commands: mpsc::UnboundedReceiver<Command>, in_sync: watch::Sender<InSync>) {
+async fn run(
+    start: Start,
+    bfd: bfd::Handle,
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    in_sync: watch::Sender<InSync>,
+) {
     let flush_wanted = Rc::new(Notify::new());
     let timers_changed = Rc::new(Notify::new());
     let speaker: Shared = Rc::new_cyclic(|myself| {
@@ -80,6 +88,7 @@ async fn run(start: Start, mut commands: mpsc::UnboundedReceiver<Command>, in_sy
             next_serial: 0,
             subscribers: Vec::new(),
             events: events::Bus::default(),
+            bfd,
             in_sync,
             flush_wanted: flush_wanted.clone(),
             timers_changed: timers_changed.clone(),
@@ -216,8 +225,10 @@ impl Speaker {
                 self.flush_wanted.notify_one();
             }
             Command::NextHopLost(address) => self.next_hop_lost(address),
+            Command::Neighbour(id, notice) => self.neighbour(id, notice),
             Command::Peers(answer) => {
-                let _ = answer.send(self.peers.iter().map(|(id, p)| p.status(*id, &self.rib)).collect());
+                let _ = answer
+                    .send(self.peers.iter().map(|(id, p)| p.status(*id, &self.rib, self.bfd.status(*id))).collect());
             }
             Command::Routes(query, from, answer) => {
                 let _ = answer.send(self.routes(&query, from));

@@ -23,6 +23,7 @@ impl Speaker {
         for id in gone {
             let subcode = if renamed { iana::OTHER_CONFIGURATION_CHANGE } else { iana::PEER_DECONFIGURED };
             self.remove_peer(id, subcode);
+            self.bfd.set(id, None);
         }
         let listening = self.listen(&config);
         self.config = Some(config.clone());
@@ -65,8 +66,13 @@ impl Speaker {
     }
 
     fn configure_peer(&mut self, id: PeerId, config: PeerConfig) {
+        self.configure_bfd(id, &config);
         match self.peers.get(&id) {
             Some(old) if old.config == config => return,
+            // BFD negotiates its own timers.
+            Some(old) if PeerConfig { bfd: config.bfd, ..old.config.clone() } == config => {
+                return self.peers.get_mut(&id).into_iter().for_each(|p| p.config.bfd = config.bfd);
+            }
             Some(old) if !old.config.needs_reset(&config) => return self.update_policy(id, config),
             Some(_) => self.remove_peer(id, iana::OTHER_CONFIGURATION_CHANGE),
             None => {}

@@ -116,6 +116,7 @@ impl Speaker {
     pub(super) fn next_hop_lost(&mut self, address: IpAddr) {
         let lost: Vec<PeerId> = self.peers.keys().filter(|id| id.address == address).copied().collect();
         for id in lost {
+            self.bfd.path_lost(id);
             let Some(peer) = self.peers.get_mut(&id).filter(|p| p.session.is_some()) else {
                 continue;
             };

@@ -11,9 +11,10 @@ use tokio::task::LocalSet;
 
 use super::queries::{RouteQuery, RouteSlice};
 use super::run;
+use crate::bfd;
 use crate::events::{self, Event};
 use crate::peer::PeerStatus;
-use bgp_plan::config::{Origin, SpeakerConfig};
+use bgp_plan::config::{Origin, PeerId, SpeakerConfig};
 
 /// How far away a next hop is: the IGP metric of RFC 4271 section 9.1.2.2 step e, `None` if it cannot be reached.
 pub type Resolver = Arc<dyn Fn(IpAddr) -> Option<u32> + Send + Sync>;
@@ -45,6 +46,7 @@ impl InSync {
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     in_sync: watch::Receiver<InSync>,
+    bfd: bfd::Handle,
 }
 
 /// A message to the speaker's thread.
@@ -54,6 +56,7 @@ pub(super) enum Command {
     BestRoutes(mpsc::UnboundedSender<RouteBatch>),
     Resolve(Resolver),
     NextHopLost(IpAddr),
+    Neighbour(PeerId, bfd::Notice),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Watch(events::Subscriber),
@@ -70,18 +73,26 @@ pub struct Start {
 }
 
 impl Handle {
-    /// Starts the speaker's thread. It does nothing until it is configured.
+    /// Starts the speaker's thread, and BFD's. It does nothing until it is configured.
     ///
     /// # Errors
-    /// The thread or its runtime cannot be had.
+    /// A thread or its runtime cannot be had.
     pub fn start(start: Start) -> io::Result<Handle> {
         let (commands, received) = mpsc::unbounded_channel();
+        let notices = commands.downgrade();
+        let bfd = bfd::Handle::start(start.seed, move |id, notice| {
+            if let Some(speaker) = notices.upgrade() {
+                // The speaker's thread ends only with the process.
+                let _ = speaker.send(Command::Neighbour(id, notice));
+            }
+        })?;
+        let speakers_bfd = bfd.clone();
         let (in_sync_sender, in_sync) = watch::channel(InSync::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("speaker".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(start, received, in_sync_sender));
+            LocalSet::new().block_on(&runtime, run(start, speakers_bfd, received, in_sync_sender));
         })?;
-        Ok(Handle { commands, in_sync })
+        Ok(Handle { commands, in_sync, bfd })
     }
 
     /// Replaces the configuration; only peers whose session parameters changed are reset. The answer comes once it is applied;
@@ -144,6 +155,8 @@ impl Handle {
 
     /// Ends all sessions: with graceful restart without a word, so that peers keep the routes; else with Cease.
     pub async fn shut_down(&self) {
+        // First, or peers would take the end of BFD for a failure and keep nothing.
+        self.bfd.shut_down().await;
         let (done, finished) = oneshot::channel();
         self.send(Command::Shutdown(done));
         let _ = finished.await;
