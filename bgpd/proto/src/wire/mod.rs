@@ -6,7 +6,9 @@
 pub mod as_path;
 pub mod attribute;
 mod capability;
+pub mod community;
 pub mod iana;
+pub mod judge;
 pub mod nlri;
 pub mod notification;
 pub mod open;

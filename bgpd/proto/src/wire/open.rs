@@ -120,6 +120,18 @@ pub(super) fn capability_codes(mut list: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
+/// The contents of each capabilities parameter of a body, as far as it is well formed.
+pub(super) fn capability_parameters(body: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let all = body.split_first_chunk::<10>().and_then(|(fixed, rest)| parameters(fixed[9], rest));
+    let (extended, mut list) = all.unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (kind, value, rest) = split_parameter(list, extended)?;
+        list = rest;
+        Some((kind, value))
+    })
+    .filter_map(|(kind, value)| (kind == PARAMETER_CAPABILITIES).then_some(value))
+}
+
 /// The parameters, and whether their lengths take two octets.
 fn parameters(len: u8, rest: &[u8]) -> Option<(bool, &[u8])> {
     // RFC 9072 section 2: with the first type 255 the length before it is ignored, unless it is 0.

@@ -1,3 +1,4 @@
+mod judge;
 mod messages;
 mod open;
 mod pack;

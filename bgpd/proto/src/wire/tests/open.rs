@@ -37,7 +37,7 @@ fn bad_opens() {
 }
 
 /// An OPEN with these octets as its capabilities.
-fn with_capabilities(caps: &[u8]) -> Vec<u8> {
+pub(super) fn with_capabilities(caps: &[u8]) -> Vec<u8> {
     let len = caps.len() as u8;
     [&[4, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, len + 2, 2, len], caps].concat()
 }

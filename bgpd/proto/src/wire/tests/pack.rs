@@ -48,7 +48,7 @@ fn read_all<K: Key>(cx: &Context, mut octets: &[u8]) -> (Paths<K>, Paths<K>, usi
         octets = &octets[message.len..];
         count += 1;
     }
-    assert_eq!(octets, []);
+    assert!(octets.is_empty());
     (reach, unreach, count)
 }
 
