@@ -14,7 +14,7 @@ use crate::session::{self, Serial};
 use crate::speaker::{Shared, Speaker};
 
 /// More room than this is given back once the socket has taken everything.
-const KEPT_CAPACITY: usize = 64 * 1024;
+const KEPT_CAPACITY: usize = 4096;
 /// How long a NOTIFICATION may take to reach the peer before the socket goes.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -41,20 +41,14 @@ impl Link {
         Link { serial, stream, out: Vec::new(), sent: 0, want_write, tasks }
     }
 
-    /// Hands the socket what it takes. False: it is full, and the writer will come back.
+    /// Hands the socket what it has yet to take. False: it is full, and the writer will come back.
     ///
     /// # Errors
     /// The connection is gone; the reader will find out too.
     pub fn flush(&mut self) -> io::Result<bool> {
-        while self.sent < self.out.len() {
-            match self.stream.try_write(&self.out[self.sent..]) {
-                Ok(n) => self.sent += n,
-                Err(e) if e.kind() == ErrorKind::WouldBlock => {
-                    self.want_write.notify_one();
-                    return Ok(false);
-                }
-                Err(e) => return Err(e),
-            }
+        self.sent += self.write(&self.out[self.sent..])?;
+        if self.sent < self.out.len() {
+            return Ok(false);
         }
         self.sent = 0;
         self.out.clear();
@@ -62,6 +56,32 @@ impl Link {
             self.out = Vec::new();
         }
         Ok(true)
+    }
+
+    /// Hands the socket octets that come after all that [`Link::flush`] has; keeps what it does not take. False: it is full.
+    ///
+    /// # Errors
+    /// As for [`Link::flush`].
+    pub fn send(&mut self, octets: &[u8]) -> io::Result<bool> {
+        let taken = if self.out.is_empty() { self.write(octets)? } else { 0 };
+        self.out.extend_from_slice(&octets[taken..]);
+        Ok(taken == octets.len())
+    }
+
+    /// How much of it the socket takes.
+    fn write(&self, octets: &[u8]) -> io::Result<usize> {
+        let mut taken = 0;
+        while taken < octets.len() {
+            match self.stream.try_write(&octets[taken..]) {
+                Ok(n) => taken += n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.want_write.notify_one();
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(taken)
     }
 
     /// Ends the connection; what was written last still reaches the peer.

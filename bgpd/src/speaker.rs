@@ -57,6 +57,8 @@ pub struct Speaker {
     by_serial: HashMap<Serial, PeerId>,
     listeners: BTreeMap<SocketAddr, (Rc<TcpListener>, JoinHandle<()>)>,
     rib: Rib,
+    /// UPDATEs on their way to a socket, kept for its room.
+    scratch: Vec<u8>,
     next_serial: Serial,
     subscribers: Vec<mpsc::UnboundedSender<RouteBatch>>,
     events: events::Bus,
@@ -85,6 +87,7 @@ async fn run(
             by_serial: Default::default(),
             listeners: BTreeMap::new(),
             rib: Rib::new(start.seed),
+            scratch: Vec::new(),
             next_serial: 0,
             subscribers: Vec::new(),
             events: events::Bus::default(),
@@ -198,7 +201,8 @@ impl Speaker {
         let mut this = speaker.borrow_mut();
         if let Some((id, extra)) = this.connection_of(serial) {
             this.pump(id, extra);
-            this.rib.reap();
+            // What was encoded for this peer is for others of its group too.
+            this.flush_wanted.notify_one();
         }
     }
 }

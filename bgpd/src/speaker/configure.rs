@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use bgp_proto::af::Family;
 use bgp_proto::fsm::Event;
 use bgp_proto::wire::{Notification, iana};
 use tokio::net::TcpListener;
@@ -108,7 +107,7 @@ impl Speaker {
         if imports {
             self.rib.reimport(index);
         }
-        Family::ALL.into_iter().for_each(|f| self.rib.refresh(index, f));
+        self.rib.regroup(index);
     }
 
     fn remove_peer(&mut self, id: PeerId, subcode: u8) {

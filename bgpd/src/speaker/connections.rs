@@ -213,7 +213,7 @@ impl Speaker {
                 self.event(id, extra, Event::Update);
                 let index = self.peers.get(&id).filter(|p| !extra && p.session.is_some()).map(|p| p.index);
                 if let (Ok(Some(refresh)), Some(index)) = (RouteRefresh::read(false, body), index) {
-                    self.rib.refresh(index, refresh.family);
+                    self.rib.refresh(index, refresh.family, false);
                     self.flush_wanted.notify_one();
                 }
             }

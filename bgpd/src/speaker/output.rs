@@ -8,7 +8,7 @@ use super::{InSync, RouteBatch, Speaker};
 use bgp_plan::config::PeerId;
 
 /// Written to a peer at once.
-const WRITE_SIZE: usize = 256 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 /// How long after it is up a peer without graceful restart counts as still sending its first table.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
 
@@ -101,12 +101,15 @@ impl Speaker {
         let Some(link) = peer.connection(extra).and_then(|c| c.link.as_mut()) else {
             return;
         };
-        loop {
-            // An error is the reader's to report.
-            if !matches!(link.flush(), Ok(true)) || !established || !self.rib.has_output(index) {
+        // An error is the reader's to report.
+        let mut has_room = matches!(link.flush(), Ok(true));
+        while has_room && established && self.rib.has_output(index) {
+            self.scratch.clear();
+            self.rib.write_updates(index, &mut self.scratch, WRITE_SIZE);
+            if self.scratch.is_empty() {
                 return;
             }
-            self.rib.write_updates(index, &mut link.out, WRITE_SIZE);
+            has_room = matches!(link.send(&self.scratch), Ok(true));
         }
     }
 }

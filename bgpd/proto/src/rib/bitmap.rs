@@ -31,4 +31,16 @@ impl Bitmap {
         *word &= !(1 << (at % 64));
         was
     }
+
+    /// All numbers, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.words.iter().zip(0..).flat_map(|(&word, i)| {
+            let mut word = word;
+            std::iter::from_fn(move || {
+                let at = (word != 0).then(|| i * u64::BITS + word.trailing_zeros())?;
+                word &= word - 1;
+                Some(at)
+            })
+        })
+    }
 }

@@ -2,25 +2,21 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::encode::Writer;
+use super::group::{Backlog, Group, Groups, Limits, NOBODY, Position, Terms};
 use super::import::{RouteView, operate};
-use super::{AdjOut, AttrId, Entry, LOCAL, PeerIndex, PeerInfo, Shared, Table};
-use crate::af::{Family, Key};
+use super::path_items::PathItems;
+use super::stream::{Audience, Chunk, Op};
+use super::{AttrId, LOCAL, PeerIndex, PeerInfo, Shared, Table};
+use crate::af::Key;
 use crate::policy::{Action, Policy};
-use crate::rib::decision::DEFAULT_LOCAL_PREF;
-use crate::wire::attribute::{self, Attributes, narrow_path, prepend_path};
-use crate::wire::iana::{self, MessageType, OPTIONAL, TRANSITIVE};
+use crate::wire::attribute::Attributes;
+use crate::wire::iana;
 use crate::wire::update::write_end_of_rib;
-use crate::wire::{HEADER_LEN, MAX_MESSAGE_LEN, write_message};
-
-/// What MP_REACH_NLRI of IPv6 takes beside the prefixes: attribute header, AFI, SAFI, one next hop, reserved octet.
-const MP_REACH_OVERHEAD: usize = 4 + 2 + 1 + 1 + 16 + 1;
-/// The longest prefix.
-const NLRI_LEN: usize = 17;
-/// Entries looked at together: enough to pack well, few enough to stop near the limit.
-const CHUNK: usize = 4096;
+use crate::wire::{RefreshKind, RouteRefresh};
 
 /// How routes go out to a peer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportConfig {
     pub policy: Policy,
     /// Put our own address in as next hop of learned routes.
@@ -48,141 +44,233 @@ impl ExportConfig {
     }
 }
 
-/// Appends UPDATEs until `out` has about `limit` octets; whether there is more.
+/// Appends UPDATEs for a peer until `out` has about `limit` octets, or there is no more for now.
 pub(super) fn write_updates<K: Key>(
     table: &Table<K>,
     shared: &mut Shared,
+    groups: &mut Groups,
     peer: PeerIndex,
     complete: bool,
     out: &mut Vec<u8>,
     limit: usize,
-) -> bool {
-    let Some(mut adj) = shared.slot_mut(peer).and_then(|s| s.out[K::FAMILY as usize].take()) else {
-        return false;
-    };
-    let mut chunk = Vec::new();
-    while out.len() < limit && !adj.is_idle() {
-        next_chunk(&mut adj, table.entries().len() as u32, &mut chunk);
-        write_chunk(table, shared, peer, &mut adj, &chunk, out);
-    }
-    if adj.is_idle() && adj.end_of_rib_due && complete {
-        adj.end_of_rib_due = false;
-        write_end_of_rib(out, K::FAMILY);
-    }
-    let more = !adj.is_idle();
-    if let Some(slot) = shared.slot_mut(peer) {
-        slot.out[K::FAMILY as usize] = Some(adj);
-    }
-    more
-}
-
-/// The next entries to look at: changes first, then the walk over all.
-fn next_chunk(adj: &mut AdjOut, entries: u32, chunk: &mut Vec<u32>) {
-    chunk.clear();
-    if adj.pending_at < adj.pending.len() {
-        let end = adj.pending.len().min(adj.pending_at + CHUNK);
-        chunk.extend_from_slice(&adj.pending[adj.pending_at..end]);
-        adj.pending_at = end;
-        chunk.iter().for_each(|&at| {
-            adj.pending_bits.remove(at);
-        });
-        if end == adj.pending.len() {
-            adj.pending_at = 0;
-            adj.pending.clear();
-            if adj.pending.capacity() > 16 * CHUNK {
-                adj.pending = Vec::new();
+) {
+    let start = out.len();
+    let limits = groups.limits;
+    while out.len() < limit {
+        let Some((group, member, paths)) = groups.of_mut(peer) else { return };
+        match &mut member.position {
+            Position::InStream(cursor) if *cursor != group.stream.end() => {
+                group.stream.read(peer, cursor, out, limit);
+            }
+            Position::InStream(_) if group.pending.is_empty() => {
+                if std::mem::take(&mut member.end_of_rib_due) {
+                    if complete {
+                        write_end_of_rib(out, K::FAMILY);
+                    }
+                    member.end_of_rib_due = !complete;
+                }
+                return;
+            }
+            Position::InStream(_) => {
+                // Somebody who hears nothing of it (the source of it all) does not push the others out of the stream.
+                if out.len() == start && group.stream.len() > limits.patience {
+                    return;
+                }
+                let chunk = encode(table, shared, group, paths, limits);
+                groups.push(peer, chunk);
+            }
+            Position::Behind(backlog) => {
+                if std::mem::take(&mut member.refresh_begin_due) {
+                    RouteRefresh { family: K::FAMILY, kind: RefreshKind::BeginOfRib }.write(out);
+                }
+                let before = (backlog.pending.len(), group.pending.len());
+                tell(table, shared, (group, backlog, peer), paths, limits, out);
+                if backlog.pending.is_empty() {
+                    if std::mem::take(&mut member.refresh_end_due) {
+                        RouteRefresh { family: K::FAMILY, kind: RefreshKind::EndOfRib }.write(out);
+                    }
+                    groups.rejoin(peer);
+                } else if !group.pending.is_empty() {
+                    let chunk = encode(table, shared, group, paths, limits);
+                    groups.push(peer, chunk);
+                } else if before == (backlog.pending.len(), 0) {
+                    return; // What is left changed just now: it will be in the group's set.
+                }
             }
         }
-    } else if let Some(from) = adj.feed {
-        let end = entries.min(from.saturating_add(CHUNK as u32));
-        chunk.extend(from..end);
-        adj.feed = (end < entries).then_some(end);
     }
 }
 
-fn write_chunk<K: Key>(
+/// Routes to write, sorted into messages.
+#[derive(Default)]
+struct Batch {
+    reach: Vec<Reach>,
+    unreach: Vec<(Audience, u32)>,
+    /// Sets that policies made: their references are given back at the end.
+    made: Vec<AttrId>,
+}
+
+/// A route to announce.
+#[derive(Clone, Copy)]
+pub(super) struct Reach {
+    pub(super) source: PeerIndex,
+    pub(super) set: AttrId,
+    item: u32,
+}
+
+/// Encodes the next of what is pending in a group.
+fn encode<K: Key>(
     table: &Table<K>,
     shared: &mut Shared,
-    peer: PeerIndex,
-    adj: &mut AdjOut,
-    chunk: &[u32],
+    group: &mut Group,
+    paths: &PathItems,
+    limits: Limits,
+) -> Chunk {
+    let mut items = Vec::new();
+    group.pending.take(limits.chunk_items, &mut items);
+    let mut batch = Batch::default();
+    let mut gone = Vec::new();
+    let accepts_all = group.terms.export.policy.accepts_all(K::FAMILY);
+    for item in items {
+        match exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made) {
+            Some((set, source)) => batch.reach.push(Reach { source, set, item }),
+            None => gone.push(item),
+        }
+    }
+    let mut chunk = Chunk::default();
+    let is_read = group.has_readers();
+    let mut writer = Writer::new(table, paths, &group.terms);
+    batch.reach.sort_by_key(|r| (r.source, r.set));
+    let mut left = batch.reach.as_slice();
+    while let Some(run) = left.chunk_by(|a, b| (a.source, a.set) == (b.source, b.set)).next() {
+        if chunk.octets.len() >= limits.chunk_octets {
+            break;
+        }
+        left = &left[run.len()..];
+        if !writer.begin(shared, run[0]) {
+            gone.extend(run.iter().map(|r| r.item));
+            continue;
+        }
+        if is_read {
+            writer.reach(&mut chunk.octets, run.iter().map(|r| r.item));
+        }
+        chunk.close_span(Audience::AllBut(run[0].source));
+        for &Reach { source, item, .. } in run {
+            let before = group.adj.set(item, source);
+            chunk.ops.push(Op { item, before });
+            if before != NOBODY && before != source {
+                // It had the route that another one announced, and has its own now.
+                batch.unreach.push((Audience::Only(source), item));
+            }
+        }
+    }
+    left.iter().for_each(|r| {
+        group.pending.insert(r.item);
+    });
+    for item in gone {
+        let before = group.adj.set(item, NOBODY);
+        if before != NOBODY {
+            chunk.ops.push(Op { item, before });
+            batch.unreach.push((Audience::AllBut(before), item));
+        }
+    }
+    if is_read {
+        batch.unreach.sort_unstable();
+        for run in batch.unreach.chunk_by(|a, b| a.0 == b.0) {
+            writer.unreach(&mut chunk.octets, run.iter().map(|u| u.1));
+            chunk.close_span(run[0].0);
+        }
+    }
+    batch.made.into_iter().for_each(|id| shared.attrs.release(id));
+    chunk
+}
+
+/// Writes the next of a peer's backlog.
+fn tell<K: Key>(
+    table: &Table<K>,
+    shared: &mut Shared,
+    (group, backlog, peer): (&Group, &mut Backlog, PeerIndex),
+    paths: &PathItems,
+    limits: Limits,
     out: &mut Vec<u8>,
 ) {
-    let mut reach: Vec<(AttrId, PeerIndex, u32)> = Vec::with_capacity(chunk.len());
-    let mut unreach: Vec<K> = Vec::new();
-    let mut made: Vec<AttrId> = Vec::new();
-    let accepts_all = shared.peer(peer).is_some_and(|p| p.export.policy.accepts_all(K::FAMILY));
-    for &at in chunk {
-        let entry = &table.entries()[at as usize];
-        match exported(shared, peer, entry, accepts_all, &mut made) {
-            Some((id, source)) => reach.push((id, source, at)),
-            None if adj.advertised.remove(at) => {
-                adj.count -= 1;
-                unreach.push(entry.key);
-            }
+    let mut items = Vec::new();
+    backlog.pending.take(limits.chunk_items, &mut items);
+    let mut batch = Batch::default();
+    let accepts_all = group.terms.export.policy.accepts_all(K::FAMILY);
+    let mut withdrawn = Vec::new();
+    for item in items {
+        // What is announced to all next is told then.
+        if group.pending.contains(item) || table.is_changed(paths.entry(item, group.terms.add_path)) {
+            backlog.pending.insert(item);
+            continue;
+        }
+        let route = group
+            .adj
+            .has(peer, item)
+            .then(|| exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made));
+        match route.flatten() {
+            Some((set, source)) => batch.reach.push(Reach { source, set, item }),
+            None if backlog.told.remove(item) => withdrawn.push(item),
             None => {}
         }
     }
-    reach.sort_by_key(|&(id, source, _)| (id, source));
-    let Some(info) = shared.peer(peer) else {
-        return;
-    };
-    let mut attributes = Vec::new();
-    for run in reach.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-        let (id, source, _) = run[0];
-        let set = &shared.attrs.get(id).attributes;
-        attributes.clear();
-        let next_hop = next_hop(info, set, source);
-        write_attributes(&mut attributes, K::FAMILY, info, set, shared.peer(source), next_hop);
-        let keys = run.iter().map(|r| table.entries()[r.2 as usize].key);
-        // RFC 4271 section 9.2: what does not fit into an UPDATE is not announced.
-        let mp = if K::FAMILY == Family::Ipv6 { MP_REACH_OVERHEAD } else { 0 };
-        let fits = HEADER_LEN + 4 + mp + attributes.len() + NLRI_LEN <= MAX_MESSAGE_LEN;
-        for &(_, _, at) in run {
-            let changed = if fits { adj.advertised.insert(at) } else { adj.advertised.remove(at) };
-            match (fits, changed) {
-                (true, true) => adj.count += 1,
-                (false, true) => {
-                    adj.count -= 1;
-                    unreach.push(table.entries()[at as usize].key);
-                }
-                (_, false) => {}
-            }
+    let limit = out.len() + limits.chunk_octets;
+    let mut writer = Writer::new(table, paths, &group.terms);
+    batch.reach.sort_by_key(|r| (r.source, r.set));
+    let mut left = batch.reach.as_slice();
+    while let Some(run) = left.chunk_by(|a, b| (a.source, a.set) == (b.source, b.set)).next() {
+        if out.len() >= limit {
+            break;
         }
-        if fits {
-            write_reach(out, &attributes, next_hop, keys);
+        left = &left[run.len()..];
+        // A set that does not fit is announced to nobody, so it fits.
+        if writer.begin(shared, run[0]) {
+            writer.reach(out, run.iter().map(|r| r.item));
         }
+        run.iter().for_each(|r| {
+            backlog.told.remove(r.item);
+        });
     }
-    write_unreach(out, &unreach);
-    for id in made {
-        shared.attrs.release(id);
-    }
+    left.iter().for_each(|r| {
+        backlog.pending.insert(r.item);
+    });
+    writer.unreach(out, withdrawn.into_iter());
+    batch.made.into_iter().for_each(|id| shared.attrs.release(id));
 }
 
-/// The set to send for an entry and where it comes from; `None`: the peer must not have it. Sets that a policy makes are
+/// The set to send for an item and where it comes from; `None`: nobody of the group may have it. Sets that a policy makes are
 /// noted in `made`: their reference is the caller's to release.
 fn exported<K: Key>(
+    table: &Table<K>,
     shared: &mut Shared,
-    peer: PeerIndex,
-    entry: &Entry<K>,
+    to: &Terms,
+    paths: &PathItems,
+    item: u32,
     accepts_all: bool,
     made: &mut Vec<AttrId>,
 ) -> Option<(AttrId, PeerIndex)> {
-    let best = *entry.best()?;
-    let to = shared.peer(peer)?;
-    if best.peer == peer || !may_pass(shared.peer(best.peer), to) {
+    let entry = &table.entries()[paths.entry(item, to.add_path) as usize];
+    let path = if to.add_path {
+        let wanted = paths.get(item)?;
+        *entry.paths().iter().find(|p| (p.peer, p.id) == (wanted.peer, wanted.received_id))?
+    } else {
+        *entry.best()?
+    };
+    if to.add_path && !shared.is_eligible(&path) {
         return None;
     }
-    let set = shared.attrs.get(best.used);
+    if !may_pass(shared.peer(path.peer), to) {
+        return None;
+    }
+    let set = shared.attrs.get(path.used);
     if set.no_advertise || (set.no_export && to.is_ebgp) {
         return None;
     }
-    let is_local = best.peer == LOCAL;
-    if is_local && Family::of(to.export.local_address) != K::FAMILY {
-        return None; // There is no address of ours to give as next hop.
-    }
+    let is_local = path.peer == LOCAL;
+    to.next_hop(K::FAMILY, &set.attributes, path.peer)?;
     if accepts_all {
-        return Some((best.used, best.peer));
+        return Some((path.used, path.peer));
     }
     let prefix = entry.key.prefix();
     let origin = if is_local { shared.origins.get(&prefix) } else { None };
@@ -200,172 +288,22 @@ fn exported<K: Key>(
         None => (to.export.policy.default == Action::Accept).then_some(None)?,
     };
     let id = match changed {
-        None => best.used,
+        None => path.used,
         Some(changed) => {
             let id = shared.attrs.intern(changed);
             made.push(id);
             id
         }
     };
-    Some((id, best.peer))
+    Some((id, path.peer))
 }
 
 /// RFC 4271 section 9.2: what one iBGP peer said is not for another, unless RFC 4456 section 6 lets a reflector pass it on.
-fn may_pass(from: Option<&PeerInfo>, to: &PeerInfo) -> bool {
+fn may_pass(from: Option<&PeerInfo>, to: &Terms) -> bool {
     match from {
         Some(from) if !from.is_ebgp && !to.is_ebgp => from.rr_client || to.rr_client,
         _ => true,
     }
-}
-
-/// RFC 4271 section 5.1.3.
-fn next_hop(to: &PeerInfo, set: &Attributes, source: PeerIndex) -> IpAddr {
-    let own = to.export.local_address;
-    let same_family = Family::of(own) == Family::of(set.next_hop);
-    if source == LOCAL || (to.export.next_hop_self && same_family) { own } else { set.next_hop }
-}
-
-/// Appends the attributes for a peer. NEXT_HOP is for IPv4; MP_REACH_NLRI is written with the prefixes.
-fn write_attributes(
-    out: &mut Vec<u8>,
-    family: Family,
-    to: &PeerInfo,
-    set: &Attributes,
-    from: Option<&PeerInfo>,
-    next_hop: IpAddr,
-) {
-    attribute::write(out, TRANSITIVE, iana::ORIGIN, &[set.origin]);
-    let mut path = Vec::new();
-    // RFC 4271 section 5.1.2: our own AS goes in front for other ASes only.
-    let own = [to.local_as];
-    prepend_path(&mut path, if to.is_ebgp { &own } else { &[] }, set.as_path());
-    let mut as4_path = None;
-    if to.export.four_octet_as {
-        attribute::write(out, TRANSITIVE, iana::AS_PATH, &path);
-    } else {
-        let (narrow, replaced) = narrow_path(&path);
-        attribute::write(out, TRANSITIVE, iana::AS_PATH, &narrow);
-        as4_path = replaced.then_some(path);
-    }
-    if let (Family::Ipv4, IpAddr::V4(address)) = (family, next_hop) {
-        attribute::write(out, TRANSITIVE, iana::NEXT_HOP, &address.octets());
-    }
-    if !to.is_ebgp {
-        // RFC 4271 section 5.1.4: MED of another AS goes no further than our own; section 5.1.5.
-        if let Some(med) = set.med {
-            attribute::write(out, OPTIONAL, iana::MULTI_EXIT_DISC, &med.to_be_bytes());
-        }
-        let local_pref = set.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
-        attribute::write(out, TRANSITIVE, iana::LOCAL_PREF, &local_pref.to_be_bytes());
-    }
-    let reflected = from.filter(|from| !from.is_ebgp && !to.is_ebgp);
-    let mut as4_aggregator = None;
-    for a in set.iter() {
-        match a.kind {
-            iana::AS_PATH | iana::ORIGINATOR_ID | iana::CLUSTER_LIST => {}
-            iana::AGGREGATOR if !to.export.four_octet_as && a.value.len() == 8 => {
-                let asn = u32::from_be_bytes([a.value[0], a.value[1], a.value[2], a.value[3]]);
-                let short = u16::try_from(asn).unwrap_or_else(|_| {
-                    as4_aggregator = Some(a.value);
-                    iana::AS_TRANS
-                });
-                let value = [&short.to_be_bytes()[..], &a.value[4..]].concat();
-                attribute::write(out, a.flags, a.kind, &value);
-            }
-            _ => attribute::write(out, a.flags, a.kind, a.value),
-        }
-    }
-    if let Some(from) = reflected {
-        // RFC 4456 section 8.
-        let originator = set.originator_id().unwrap_or(from.router_id);
-        attribute::write(out, OPTIONAL, iana::ORIGINATOR_ID, &originator.octets());
-        let own = to.cluster_id.unwrap_or(to.local_router_id);
-        let list = [&own.octets()[..], set.value(iana::CLUSTER_LIST)].concat();
-        attribute::write(out, OPTIONAL, iana::CLUSTER_LIST, &list);
-    }
-    if let Some(path) = as4_path {
-        attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_PATH, &path);
-    }
-    if let Some(value) = as4_aggregator {
-        attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_AGGREGATOR, value);
-    }
-}
-
-/// Appends UPDATEs with as many prefixes each as fit. The attributes leave room for one.
-fn write_reach<K: Key>(out: &mut Vec<u8>, attributes: &[u8], next_hop: IpAddr, keys: impl Iterator<Item = K>) {
-    let mut keys = keys.peekable();
-    while keys.peek().is_some() {
-        let start = out.len();
-        write_message(out, MessageType::Update, |out| {
-            out.extend_from_slice(&[0, 0]);
-            let lengths = out.len();
-            out.extend_from_slice(&[0, 0]);
-            let mp = (K::FAMILY == Family::Ipv6).then(|| {
-                // RFC 7606 section 5.1: MP_REACH_NLRI first.
-                out.extend_from_slice(&[OPTIONAL | iana::EXTENDED_LENGTH, iana::MP_REACH_NLRI, 0, 0]);
-                let at = out.len();
-                out.extend_from_slice(&K::FAMILY.afi().to_be_bytes());
-                let octets = match next_hop {
-                    IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-                    IpAddr::V6(a) => a.octets(),
-                };
-                out.extend_from_slice(&[1, 16]);
-                out.extend_from_slice(&octets);
-                out.push(0);
-                at
-            });
-            if mp.is_none() {
-                out.extend_from_slice(attributes);
-                patch(out, lengths);
-            }
-            let tail = if mp.is_some() { attributes.len() } else { 0 };
-            while out.len() - start + tail + NLRI_LEN <= MAX_MESSAGE_LEN {
-                let Some(key) = keys.next() else { break };
-                key.write(out);
-            }
-            if let Some(at) = mp {
-                patch(out, at - 2);
-                out.extend_from_slice(attributes);
-                patch(out, lengths);
-            }
-        });
-    }
-}
-
-/// Appends UPDATEs that withdraw.
-fn write_unreach<K: Key>(out: &mut Vec<u8>, keys: &[K]) {
-    let mut keys = keys.iter().peekable();
-    while keys.peek().is_some() {
-        let start = out.len();
-        write_message(out, MessageType::Update, |out| {
-            let lengths = out.len();
-            out.extend_from_slice(&[0, 0]);
-            if K::FAMILY == Family::Ipv6 {
-                out.extend_from_slice(&[0, 0, OPTIONAL | iana::EXTENDED_LENGTH, iana::MP_UNREACH_NLRI, 0, 0]);
-            }
-            let at = out.len();
-            if K::FAMILY == Family::Ipv6 {
-                out.extend_from_slice(&[0, 2, 1]);
-            }
-            while out.len() - start + NLRI_LEN + 2 <= MAX_MESSAGE_LEN {
-                let Some(key) = keys.next() else { break };
-                key.write(out);
-            }
-            if K::FAMILY == Family::Ipv6 {
-                patch(out, at - 2);
-                patch(out, lengths + 2);
-            } else {
-                patch(out, lengths);
-                out.extend_from_slice(&[0, 0]);
-            }
-        });
-    }
-}
-
-/// Writes the number of octets that follow a two-octet length into it.
-fn patch(out: &mut [u8], at: usize) {
-    let len = (out.len() - at - 2) as u16;
-    out[at..at + 2].copy_from_slice(&len.to_be_bytes());
 }
 
 /// Whether a set's communities keep it here (RFC 1997): not to anybody, not to another AS.

@@ -25,7 +25,7 @@ pub(super) fn announce<K: Key>(
             shared.attrs.release(used);
             used = shared.import(peer, key.prefix(), received);
         }
-        fresh += u32::from(table.insert(shared, key, Path { received, used, peer, stale: false }));
+        fresh += u32::from(table.insert(shared, key, Path { received, used, id: 0, peer, stale: false }));
     }
     shared.attrs.release(used);
     shared.attrs.release(received);

@@ -7,8 +7,13 @@
 pub mod attr_set;
 mod bitmap;
 pub mod decision;
+mod encode;
+mod entry_set;
 mod export;
+mod group;
 mod import;
+mod path_items;
+mod stream;
 mod table;
 mod view;
 
@@ -21,6 +26,7 @@ pub use self::attr_set::{AttrId, AttrSet, AttrTable};
 use self::bitmap::Bitmap;
 use self::decision::{Candidate, DEFAULT_LOCAL_PREF};
 pub use self::export::ExportConfig;
+use self::group::{Groups, Terms};
 pub use self::table::{Entry, Path, Table};
 pub use self::view::{Cursor, PrefixFilter, RouteFilter, RouteInfo, View};
 use crate::af::{Family, Key, Prefix, V4, V6};
@@ -105,27 +111,6 @@ impl PeerInfo {
 struct PeerSlot {
     info: PeerInfo,
     received: [u32; 2],
-    out: [Option<AdjOut>; 2],
-}
-
-/// What a peer was told of one family, and what it has still to be told.
-#[derive(Debug, Default)]
-struct AdjOut {
-    advertised: Bitmap,
-    count: u32,
-    /// Entries to look at again, each once; those before `pending_at` are done.
-    pending: Vec<u32>,
-    pending_at: usize,
-    pending_bits: Bitmap,
-    /// The first table, or a refresh: how far the walk over all entries has come.
-    feed: Option<u32>,
-    end_of_rib_due: bool,
-}
-
-impl AdjOut {
-    fn is_idle(&self) -> bool {
-        self.feed.is_none() && self.pending_at == self.pending.len()
-    }
 }
 
 /// What tables of all families need for their decisions.
@@ -201,6 +186,12 @@ pub struct Rib {
     shared: Shared,
     v4: Table<V4>,
     v6: Table<V6>,
+    /// The Adj-RIBs-Out of each family.
+    out: [Groups; 2],
+    /// Families of which nobody is told anything for now.
+    held: [bool; 2],
+    /// How many entries had to stay when [`Rib::reap`] last looked at each.
+    kept: [u32; 2],
     /// Whether our own routes are known: End-of-RIB says so to peers.
     complete: bool,
 }
@@ -234,13 +225,16 @@ impl Rib {
             },
             v4: Table::new(seed),
             v6: Table::new(seed),
+            out: Default::default(),
+            held: [false; 2],
+            kept: [0; 2],
             complete: false,
         }
     }
 
     /// Makes room for a peer.
     pub fn add_peer(&mut self, info: PeerInfo) -> PeerIndex {
-        let slot = PeerSlot { info, received: [0; 2], out: [None, None] };
+        let slot = PeerSlot { info, received: [0; 2] };
         let peers = &mut self.shared.peers;
         match (1..peers.len()).find(|&i| peers[i].is_none()) {
             Some(free) => {
@@ -279,8 +273,7 @@ impl Rib {
         let Some(slot) = self.shared.slot(peer) else {
             return (0, 0);
         };
-        let advertised = slot.out[family as usize].as_ref().map_or(0, |o| o.count);
-        (slot.received[family as usize], advertised)
+        (slot.received[family as usize], self.out[family as usize].count(peer))
     }
 
     /// A list of prefixes that a peer announced.
@@ -294,7 +287,7 @@ impl Rib {
             let mut removed = 0;
             for key in prefixes(list) {
                 if let Some(at) = table.find(key) {
-                    removed += u32::from(table.remove(shared, at, peer));
+                    removed += u32::from(table.remove(shared, at, peer, 0));
                 }
             }
             removed
@@ -340,7 +333,7 @@ impl Rib {
         for prefix in old.keys().filter(|p| !self.shared.origins.contains_key(*p)).copied().collect::<Vec<_>>() {
             with_table!(self, prefix.family(), |table, shared| {
                 if let Some(at) = Key::from_prefix(prefix).and_then(|k| table.find(k)) {
-                    table.remove(shared, at, LOCAL);
+                    table.remove(shared, at, LOCAL, 0);
                 }
             });
         }
@@ -355,10 +348,10 @@ impl Rib {
                 if let Some(key) = Key::from_prefix(origin.prefix) {
                     if same_attributes && let Some(at) = table.find(key) {
                         // Only what export rules look at differs.
-                        table.remove(shared, at, LOCAL);
+                        table.remove(shared, at, LOCAL, 0);
                     }
                     let id = shared.attrs.intern(attributes);
-                    table.insert(shared, key, Path { received: id, used: id, peer: LOCAL, stale: false });
+                    table.insert(shared, key, Path { received: id, used: id, id: 0, peer: LOCAL, stale: false });
                     shared.attrs.release(id);
                 }
             });
@@ -382,25 +375,65 @@ impl Rib {
         }
     }
 
-    /// Whether the peer may be told of a family: starts the Adj-RIB-Out with everything there is.
+    /// The peer may be told of a family: it is told everything there is, then End-of-RIB.
     pub fn start(&mut self, peer: PeerIndex, family: Family) {
-        if let Some(slot) = self.shared.slot_mut(peer) {
-            slot.out[family as usize] = Some(AdjOut { feed: Some(0), end_of_rib_due: true, ..AdjOut::default() });
+        let Some(info) = self.shared.peer(peer) else { return };
+        let terms = Terms::of(info, family);
+        let out = &mut self.out[family as usize];
+        out.leave(peer);
+        let fresh = out.join(peer, terms, Bitmap::default());
+        if let Some((_, member, _)) = out.of_mut(peer) {
+            member.end_of_rib_due = true;
         }
+        self.fill(family, fresh);
     }
 
     /// The session is gone: nothing is advertised any more.
     pub fn stop(&mut self, peer: PeerIndex, family: Family) {
-        if let Some(slot) = self.shared.slot_mut(peer) {
-            slot.out[family as usize] = None;
+        self.out[family as usize].leave(peer);
+        self.note_all(family);
+    }
+
+    /// Tells a peer everything again: it asked for it. `is_marked`: between the marks of RFC 7313.
+    pub fn refresh(&mut self, peer: PeerIndex, family: Family, is_marked: bool) {
+        self.out[family as usize].refresh(peer, is_marked);
+    }
+
+    /// What decides about the routes to a peer may have changed ([`Rib::peer_mut`]): it is told what differs.
+    pub fn regroup(&mut self, peer: PeerIndex) {
+        for family in Family::ALL {
+            let Some(terms) = self.shared.peer(peer).map(|info| Terms::of(info, family)) else { return };
+            let fresh = self.out[family as usize].regroup(peer, terms);
+            self.fill(family, fresh);
         }
     }
 
-    /// Looks at everything again for a peer: it asked for it (RFC 2918), or its export policy changed.
-    pub fn refresh(&mut self, peer: PeerIndex, family: Family) {
-        if let Some(out) = self.shared.slot_mut(peer).and_then(|s| s.out[family as usize].as_mut()) {
-            out.feed = Some(0);
-        }
+    /// Everything is pending in a new group.
+    fn fill(&mut self, family: Family, group: Option<usize>) {
+        self.note_all(family);
+        let Some(group) = group else { return };
+        with_table!(self, family, |table, _shared| {
+            if let (Some(group), paths) = self.out[family as usize].group_mut(group) {
+                for at in 0..table.entries().len() as u32 {
+                    group.note(paths, table, at);
+                }
+            }
+        });
+    }
+
+    /// Changes beyond the multipath sets matter to peers with add-path only.
+    fn note_all(&mut self, family: Family) {
+        let add_path = self.out[family as usize].have_add_path();
+        with_table!(self, family, |table, _shared| table.note_all(add_path));
+    }
+
+    /// Nobody is told anything of a family until it is released (RFC 4724 section 4.1: while we restart).
+    pub fn hold(&mut self, family: Family) {
+        self.held[family as usize] = true;
+    }
+
+    pub fn release(&mut self, family: Family) {
+        self.held[family as usize] = false;
     }
 
     /// Whether [`Rib::distribute`] has something to do.
@@ -414,17 +447,16 @@ impl Rib {
         for family in Family::ALL {
             with_table!(self, family, |table, shared| {
                 let changed = table.take_changed();
-                for slot in shared.peers.iter_mut().flatten() {
-                    if let Some(out) = &mut slot.out[family as usize] {
-                        // A walk that has yet to come to an entry tells of it as it is then.
-                        let passed = out.feed.unwrap_or(u32::MAX);
-                        let due = changed.iter().filter(|&&at| at < passed && out.pending_bits.insert(at));
-                        out.pending.extend(due);
-                    }
-                }
                 for &at in &changed {
-                    let entry = &table.entries()[at as usize];
-                    each(entry.key.prefix(), next_hops(shared, entry));
+                    let change = table.take_change(at);
+                    let (groups, paths) = self.out[family as usize].groups_mut();
+                    for group in groups.filter(|g| change.best || g.terms.add_path) {
+                        group.note(paths, table, at);
+                    }
+                    if change.multipath {
+                        let entry = &table.entries()[at as usize];
+                        each(entry.key.prefix(), next_hops(shared, entry));
+                    }
                 }
                 table.recycle(changed);
             });
@@ -443,39 +475,39 @@ impl Rib {
         self.v6.entries().iter().for_each(|e| one(e.key.prefix(), next_hops(shared, e)));
     }
 
-    /// Appends UPDATEs for a peer until `out` has about `limit` octets; whether there is more.
-    pub fn write_updates(&mut self, peer: PeerIndex, out: &mut Vec<u8>, limit: usize) -> bool {
+    /// Appends UPDATEs for a peer until `out` has about `limit` octets. Nothing is appended: there is nothing for now.
+    pub fn write_updates(&mut self, peer: PeerIndex, out: &mut Vec<u8>, limit: usize) {
         let complete = self.complete;
-        let mut more = false;
-        for family in Family::ALL {
-            more |= with_table!(self, family, |table, shared| {
-                export::write_updates(table, shared, peer, complete, out, limit)
+        for family in Family::ALL.into_iter().filter(|&f| !self.held[f as usize]) {
+            with_table!(self, family, |table, shared| {
+                let groups = &mut self.out[family as usize];
+                export::write_updates(table, shared, groups, peer, complete, out, limit)
             });
         }
-        more
     }
 
-    /// Whether a peer has something to be told.
+    /// Whether [`Rib::write_updates`] may have something for a peer.
     pub fn has_output(&self, peer: PeerIndex) -> bool {
-        self.shared
-            .slot(peer)
-            .is_some_and(|s| s.out.iter().flatten().any(|o| !o.is_idle() || (o.end_of_rib_due && self.complete)))
+        let has = |f: Family| !self.held[f as usize] && self.out[f as usize].has_output(peer, self.complete);
+        Family::ALL.into_iter().any(has)
     }
 
     /// Forgets prefixes that are gone, once every peer knows.
     pub fn reap(&mut self) {
-        if self.has_changes() {
-            return;
-        }
-        let idle = |family: Family| {
-            self.shared.peers.iter().flatten().all(|s| s.out[family as usize].as_ref().is_none_or(AdjOut::is_idle))
-        };
-        let (idle4, idle6) = (idle(Family::Ipv4), idle(Family::Ipv6));
-        if idle4 {
-            self.v4.reap();
-        }
-        if idle6 {
-            self.v6.reap();
+        for family in Family::ALL {
+            let out = &mut self.out[family as usize];
+            let kept = &mut self.kept[family as usize];
+            with_table!(self, family, |table, _shared| {
+                // While somebody is slow not every call looks at all of them.
+                if table.empty_len() == 0 || (!out.are_idle() && table.empty_len() < 2 * *kept) {
+                    continue;
+                }
+                table.reap(|at| {
+                    let items = out.paths.of_entry(at).to_vec();
+                    items.into_iter().all(|item| out.forget_path(item)) && out.forget(at, false)
+                });
+                *kept = table.empty_len();
+            });
         }
     }
 

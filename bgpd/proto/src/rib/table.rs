@@ -11,6 +11,7 @@ use hashbrown::HashTable;
 use super::attr_set::AttrId;
 use super::bitmap::Bitmap;
 use super::decision::{self, Candidate};
+use super::entry_set::EntrySet;
 use super::{PeerIndex, Shared};
 use crate::af::Key;
 
@@ -21,9 +22,27 @@ pub struct Path {
     pub received: AttrId,
     /// After import policy; [`AttrId::NONE`] if it was turned down.
     pub used: AttrId,
+    /// The path identifier received (RFC 7911); 0 from peers without.
+    pub id: u32,
     pub peer: PeerIndex,
     /// RFC 4724: from before the peer's restart.
     pub stale: bool,
+}
+
+impl Path {
+    /// Whether it is the one path that the peer can have under this identifier.
+    fn is(&self, peer: PeerIndex, id: u32) -> bool {
+        self.peer == peer && self.id == id
+    }
+}
+
+/// What happened to an entry since it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The best path is another, or has other attributes.
+    pub best: bool,
+    /// The multipath set is.
+    pub multipath: bool,
 }
 
 /// One path is the common case and takes no allocation. The box keeps an entry at 32 octets.
@@ -57,6 +76,8 @@ impl Paths {
             Paths::None => Paths::One(path),
             Paths::One(first) => Paths::Many(Box::new(vec![first, path])),
             Paths::Many(mut list) => {
+                // Doubling would leave a quarter of the room unused.
+                list.reserve_exact(if list.len() == list.capacity() { 2 + list.len() / 4 } else { 1 });
                 list.push(path);
                 Paths::Many(list)
             }
@@ -107,14 +128,19 @@ pub struct Table<K> {
     index: HashTable<u32>,
     hasher: FixedState,
     free: Vec<u32>,
-    /// Entries without a path that keep their number for now.
-    empty: Vec<u32>,
-    /// Entries whose multipath set changed since the last [`Table::take_changed`], each once.
+    /// Entries that lost their last path and keep their number for now.
+    empty: EntrySet,
+    /// Entries that changed since the last [`Table::take_changed`], each once: their multipath sets, or with `notes_all` any
+    /// path of theirs.
     changed: Vec<u32>,
     changed_bits: Bitmap,
+    changed_best: Bitmap,
+    changed_multipath: Bitmap,
+    notes_all: bool,
     /// Room for the decision, kept.
     before: Vec<Path>,
     candidates: Vec<(usize, Candidate)>,
+    order: Vec<Path>,
 }
 
 impl<K: Key> Table<K> {
@@ -124,11 +150,15 @@ impl<K: Key> Table<K> {
             index: HashTable::new(),
             hasher: FixedState::with_seed(seed),
             free: Vec::new(),
-            empty: Vec::new(),
+            empty: EntrySet::default(),
             changed: Vec::new(),
             changed_bits: Bitmap::default(),
+            changed_best: Bitmap::default(),
+            changed_multipath: Bitmap::default(),
+            notes_all: false,
             before: Vec::new(),
             candidates: Vec::new(),
+            order: Vec::new(),
         }
     }
 
@@ -163,11 +193,16 @@ impl<K: Key> Table<K> {
         at
     }
 
+    /// Whether changes of paths beyond the multipath sets are noted too.
+    pub fn note_all(&mut self, notes_all: bool) {
+        self.notes_all = notes_all;
+    }
+
     /// A path of `path.peer` for the prefix, in place of the one it had. The table takes new references to its sets.
     /// Returns whether the peer had none before.
     pub fn insert(&mut self, shared: &mut Shared, key: K, path: Path) -> bool {
         let at = self.find_or_insert(key);
-        let old = self.entries[at as usize].paths.as_mut_slice().iter_mut().find(|p| p.peer == path.peer);
+        let old = self.entries[at as usize].paths.as_mut_slice().iter_mut().find(|p| p.is(path.peer, path.id));
         if let Some(old) = old
             && (old.received, old.used) == (path.received, path.used)
         {
@@ -178,7 +213,7 @@ impl<K: Key> Table<K> {
         shared.attrs.retain(path.received, 1);
         shared.attrs.retain(path.used, 1);
         let entry = &mut self.entries[at as usize];
-        let replaced = match entry.paths.as_mut_slice().iter_mut().find(|p| p.peer == path.peer) {
+        let replaced = match entry.paths.as_mut_slice().iter_mut().find(|p| p.is(path.peer, path.id)) {
             Some(old) => Some(std::mem::replace(old, path)),
             None => {
                 entry.paths.push(path);
@@ -193,9 +228,9 @@ impl<K: Key> Table<K> {
     }
 
     /// Takes the peer's path away; whether it had one.
-    pub fn remove(&mut self, shared: &mut Shared, at: u32, peer: PeerIndex) -> bool {
+    pub fn remove(&mut self, shared: &mut Shared, at: u32, peer: PeerIndex, id: u32) -> bool {
         let entry = &mut self.entries[at as usize];
-        let Some(found) = entry.paths().iter().position(|p| p.peer == peer) else {
+        let Some(found) = entry.paths().iter().position(|p| p.is(peer, id)) else {
             return false;
         };
         let old = entry.paths()[found];
@@ -203,7 +238,7 @@ impl<K: Key> Table<K> {
         let entry = &mut self.entries[at as usize];
         entry.paths.remove(found);
         if entry.paths().is_empty() {
-            self.empty.push(at);
+            self.empty.insert(at);
         }
         self.decide(shared, at);
         shared.release(&old);
@@ -214,8 +249,9 @@ impl<K: Key> Table<K> {
     pub fn remove_where(&mut self, shared: &mut Shared, peer: PeerIndex, which: impl Fn(&Path) -> bool) -> u32 {
         let mut removed = 0;
         for at in 0..self.entries.len() as u32 {
-            if self.entries[at as usize].paths().iter().any(|p| p.peer == peer && which(p)) {
-                removed += u32::from(self.remove(shared, at, peer));
+            let found = |e: &Entry<K>| e.paths().iter().find(|p| p.peer == peer && which(p)).map(|p| p.id);
+            while let Some(id) = found(&self.entries[at as usize]) {
+                removed += u32::from(self.remove(shared, at, peer, id));
             }
         }
         removed
@@ -236,20 +272,19 @@ impl<K: Key> Table<K> {
         mut used: impl FnMut(&mut Shared, K, AttrId) -> AttrId,
     ) {
         for at in 0..self.entries.len() as u32 {
-            let entry = &self.entries[at as usize];
-            let Some(found) = entry.paths().iter().position(|p| p.peer == peer) else {
-                continue;
-            };
-            let old = entry.paths()[found];
-            let new = used(shared, entry.key, old.received);
-            if new == old.used {
-                shared.attrs.release(new);
-                continue;
-            }
             self.remember(at);
-            self.entries[at as usize].paths.as_mut_slice()[found].used = new;
-            self.decide(shared, at);
-            shared.attrs.release(old.used);
+            let entry = &mut self.entries[at as usize];
+            let key = entry.key;
+            let mut replaced = Vec::new();
+            for path in entry.paths.as_mut_slice().iter_mut().filter(|p| p.peer == peer) {
+                let new = used(shared, key, path.received);
+                let differs = new != path.used;
+                replaced.push((std::mem::replace(&mut path.used, new), differs));
+            }
+            if replaced.iter().any(|r| r.1) {
+                self.decide(shared, at);
+            }
+            replaced.into_iter().for_each(|(old, _)| shared.attrs.release(old));
         }
     }
 
@@ -283,26 +318,42 @@ impl<K: Key> Table<K> {
                     }
                 }
                 let best = decision::select(&mut self.candidates);
-                let mut order: Vec<Path> = self.candidates.iter().map(|c| list[c.0]).collect();
-                order.extend(list.iter().filter(|p| !self.candidates.iter().any(|c| list[c.0].peer == p.peer)));
-                list.copy_from_slice(&order);
+                self.order.clear();
+                self.order.extend(self.candidates.iter().map(|c| list[c.0]));
+                let rest = (0..list.len()).filter(|i| !self.candidates.iter().any(|c| c.0 == *i));
+                self.order.extend(rest.map(|i| list[i]));
+                list.copy_from_slice(&self.order);
                 best as u16
             }
         };
-        let same = |(a, b): (&Path, &Path)| a.peer == b.peer && a.used == b.used;
-        let now = entry.multipath();
-        if (now.len() != self.before.len() || !now.iter().zip(&self.before).all(same)) && self.changed_bits.insert(at) {
+        let same = |(a, b): (&Path, &Path)| a.is(b.peer, b.id) && a.used == b.used;
+        let (now, before) = (entry.multipath(), &self.before);
+        let best = now.is_empty() != before.is_empty() || !now.iter().zip(before).take(1).all(same);
+        let multipath = now.len() != before.len() || !now.iter().zip(before).all(same);
+        if best {
+            self.changed_best.insert(at);
+        }
+        if multipath {
+            self.changed_multipath.insert(at);
+        }
+        if (multipath || self.notes_all) && self.changed_bits.insert(at) {
             self.changed.push(at);
         }
     }
 
-    /// The changed entries; give the list back with [`Table::recycle`].
+    /// The changed entries, each to be asked for its [`Table::take_change`]; give the list back with [`Table::recycle`].
     pub fn take_changed(&mut self) -> Vec<u32> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.iter().for_each(|&at| {
-            self.changed_bits.remove(at);
-        });
-        changed
+        std::mem::take(&mut self.changed)
+    }
+
+    pub fn take_change(&mut self, at: u32) -> Change {
+        self.changed_bits.remove(at);
+        Change { best: self.changed_best.remove(at), multipath: self.changed_multipath.remove(at) }
+    }
+
+    /// Whether an entry changed and nobody has looked at it yet.
+    pub fn is_changed(&self, at: u32) -> bool {
+        self.changed_bits.contains(at)
     }
 
     pub fn recycle(&mut self, mut changed: Vec<u32>) {
@@ -316,19 +367,29 @@ impl<K: Key> Table<K> {
         !self.changed.is_empty()
     }
 
-    /// Forgets entries without paths. Only when nobody has still to be told of one.
-    pub fn reap(&mut self) {
-        for at in std::mem::take(&mut self.empty) {
+    /// Forgets the entries without paths that `may_go`: nobody has still to be told of them.
+    pub fn reap(&mut self, mut may_go: impl FnMut(u32) -> bool) {
+        let mut candidates = Vec::new();
+        self.empty.take(usize::MAX, &mut candidates);
+        for at in candidates {
             let entry = &self.entries[at as usize];
             if !entry.paths().is_empty() {
                 continue;
             }
+            if self.changed_bits.contains(at) || !may_go(at) {
+                self.empty.insert(at);
+                continue;
+            }
             let hash = self.hasher.hash_one(entry.key);
-            // An entry is in `empty` twice if it was filled and emptied again.
             if let Ok(found) = self.index.find_entry(hash, |&i| i == at) {
                 found.remove();
                 self.free.push(at);
             }
         }
+    }
+
+    /// Entries that [`Table::reap`] would look at.
+    pub fn empty_len(&self) -> u32 {
+        self.empty.len()
     }
 }

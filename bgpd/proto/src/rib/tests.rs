@@ -7,6 +7,8 @@ use crate::wire::iana::*;
 use crate::wire::update::Update;
 use crate::wire::{MAX_MESSAGE_LEN, MessageType, frame};
 
+mod groups;
+
 const OWN_AS: u32 = 65000;
 const OWN_ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
 const CLUSTER: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
@@ -72,6 +74,8 @@ struct Told {
     announced: Vec<(Prefix, Attributes)>,
     withdrawn: Vec<Prefix>,
     end_of_rib: Vec<Family>,
+    /// RFC 7313: 1 begins, 2 ends.
+    refresh_marks: Vec<u8>,
 }
 
 fn keys(family: Family, list: &[u8]) -> Vec<Prefix> {
@@ -83,18 +87,6 @@ fn keys(family: Family, list: &[u8]) -> Vec<Prefix> {
 
 fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
     rib.distribute(|_, _| {});
-    let info = rib.peer(peer).unwrap();
-    let cx = Context {
-        four_octet_as: info.export.four_octet_as,
-        ibgp: !info.is_ebgp,
-        ipv4: true,
-        ipv6: true,
-        add_path_receive: [false; 2],
-        extended_next_hop: false,
-        extended_messages: false,
-        local_address: info.address,
-        first_as: None,
-    };
     let mut out = Vec::new();
     for _ in 0..1000 {
         if !rib.has_output(peer) {
@@ -103,9 +95,31 @@ fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
         rib.write_updates(peer, &mut out, usize::MAX);
     }
     assert!(!rib.has_output(peer), "writing comes to an end");
+    heard(rib, peer, &out)
+}
+
+/// What a peer makes of octets.
+fn heard(rib: &Rib, peer: PeerIndex, out: &[u8]) -> Told {
+    let info = rib.peer(peer).unwrap();
+    let cx = Context {
+        four_octet_as: info.export.four_octet_as,
+        ibgp: !info.is_ebgp,
+        ipv4: true,
+        ipv6: true,
+        add_path_receive: info.add_path_send,
+        extended_next_hop: info.extended_next_hop,
+        extended_messages: info.extended_messages,
+        local_address: info.address,
+        first_as: None,
+    };
     let mut told = Told::default();
-    let mut rest = &out[..];
+    let mut rest = out;
     while let Some(message) = frame(rest, MAX_MESSAGE_LEN).expect("we write what we can read") {
+        if message.kind == MessageType::RouteRefresh {
+            told.refresh_marks.push(message.body[2]);
+            rest = &rest[message.len..];
+            continue;
+        }
         assert_eq!(message.kind, MessageType::Update);
         let update = Update::read(&cx, message.body).expect("we write what we can read");
         assert!(update.errors.is_empty(), "{:?}", update.errors);
@@ -241,6 +255,7 @@ fn the_next_hop_follows_mode_and_origin() {
     for (name, to, next_hop_self, is_own, want) in rows {
         let mut rib = rib(&[Ebgp, to]);
         rib.peer_mut(2).unwrap().export.next_hop_self = next_hop_self;
+        rib.regroup(2);
         match is_own {
             true => rib.originate(vec![own_route("10.0.0.0", 8)]),
             false => rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[])),
@@ -258,6 +273,7 @@ fn own_route(address: &str, len: u8) -> Origin {
 fn a_route_of_our_own_needs_an_address_of_its_family() {
     let mut rib = rib(&[Ebgp, Ebgp]);
     rib.peer_mut(2).unwrap().export.local_address = "2001:db8::99".parse().unwrap();
+    rib.regroup(2);
     rib.originate(vec![own_route("10.0.0.0", 8), own_route("2001:db8:1::", 48)]);
     let families = |told: Told| told.announced.iter().map(|(p, _)| p.family()).collect::<Vec<_>>();
     assert_eq!(families(told(&mut rib, 1)), [Family::Ipv4]);
@@ -418,7 +434,7 @@ fn end_of_rib_follows_the_first_table() {
     rib.originate(vec![own_route("10.0.0.0", 8)]);
     let first = told(&mut rib, peer);
     assert_eq!((first.announced.len(), first.end_of_rib), (1, Family::ALL.to_vec()));
-    rib.refresh(peer, Family::Ipv4);
+    rib.refresh(peer, Family::Ipv4, false);
     let again = told(&mut rib, peer);
     assert_eq!((again.announced.len(), again.end_of_rib), (1, vec![]), "a refresh repeats the routes only");
 }
@@ -427,6 +443,7 @@ fn end_of_rib_follows_the_first_table() {
 fn a_peer_with_two_octet_numbers_gets_as4_path_beside() {
     let mut rib = rib(&[Ebgp, Ebgp]);
     rib.peer_mut(2).unwrap().export.four_octet_as = false;
+    rib.regroup(2);
     let aggregator = [&70000_u32.to_be_bytes()[..], &[10, 0, 0, 5]].concat();
     rib.announce(1, Family::Ipv4, TEN, received(&[65009, 70000], &[(AGGREGATOR, aggregator.clone())]));
     // Reading puts the two together again (RFC 6793 section 4.2.3).

@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use super::group::Groups;
 use super::import::has_community;
 use super::{LOCAL, PeerIndex, Rib, Shared, Table};
 use crate::af::{Family, Key, Prefix};
@@ -96,59 +97,50 @@ impl Rib {
         if let Some(prefixes) = filter.prefix.and_then(PrefixFilter::candidates) {
             for prefix in prefixes {
                 match prefix.family() {
-                    Family::Ipv4 => one(&self.v4, &self.shared, view, filter, prefix, &mut routes),
-                    Family::Ipv6 => one(&self.v6, &self.shared, view, filter, prefix, &mut routes),
+                    Family::Ipv4 => one(&self.v4, &self.scan(Family::Ipv4, view, filter), prefix, &mut routes),
+                    Family::Ipv6 => one(&self.v6, &self.scan(Family::Ipv6, view, filter), prefix, &mut routes),
                 }
             }
             return (routes, None);
         }
         let next = match from.family {
-            Family::Ipv4 => slice(&self.v4, &self.shared, view, filter, from.at, steps, &mut routes)
+            Family::Ipv4 => slice(&self.v4, &self.scan(Family::Ipv4, view, filter), from.at, steps, &mut routes)
                 .or(Some(Cursor { family: Family::Ipv6, at: 0 })),
-            Family::Ipv6 => slice(&self.v6, &self.shared, view, filter, from.at, steps, &mut routes),
+            Family::Ipv6 => slice(&self.v6, &self.scan(Family::Ipv6, view, filter), from.at, steps, &mut routes),
         };
         (routes, next)
     }
+
+    fn scan<'a>(&'a self, family: Family, view: View, filter: &'a RouteFilter) -> Scan<'a> {
+        Scan { shared: &self.shared, out: &self.out[family as usize], view, filter }
+    }
+}
+
+/// What is looked for, and where.
+struct Scan<'a> {
+    shared: &'a Shared,
+    out: &'a Groups,
+    view: View,
+    filter: &'a RouteFilter,
 }
 
 /// Appends the routes of one prefix.
-fn one<K: Key>(
-    table: &Table<K>,
-    shared: &Shared,
-    view: View,
-    filter: &RouteFilter,
-    prefix: Prefix,
-    routes: &mut Vec<RouteInfo>,
-) {
+fn one<K: Key>(table: &Table<K>, scan: &Scan, prefix: Prefix, routes: &mut Vec<RouteInfo>) {
     if let Some(at) = K::from_prefix(prefix).and_then(|k| table.find(k)) {
-        entry(table, shared, view, filter, at, routes);
+        entry(table, scan, at, routes);
     }
 }
 
 /// Appends the routes of `steps` entries; where to go on in this family.
-fn slice<K: Key>(
-    table: &Table<K>,
-    shared: &Shared,
-    view: View,
-    filter: &RouteFilter,
-    from: u32,
-    steps: u32,
-    routes: &mut Vec<RouteInfo>,
-) -> Option<Cursor> {
+fn slice<K: Key>(table: &Table<K>, scan: &Scan, from: u32, steps: u32, routes: &mut Vec<RouteInfo>) -> Option<Cursor> {
     let all = table.entries().len() as u32;
     let end = all.min(from.saturating_add(steps));
-    (from..end).for_each(|at| entry(table, shared, view, filter, at, routes));
+    (from..end).for_each(|at| entry(table, scan, at, routes));
     (end < all).then_some(Cursor { family: K::FAMILY, at: end })
 }
 
-fn entry<K: Key>(
-    table: &Table<K>,
-    shared: &Shared,
-    view: View,
-    filter: &RouteFilter,
-    at: u32,
-    routes: &mut Vec<RouteInfo>,
-) {
+fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteInfo>) {
+    let &Scan { shared, out, view, filter } = scan;
     let entry = &table.entries()[at as usize];
     let prefix = entry.key.prefix();
     if !filter.prefix.is_none_or(|f| f.takes(prefix)) {
@@ -159,10 +151,7 @@ fn entry<K: Key>(
         let (shown, id) = match view {
             View::Best => (i < best, path.used),
             View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
-            View::Advertised(peer) => {
-                let out = shared.slot(peer).and_then(|s| s.out[K::FAMILY as usize].as_ref());
-                (i == 0 && best > 0 && out.is_some_and(|o| o.advertised.contains(at)), path.used)
-            }
+            View::Advertised(peer) => (out.is_told_path(peer, at, path, i == 0 && best > 0), path.used),
         };
         if !shown || filter.from.is_some_and(|p| p != path.peer) {
             continue;

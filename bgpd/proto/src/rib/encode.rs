@@ -1,0 +1,168 @@
+//! UPDATEs as a group's peers get them: the attributes of their sessions, prefixes packed by attribute set.
+
+use std::net::IpAddr;
+
+use super::decision::DEFAULT_LOCAL_PREF;
+use super::export::Reach;
+use super::group::Terms;
+use super::path_items::PathItems;
+use super::{LOCAL, PeerIndex, PeerInfo, Shared, Table};
+use crate::af::{Family, Key};
+use crate::wire::attribute::{self, Attributes, narrow_path, prepend_path};
+use crate::wire::iana::{self, OPTIONAL, TRANSITIVE};
+use crate::wire::pack::{Layout, MpNextHop};
+use crate::wire::{MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN};
+
+/// What goes into NEXT_HOP or MP_REACH_NLRI.
+pub(super) type NextHop = MpNextHop;
+
+impl Terms {
+    /// An address of ours that can be the next hop of a family's routes.
+    fn own_address(&self, family: Family) -> Option<IpAddr> {
+        let addresses = [Some(self.export.local_address), self.export.other_address];
+        let same_family = addresses.into_iter().flatten().find(|&a| Family::of(a) == family);
+        // RFC 8950 section 4.
+        same_family.or_else(|| addresses.into_iter().flatten().find(|&a| self.can_carry(family, a)))
+    }
+
+    fn can_carry(&self, family: Family, next_hop: IpAddr) -> bool {
+        Family::of(next_hop) == family || (family == Family::Ipv4 && self.extended_next_hop)
+    }
+
+    /// RFC 4271 section 5.1.3; `None`: there is none that the peers could use.
+    pub fn next_hop(&self, family: Family, set: &Attributes, source: PeerIndex) -> Option<NextHop> {
+        let own = || {
+            let address = self.own_address(family)?;
+            Some(NextHop {
+                address,
+                link_local: self.export.link_local_next_hop.filter(|&l| address.is_ipv6() && l != address),
+            })
+        };
+        let learned = || {
+            let same = source != LOCAL && self.can_carry(family, set.next_hop);
+            same.then_some(NextHop { address: set.next_hop, link_local: None })
+        };
+        if source == LOCAL || self.export.next_hop_self { own().or_else(learned) } else { learned().or_else(own) }
+    }
+
+    fn layout(&self) -> Layout {
+        let max_len = if self.extended_messages { MAX_EXTENDED_MESSAGE_LEN } else { MAX_MESSAGE_LEN };
+        Layout { max_len, add_path: self.add_path }
+    }
+}
+
+/// Writes the messages of one batch.
+pub(super) struct Writer<'a, K> {
+    table: &'a Table<K>,
+    paths: &'a PathItems,
+    to: &'a Terms,
+    attributes: Vec<u8>,
+    next_hop: Option<NextHop>,
+}
+
+impl<'a, K: Key> Writer<'a, K> {
+    pub(super) fn new(table: &'a Table<K>, paths: &'a PathItems, to: &'a Terms) -> Writer<'a, K> {
+        Writer { table, paths, to, attributes: Vec::new(), next_hop: None }
+    }
+
+    /// Makes the attributes of a run of routes. False: they leave no room for a prefix, or there is no next hop, and the
+    /// routes are not announced (RFC 4271 section 9.2).
+    pub(super) fn begin(&mut self, shared: &Shared, first: Reach) -> bool {
+        let set = &shared.attrs.get(first.set).attributes;
+        self.next_hop = self.to.next_hop(K::FAMILY, set, first.source);
+        let Some(next_hop) = self.next_hop else { return false };
+        self.attributes.clear();
+        write_attributes(&mut self.attributes, K::FAMILY, self.to, set, shared.peer(first.source), next_hop);
+        self.to.layout().fits(self.attributes.len(), self.mp_next_hop().as_ref())
+    }
+
+    /// The next hop, if the prefixes go into MP_REACH_NLRI.
+    fn mp_next_hop(&self) -> Option<NextHop> {
+        self.next_hop.filter(|n| K::FAMILY == Family::Ipv6 || n.address.is_ipv6())
+    }
+
+    fn path(&self, item: u32) -> (u32, K) {
+        let (id, entry) = match self.paths.get(item).filter(|_| self.to.add_path) {
+            Some(path) => (path.sent_id, path.entry),
+            None => (0, item),
+        };
+        (id, self.table.entries()[entry as usize].key)
+    }
+
+    /// Appends UPDATEs that announce.
+    pub(super) fn reach(&self, out: &mut Vec<u8>, items: impl Iterator<Item = u32>) {
+        let next_hop = self.mp_next_hop();
+        self.to.layout().write_reach(out, &self.attributes, next_hop.as_ref(), items.map(|item| self.path(item)));
+    }
+
+    /// Appends UPDATEs that withdraw.
+    pub(super) fn unreach(&self, out: &mut Vec<u8>, items: impl Iterator<Item = u32>) {
+        self.to.layout().write_unreach(out, items.map(|item| self.path(item)));
+    }
+}
+
+/// Appends the attributes for a peer. NEXT_HOP is for IPv4; MP_REACH_NLRI is written with the prefixes.
+fn write_attributes(
+    out: &mut Vec<u8>,
+    family: Family,
+    to: &Terms,
+    set: &Attributes,
+    from: Option<&PeerInfo>,
+    next_hop: NextHop,
+) {
+    attribute::write(out, TRANSITIVE, iana::ORIGIN, &[set.origin]);
+    let mut path = Vec::new();
+    // RFC 4271 section 5.1.2: our own AS goes in front for other ASes only.
+    let own = [to.local_as];
+    prepend_path(&mut path, if to.is_ebgp { &own } else { &[] }, set.as_path());
+    let mut as4_path = None;
+    if to.export.four_octet_as {
+        attribute::write(out, TRANSITIVE, iana::AS_PATH, &path);
+    } else {
+        let (narrow, replaced) = narrow_path(&path);
+        attribute::write(out, TRANSITIVE, iana::AS_PATH, &narrow);
+        as4_path = replaced.then_some(path);
+    }
+    if let (Family::Ipv4, IpAddr::V4(address)) = (family, next_hop.address) {
+        attribute::write(out, TRANSITIVE, iana::NEXT_HOP, &address.octets());
+    }
+    if !to.is_ebgp {
+        // RFC 4271 section 5.1.4: MED of another AS goes no further than our own; section 5.1.5.
+        if let Some(med) = set.med {
+            attribute::write(out, OPTIONAL, iana::MULTI_EXIT_DISC, &med.to_be_bytes());
+        }
+        let local_pref = set.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
+        attribute::write(out, TRANSITIVE, iana::LOCAL_PREF, &local_pref.to_be_bytes());
+    }
+    let reflected = from.filter(|from| !from.is_ebgp && !to.is_ebgp);
+    let mut as4_aggregator = None;
+    for a in set.iter() {
+        match a.kind {
+            iana::AS_PATH | iana::ORIGINATOR_ID | iana::CLUSTER_LIST => {}
+            iana::AGGREGATOR if !to.export.four_octet_as && a.value.len() == 8 => {
+                let asn = u32::from_be_bytes([a.value[0], a.value[1], a.value[2], a.value[3]]);
+                let short = u16::try_from(asn).unwrap_or_else(|_| {
+                    as4_aggregator = Some(a.value);
+                    iana::AS_TRANS
+                });
+                let value = [&short.to_be_bytes()[..], &a.value[4..]].concat();
+                attribute::write(out, a.flags, a.kind, &value);
+            }
+            _ => attribute::write(out, a.flags, a.kind, a.value),
+        }
+    }
+    if let Some(from) = reflected {
+        // RFC 4456 section 8.
+        let originator = set.originator_id().unwrap_or(from.router_id);
+        attribute::write(out, OPTIONAL, iana::ORIGINATOR_ID, &originator.octets());
+        let own = to.cluster_id.unwrap_or(to.local_router_id);
+        let list = [&own.octets()[..], set.value(iana::CLUSTER_LIST)].concat();
+        attribute::write(out, OPTIONAL, iana::CLUSTER_LIST, &list);
+    }
+    if let Some(path) = as4_path {
+        attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_PATH, &path);
+    }
+    if let Some(value) = as4_aggregator {
+        attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_AGGREGATOR, value);
+    }
+}

@@ -1,0 +1,229 @@
+//! Update groups against a model that knows nothing of them: whatever happens in whatever order, with peers that read slowly
+//! or not at all, each has in the end what it should have, and never hears what it should not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::rib::group::Limits;
+use crate::wire::iana::LARGE_COMMUNITIES;
+
+const KINDS: [Kind; 7] = [Ebgp, Ebgp, Ibgp, Ibgp, Client, Client, Client];
+const PREFIXES: u64 = 40;
+
+/// A path as the model knows it: who announced it, and which of its announcements it is. The higher is preferred.
+type Mark = (u32, u32);
+
+#[derive(Default)]
+struct Speaker {
+    is_up: bool,
+    rejects_odd: bool,
+    announced: BTreeMap<Prefix, Mark>,
+    /// What it has, from what it was told.
+    has: BTreeMap<Prefix, Mark>,
+    /// RFC 7313: since BoRR, what was not told again.
+    stale: Option<BTreeSet<Prefix>>,
+}
+
+struct World {
+    rib: Rib,
+    speakers: Vec<Speaker>,
+    random: u64,
+    version: u32,
+}
+
+fn prefix(n: u64) -> Prefix {
+    Prefix::new([10, 0, n as u8, 0].into(), 24).unwrap()
+}
+
+fn is_odd(prefix: Prefix) -> bool {
+    matches!(prefix.address(), IpAddr::V4(a) if a.octets()[2] % 2 == 1)
+}
+
+fn policy(rejects_odd: bool) -> Policy {
+    use crate::policy::{MatchOperator, PrefixMatch, Rule};
+    let odd = (0..PREFIXES).filter(|n| n % 2 == 1).map(|n| Rule {
+        prefix: Some(PrefixMatch { prefix: prefix(n), operator: MatchOperator::Equal, min_len: None, max_len: None }),
+        action: Action::Reject,
+        ..Rule::default()
+    });
+    Policy { rules: if rejects_odd { odd.collect() } else { Vec::new() }, default: Action::Accept }
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let mut rib = Rib::new(seed);
+        // A chunk of few items and a stream of few chunks, so that everything happens in a short time.
+        let limits = Limits { chunk_items: 3, chunk_octets: 150, stream: 600, patience: 200 };
+        rib.out.iter_mut().for_each(|g| g.limits = limits);
+        rib.originate(vec![]);
+        let mut world = World { rib, speakers: Vec::new(), random: seed.wrapping_mul(0x9e37_79b9) | 1, version: 0 };
+        for (i, &kind) in KINDS.iter().enumerate() {
+            assert_eq!(usize::from(world.rib.add_peer(info(i as u8 + 1, kind))), i + 1);
+            world.speakers.push(Speaker::default());
+            world.start(i);
+        }
+        world
+    }
+
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % bound
+    }
+
+    fn start(&mut self, i: usize) {
+        self.speakers[i].is_up = true;
+        self.rib.start(i as PeerIndex + 1, Family::Ipv4);
+    }
+
+    fn list(&mut self) -> (Vec<Prefix>, Vec<u8>) {
+        let count = 1 + self.below(6);
+        let prefixes: BTreeSet<Prefix> = (0..count).map(|_| prefix(self.below(PREFIXES))).collect();
+        let mut list = Vec::new();
+        prefixes.iter().for_each(|p| V4::from_prefix(*p).unwrap().write(&mut list));
+        (prefixes.into_iter().collect(), list)
+    }
+
+    fn step(&mut self) {
+        let i = self.below(KINDS.len() as u64) as usize;
+        let peer = i as PeerIndex + 1;
+        match self.below(20) {
+            0..7 if self.speakers[i].is_up => {
+                self.version += 1;
+                let mark = (self.version, u32::from(peer));
+                let (prefixes, list) = self.list();
+                let octets: Vec<u8> = [mark.0, mark.1, 0].iter().flat_map(|v| v.to_be_bytes()).collect();
+                let mut set = received(&[65009], &[(LARGE_COMMUNITIES, octets)]);
+                set.local_pref = Some(mark.0);
+                self.rib.announce(peer, Family::Ipv4, &list, set);
+                self.speakers[i].announced.extend(prefixes.into_iter().map(|p| (p, mark)));
+            }
+            7..10 if self.speakers[i].is_up => {
+                let (prefixes, list) = self.list();
+                self.rib.withdraw(peer, Family::Ipv4, &list);
+                self.speakers[i].announced.retain(|p, _| !prefixes.contains(p));
+            }
+            10..14 => self.read(i, 1),
+            14 => self.read(i, usize::MAX),
+            15 => self.rib.distribute(|_, _| {}),
+            16 => self.rib.reap(),
+            17 if self.speakers[i].is_up && self.below(3) == 0 => {
+                let is_marked = self.below(2) == 0;
+                self.rib.refresh(peer, Family::Ipv4, is_marked);
+            }
+            18 if self.below(4) == 0 => {
+                let rejects_odd = self.below(2) == 0;
+                self.speakers[i].rejects_odd = rejects_odd;
+                self.rib.peer_mut(peer).unwrap().export.policy = policy(rejects_odd);
+                self.rib.regroup(peer);
+            }
+            19 if self.below(4) == 0 => {
+                if self.speakers[i].is_up {
+                    self.rib.stop(peer, Family::Ipv4);
+                    self.rib.remove_paths(peer, Family::Ipv4, false);
+                    let rejects_odd = self.speakers[i].rejects_odd;
+                    self.speakers[i] = Speaker { rejects_odd, ..Speaker::default() };
+                } else {
+                    self.start(i);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The peer reads, until it has `limit` octets or there is no more.
+    fn read(&mut self, i: usize, limit: usize) {
+        let peer = i as PeerIndex + 1;
+        let mut out = Vec::new();
+        for round in 0.. {
+            assert!(round < 10_000, "writing comes to an end");
+            let before = out.len();
+            if !self.speakers[i].is_up || before >= limit || !self.rib.has_output(peer) {
+                break;
+            }
+            self.rib.write_updates(peer, &mut out, limit);
+            if out.len() == before {
+                break;
+            }
+        }
+        let mut rest = &out[..];
+        while let Some(message) = frame(rest, MAX_MESSAGE_LEN).unwrap() {
+            self.hear(i, &rest[..message.len]);
+            rest = &rest[message.len..];
+        }
+    }
+
+    fn hear(&mut self, i: usize, message: &[u8]) {
+        let peer = i as PeerIndex + 1;
+        let told = heard(&self.rib, peer, message);
+        let Speaker { has, stale, .. } = &mut self.speakers[i];
+        for (prefix, set) in told.announced {
+            let mark = set.large_communities().next().map(|[a, b, _]| (a, b)).unwrap();
+            assert_ne!(mark.1, u32::from(peer), "{prefix} goes back to peer {peer}");
+            has.insert(prefix, mark);
+            stale.iter_mut().for_each(|s| {
+                s.remove(&prefix);
+            });
+        }
+        for prefix in told.withdrawn {
+            assert!(has.remove(&prefix).is_some(), "{prefix} is withdrawn from peer {peer}, which does not have it");
+            stale.iter_mut().for_each(|s| {
+                s.remove(&prefix);
+            });
+        }
+        match told.refresh_marks[..] {
+            [] => {}
+            [1] => *stale = Some(has.keys().copied().collect()),
+            [2] => assert_eq!(stale.take(), Some(BTreeSet::new()), "everything is told between the marks"),
+            _ => panic!("one message, one mark"),
+        }
+    }
+
+    fn expected(&self, i: usize) -> BTreeMap<Prefix, Mark> {
+        let mut expected = BTreeMap::new();
+        for n in 0..PREFIXES {
+            let prefix = prefix(n);
+            let best = self.speakers.iter().filter_map(|s| s.announced.get(&prefix)).max();
+            let Some(&mark) = best else { continue };
+            let source = mark.1 as usize - 1;
+            let reflected = [KINDS[source], KINDS[i]] != [Ibgp, Ibgp];
+            if source != i && reflected && !(self.speakers[i].rejects_odd && is_odd(prefix)) {
+                expected.insert(prefix, mark);
+            }
+        }
+        expected
+    }
+
+    fn check(&mut self) {
+        for _ in 0..3 {
+            self.rib.distribute(|_, _| {});
+            (0..KINDS.len()).for_each(|i| self.read(i, usize::MAX));
+        }
+        for i in (0..KINDS.len()).filter(|&i| self.speakers[i].is_up) {
+            let expected = self.expected(i);
+            assert_eq!(self.speakers[i].has, expected, "peer {}", i + 1);
+            assert_eq!(self.rib.counts(i as PeerIndex + 1, Family::Ipv4).1, expected.len() as u32);
+            assert!(!self.rib.has_output(i as PeerIndex + 1));
+        }
+    }
+}
+
+#[test]
+fn every_peer_ends_with_what_it_should_have() {
+    for seed in 1..80 {
+        let mut world = World::new(seed);
+        for steps in [5, 30, 200, 400] {
+            (0..steps).for_each(|_| world.step());
+            world.check();
+        }
+        // And nothing is left when everything is gone.
+        for i in 0..KINDS.len() {
+            world.rib.remove_paths(i as PeerIndex + 1, Family::Ipv4, false);
+            world.speakers[i].announced.clear();
+        }
+        world.check();
+        world.rib.reap();
+        assert_eq!((world.rib.attribute_sets(), world.rib.v4.empty_len()), (0, 0), "seed {seed}");
+    }
+}
