@@ -3,5 +3,10 @@
 harness::scenarios!("bird" needs "needs BIRD":
     as4,
     ebgp,
+    gtsm,
+    gtsm_wrong,
+    hold_time,
     ibgp,
+    refresh,
+    two_octet,
 );

@@ -4,4 +4,6 @@ harness::scenarios!("exabgp" needs "needs ExaBGP":
     as4,
     ebgp,
     ibgp,
+    refresh,
+    two_octet,
 );

@@ -3,5 +3,13 @@
 harness::scenarios!("frr" needs "needs FRR":
     as4,
     ebgp,
+    gtsm,
+    gtsm_wrong,
+    hold_time,
     ibgp,
+    local_as,
+    no_capabilities,
+    own_as,
+    passive,
+    refresh,
 );

@@ -3,5 +3,7 @@
 harness::scenarios!("gobgp" needs "needs GoBGP":
     as4,
     ebgp,
+    gtsm,
     ibgp,
+    refresh,
 );

@@ -3,5 +3,7 @@
 harness::scenarios!("openbgpd" needs "needs OpenBGPD":
     as4,
     ebgp,
+    gtsm,
     ibgp,
+    two_octet,
 );
