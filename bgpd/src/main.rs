@@ -26,6 +26,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -38,6 +39,10 @@ use crate::kernel::Inputs;
 use crate::speaker::{Handle, Start};
 use bgp_plan::peers::RouterId;
 use bgp_plan::resources::Resources;
+
+/// Every kind has a watch of its own: what one `calicoctl apply` wrote is planned together, so that a session does not end over
+/// a filter that comes a moment after the peer which names it.
+const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 /// Tortie's BGP speaker: announces what this node serves, installs what it learns.
 #[derive(Parser)]
@@ -139,12 +144,13 @@ async fn follow(
     let mut noted = Vec::new();
     let mut listening = false;
     while let Some(first) = updates.recv().await {
-        // What arrived together is planned once.
+        // What arrives together is planned once.
+        let deadline = tokio::time::Instant::now() + SETTLE_TIME;
         let mut next = Some(first);
         while let Some(update) = next {
             in_sync |= update == datastore::watcher::Update::InSync;
             resources.update(&update);
-            next = updates.try_recv().ok();
+            next = tokio::time::timeout_at(deadline, updates.recv()).await.unwrap_or_default();
         }
         if !in_sync {
             continue;

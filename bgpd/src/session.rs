@@ -48,6 +48,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         socket.set_reuse_address(true)?;
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
+        sockopt::save_syn(&socket)?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
@@ -112,15 +113,24 @@ fn set_options(socket: SockRef<'_>, peer: IpAddr, config: &PeerConfig) -> io::Re
     Ok(())
 }
 
-/// Options of a connection that the peer made. What came before is not checked against the minimum TTL: a listener serves
-/// peers with and without it.
+/// Options of a connection that the peer made. A listener serves peers with and without a minimum TTL, so that the SYN is
+/// checked here: what a peer that is too far away has queued behind it is never read (RFC 5082 section 3).
 pub fn set_accepted_options(stream: &TcpStream, peer: IpAddr, config: &PeerConfig) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     let ttl = if peer.is_ipv4() { socket.set_ttl_v4(MULTIHOP_TTL) } else { socket.set_unicast_hops_v6(MULTIHOP_TTL) };
     ttl?;
     match config.ttl_security {
-        Some(hops) => sockopt::set_min_ttl(stream, peer, sockopt::min_ttl(hops)),
+        Some(hops) => {
+            let least = sockopt::min_ttl(hops);
+            sockopt::set_min_ttl(stream, peer, least)?;
+            match sockopt::syn_ttl(stream)? {
+                Some(ttl) if ttl < least => {
+                    Err(io::Error::other(format!("it came with TTL {ttl}, ttlSecurity asks for {least} at least")))
+                }
+                _ => Ok(()),
+            }
+        }
         None => Ok(()),
     }
 }

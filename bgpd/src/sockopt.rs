@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd};
 /// `linux/tcp.h`.
 const TCP_MD5SIG: libc::c_int = 14;
 const MD5_KEY_LEN: usize = 80;
+const TCP_SAVE_SYN: libc::c_int = 27;
+const TCP_SAVED_SYN: libc::c_int = 28;
 const IP_MINTTL: libc::c_int = 21;
 const IPV6_MINHOPCOUNT: libc::c_int = 73;
 
@@ -25,6 +27,36 @@ struct TcpMd5Sig {
 /// The least TTL of a packet from a peer at most `hops` away (RFC 5082 section 3).
 pub fn min_ttl(hops: u8) -> u8 {
     u8::MAX - hops.saturating_sub(1).min(254)
+}
+
+/// Has a listener keep the SYN of each connection for [`syn_ttl`].
+pub fn save_syn(listener: &impl AsFd) -> io::Result<()> {
+    set(listener, libc::IPPROTO_TCP, TCP_SAVE_SYN, &1_i32)
+}
+
+/// The TTL with which the SYN of an accepted connection arrived; `None` where the kernel kept none (SYN cookies).
+pub fn syn_ttl(stream: &impl AsFd) -> io::Result<Option<u8>> {
+    // The network header comes first: 20 octets of IPv4, 40 of IPv6.
+    let mut headers = [0_u8; 256];
+    let mut len = headers.len() as libc::socklen_t;
+    // SAFETY: `headers` is writable for `len` octets, of which the kernel says in `len` how many it wrote.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_SAVED_SYN,
+            headers.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(match (len, headers[0] >> 4) {
+        (20.., 4) => Some(headers[8]),
+        (40.., 6) => Some(headers[7]),
+        _ => None,
+    })
 }
 
 /// Drops packets whose TTL is lower.

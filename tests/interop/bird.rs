@@ -7,6 +7,9 @@ harness::scenarios!("bird" needs "needs BIRD":
     gtsm_wrong,
     hold_time,
     ibgp,
+    reflectors,
     refresh,
+    restart_ours,
+    restart_theirs,
     two_octet,
 );

@@ -2,6 +2,7 @@
 
 harness::scenarios!("frr" needs "needs FRR":
     as4,
+    communities,
     ebgp,
     gtsm,
     gtsm_wrong,
@@ -11,5 +12,8 @@ harness::scenarios!("frr" needs "needs FRR":
     no_capabilities,
     own_as,
     passive,
+    reflectors,
     refresh,
+    restart_ours,
+    restart_theirs,
 );

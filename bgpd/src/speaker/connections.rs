@@ -37,7 +37,10 @@ impl Speaker {
             return;
         };
         if let Err(e) = session::set_accepted_options(&stream, from, &peer.config) {
-            tracing::warn!("peer {from}: cannot set socket options: {e}");
+            tracing::debug!("peer {from}: its connection is refused: {e}");
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.last_error = Some(format!("its connection is refused: {e}"));
+            }
             return;
         }
         match peer.primary.fsm.state() {

@@ -11,6 +11,9 @@ use crate::exec::Exec;
 use crate::netns::Netns;
 use crate::process::{Process, Spec};
 
+/// For so long the kernel may hold frames back from dumpcap (its read timeout is 250 ms).
+const HELD_BACK: Duration = Duration::from_millis(400);
+
 /// A capture that runs.
 pub struct Capture {
     process: Process,
@@ -46,6 +49,7 @@ impl Capture {
     /// # Errors
     /// When dumpcap does not end.
     pub fn stop(mut self, ports: &[u16]) -> Result<Captured> {
+        std::thread::sleep(HELD_BACK);
         self.process.stop(Signal::SIGTERM)?;
         Ok(Captured { file: self.file.clone(), ports: ports.to_vec() })
     }
