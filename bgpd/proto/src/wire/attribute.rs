@@ -84,6 +84,20 @@ impl Attributes {
         }
     }
 
+    /// Appends all in wire form, ascending but for what `next_hop` appends, which comes third.
+    pub fn write(&self, out: &mut Vec<u8>, next_hop: impl FnOnce(&mut Vec<u8>)) {
+        write(out, TRANSITIVE, iana::ORIGIN, &[self.origin]);
+        write(out, TRANSITIVE, iana::AS_PATH, self.as_path());
+        next_hop(out);
+        if let Some(med) = self.med {
+            write(out, OPTIONAL, iana::MULTI_EXIT_DISC, &med.to_be_bytes());
+        }
+        if let Some(local_pref) = self.local_pref {
+            write(out, TRANSITIVE, iana::LOCAL_PREF, &local_pref.to_be_bytes());
+        }
+        self.iter().filter(|a| a.kind != iana::AS_PATH).for_each(|a| write(out, a.flags, a.kind, a.value));
+    }
+
     /// The attributes of `rest`.
     pub fn iter(&self) -> impl Iterator<Item = Raw<'_>> {
         let mut list = &self.rest[..];
