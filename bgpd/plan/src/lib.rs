@@ -8,6 +8,7 @@
 //! - [`filters`]: BGPFilter to the matcher's rules
 //! - [`origins`]: the kernel's routes of felix, and the export rules, to prefixes
 //! - [`config`]: the result
+//! - [`switch`]: the other ends of the sessions
 
 pub mod config;
 pub mod filters;
@@ -15,3 +16,4 @@ pub mod origins;
 pub mod peers;
 pub mod resources;
 pub mod settings;
+pub mod switch;

@@ -77,14 +77,14 @@ pub fn transit_rules(resources: &Resources, is_route_reflector: bool) -> Vec<Rul
 }
 
 /// The service ranges of BGPConfiguration.
-struct Ranges {
+pub(crate) struct Ranges {
     cluster: Vec<IpNet>,
     /// External and load-balancer addresses.
     outside: Vec<IpNet>,
 }
 
 impl Ranges {
-    fn new(spec: &BgpConfigurationSpec) -> Self {
+    pub(crate) fn new(spec: &BgpConfigurationSpec) -> Self {
         // A range that cannot be read is no range; validation refuses it where it is written.
         let parse = |cidr: &String| cidr.parse::<IpNet>().ok().or_else(|| cidr.parse::<IpAddr>().ok().map(IpNet::from));
         let outside = spec.service_external_ips.iter().chain(&spec.service_load_balancer_ips);
@@ -94,7 +94,7 @@ impl Ranges {
         }
     }
 
-    fn all(self) -> impl Iterator<Item = IpNet> {
+    pub(crate) fn all(self) -> impl Iterator<Item = IpNet> {
         self.cluster.into_iter().chain(self.outside)
     }
 }

@@ -1,0 +1,105 @@
+//! Resources in, switches out.
+
+use api::Metadata;
+use api::meta::{Body, Resource};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn object<B: Body>(name: &str, spec: Value) -> (String, Resource<B>) {
+    let body: B = serde_json::from_value(json!({ "spec": spec })).unwrap();
+    (name.to_string(), Resource::new(Metadata::named(name), body))
+}
+
+/// Two nodes with both families, a pair of leaves on their subnet, and a route server far away.
+fn fleet() -> Resources {
+    let mut r = Resources::default();
+    for (name, n) in [("a", 4), ("b", 5)] {
+        let addresses = json!({"ipv4Address": format!("192.0.2.{n}/24"), "ipv6Address": format!("2001:db8::{n}/64")});
+        r.nodes.extend([object(name, json!({"bgp": addresses}))]);
+    }
+    r.configurations.extend([object(
+        "default",
+        json!({"nodeToNodeMeshEnabled": false, "asNumber": 65010, "holdTime": "9s",
+               "serviceLoadBalancerIPs": [{"cidr": "172.31.0.0/24"}]}),
+    )]);
+    r.peers.extend([
+        object("leaf1", json!({"peerIP": "192.0.2.1", "asNumber": 65001})),
+        object("leaf1-v6", json!({"peerIP": "2001:db8::1", "asNumber": 65001})),
+        object("leaf2", json!({"peerIP": "192.0.2.2", "asNumber": 65002, "ttlSecurity": 1})),
+        object("far", json!({"peerIP": "198.51.100.1", "asNumber": 65010, "keepaliveTime": "2s"})),
+    ]);
+    r.pools.extend([
+        object("pods", json!({"cidr": "10.244.0.0/16"})),
+        object("hosts", json!({"cidr": "1.1.1.0/24", "blockSize": 32})),
+        object("services", json!({"cidr": "172.30.0.0/24", "allowedUses": ["LoadBalancer"]})),
+        object("kept", json!({"cidr": "10.9.0.0/16", "disableBGPExport": true})),
+        object("off", json!({"cidr": "10.8.0.0/16", "disabled": true})),
+        object("pods6", json!({"cidr": "fd00:10::/64"})),
+    ]);
+    r
+}
+
+fn found(r: &Resources, nodes: &[String]) -> Vec<Switch> {
+    let (switches, notes) = switches(r, nodes, RouterId::NodeAddress).unwrap();
+    assert_eq!(notes, Vec::<String>::new());
+    switches
+}
+
+#[test]
+fn a_switch_has_the_mirror_image_of_each_nodes_session() {
+    let all = found(&fleet(), &[]);
+    let of = |address: &str| all.iter().find(|s| s.addresses == [address.parse::<IpAddr>().unwrap()]).unwrap();
+    let (leaf1, leaf2, far) = (of("192.0.2.1"), of("192.0.2.2"), of("198.51.100.1"));
+    assert_eq!((leaf1.asn, leaf2.asn, far.asn), (65001, 65002, 65010));
+    let group = &leaf1.groups[0];
+    assert_eq!((leaf1.groups.len(), group.node_as, group.is_ibgp(leaf1)), (1, 65010, false));
+    let neighbors: Vec<_> = group.neighbors.iter().map(|n| (n.node.as_str(), n.address.to_string(), n.port)).collect();
+    assert_eq!(neighbors, [("a", "192.0.2.4".into(), 179), ("b", "192.0.2.5".into(), 179)]);
+    assert_eq!((group.session.hold_time, group.session.keepalive, group.session.is_multihop), (9, 3, false));
+    assert_eq!(leaf2.groups[0].session.ttl_security, Some(1));
+    assert!(far.groups[0].is_ibgp(far) && far.groups[0].session.is_multihop && far.groups[0].session.keepalive == 2);
+    assert_eq!(of("2001:db8::1").groups[0].neighbors[1].address.to_string(), "2001:db8::5");
+}
+
+#[test]
+fn a_filter_has_what_nodes_may_announce_and_nothing_else() {
+    let switch = found(&fleet(), &[]).remove(0);
+    let lines: Vec<String> = switch.permits.iter().map(|p| format!("{} {}-{}", p.net, p.min_len, p.max_len)).collect();
+    assert_eq!(
+        lines,
+        [
+            "1.1.1.0/24 32-32",
+            "10.244.0.0/16 26-32",
+            "172.30.0.0/24 32-32",
+            "172.31.0.0/24 24-32",
+            "fd00:10::/64 122-128"
+        ]
+    );
+    // 256 + 1024 + 256 + 256 prefixes of IPv4, more of IPv6 than any limit.
+    assert_eq!(switch.max_prefixes, HIGHEST_LIMIT);
+    let v4: Vec<Permit> = switch.permits(Family::Ipv4).copied().collect();
+    assert_eq!(limit(&v4), 1792 + 896);
+}
+
+#[test]
+fn two_addresses_of_one_switch_make_one_configuration() {
+    let all = found(&fleet(), &["a".to_string()]);
+    let (both, others): (Vec<Switch>, Vec<Switch>) = all.into_iter().partition(|s| s.asn == 65001);
+    let leaf1 = merge(both).unwrap();
+    assert_eq!((leaf1.families(), leaf1.addresses.len()), (Family::ALL.to_vec(), 2));
+    assert_eq!(
+        merge(others).unwrap_err(),
+        "192.0.2.2 is in AS 65002 and 198.51.100.1 in AS 65010: they are two switches"
+    );
+    assert!(merge(Vec::new()).is_err());
+}
+
+#[test]
+fn nodes_that_cannot_be_planned_are_noted_and_named_ones_refused() {
+    let mut r = fleet();
+    r.nodes.extend([object("c", json!({}))]);
+    let (_, notes) = switches(&r, &[], RouterId::NodeAddress).unwrap();
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(switches(&r, &["c".into()], RouterId::NodeAddress).is_err());
+}
