@@ -5,6 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod bgp;
+
+use self::bgp::{ClearArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
+
 /// Where the daemons' sockets are.
 const DEFAULT_RUN_DIR: &str = "/run/tortie";
 
@@ -43,8 +47,20 @@ pub enum Command {
     Node(NodeCommand),
     /// Shows the sessions of this node's BGP speaker
     Peers(SocketArgs),
+    /// Shows everything about one session of this node's BGP speaker
+    Peer(PeerArgs),
     /// Shows the routes of this node's BGP speaker
     Routes(RoutesArgs),
+    /// Says why a prefix goes the way it goes: every path and where it lost, the rule that changed or rejected it, who hears it
+    Why(WhyArgs),
+    /// Shows sessions and best paths as they change
+    Watch(WatchArgs),
+    /// Ends sessions so that they begin anew, or (soft) asks for and sends routes again
+    Clear(ClearArgs),
+    /// Shows the sessions and filters that resources give a node, without its speaker
+    Plan(PlanArgs),
+    /// Writes the switch's side of the nodes' sessions
+    SwitchConfig(SwitchConfigArgs),
     /// IP address management
     #[command(subcommand)]
     Ipam(IpamCommand),
@@ -110,9 +126,15 @@ pub struct GetArgs {
     pub all_namespaces: bool,
 }
 
+/// How to print.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum TableOrJson {
+pub enum Output {
+    /// A table
+    #[value(alias = "table")]
     Ps,
+    /// A table with more columns, where there are more
+    Wide,
+    Yaml,
     Json,
 }
 
@@ -121,36 +143,15 @@ pub struct SocketArgs {
     /// Where the daemons' sockets are
     #[arg(long, env = "TORTIE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// A table (ps) or JSON
+    /// How to print
     #[arg(short, long, value_enum, default_value = "ps")]
-    pub output: TableOrJson,
+    pub output: Output,
 }
 
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// Shows the BGP sessions as Calico does
     Status(SocketArgs),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum RoutesView {
-    /// The chosen path of every prefix
-    Best,
-    /// What peers sent
-    Received,
-    /// What is sent to peers
-    Advertised,
-}
-
-#[derive(Debug, Args)]
-pub struct RoutesArgs {
-    #[arg(value_enum, default_value = "best")]
-    pub view: RoutesView,
-    /// Only routes of this peer
-    #[arg(long, value_name = "ADDRESS")]
-    pub peer: Option<IpAddr>,
-    #[command(flatten)]
-    pub socket: SocketArgs,
 }
 
 #[derive(Debug, Subcommand)]

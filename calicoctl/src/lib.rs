@@ -10,9 +10,11 @@ mod cli;
 mod commands;
 mod documents;
 mod kinds;
+mod output;
 mod pasted;
 mod plan;
 mod stored;
+mod switch_config;
 mod table;
 mod yaml;
 

@@ -4,8 +4,8 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 
 use super::sockets::{ask, cell, show};
-use crate::cli::{LbCommand, TableOrJson};
-use crate::table;
+use crate::cli::{LbCommand, Output};
+use crate::{output, table};
 
 /// Runs one command of `lb`.
 pub async fn run(command: &LbCommand) -> Result<()> {
@@ -22,7 +22,7 @@ pub async fn run(command: &LbCommand) -> Result<()> {
                 ("BACKENDS", "backends"),
             ];
             let mut services = ask(&args.run_dir, "felix.sock", "/v1/services").await?;
-            if args.output == TableOrJson::Ps
+            if matches!(args.output, Output::Ps | Output::Wide)
                 && let Some(rows) = services.as_array_mut()
             {
                 rows.sort_by_cached_key(|r| (cell(r, "service"), cell(r, "kind"), r["port"].as_u64()));
@@ -32,9 +32,9 @@ pub async fn run(command: &LbCommand) -> Result<()> {
         }
         LbCommand::Status(args) => {
             let status = ask(&args.run_dir, "felix.sock", "/v1/status").await?;
-            match args.output {
-                TableOrJson::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-                TableOrJson::Ps => print!("{}", status_text(&status)),
+            match output::structured(&status, args.output)? {
+                Some(text) => output::print(&text),
+                None => output::print(&status_text(&status)),
             }
             Ok(())
         }

@@ -1,5 +1,6 @@
 //! One file per family of commands.
 
+mod bgp;
 mod get;
 mod ipam;
 mod lb;
@@ -26,9 +27,15 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Delete(args) => resources::delete(args).await,
         Command::Validate(files) => resources::validate(&files),
         Command::Get(args) => get::get(args).await,
-        Command::Node(NodeCommand::Status(args)) => sockets::node_status(&args).await,
-        Command::Peers(args) => sockets::peers(&args).await,
-        Command::Routes(args) => sockets::routes(&args).await,
+        Command::Node(NodeCommand::Status(args)) => bgp::status::status(&args).await,
+        Command::Peers(args) => bgp::peers::peers(&args).await,
+        Command::Peer(args) => bgp::peer::peer(&args).await,
+        Command::Routes(args) => bgp::routes::routes(&args).await,
+        Command::Why(args) => bgp::why::why(&args).await,
+        Command::Watch(args) => bgp::watch::watch(&args).await,
+        Command::Clear(args) => bgp::clear::clear(&args).await,
+        Command::Plan(args) => bgp::plan::plan(&args).await,
+        Command::SwitchConfig(args) => bgp::switch_config::switch_config(&args).await,
         Command::Ipam(command) => ipam::run(command).await,
         Command::Lb(command) => lb::run(&command).await,
         Command::Version => {

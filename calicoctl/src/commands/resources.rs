@@ -92,7 +92,7 @@ async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> R
 }
 
 /// Reads all documents; fails with every error printed where there is one.
-fn checked<'a>(sources: &'a [Source], namespace: Option<&str>, past: &str) -> Result<Loaded<'a>> {
+pub fn checked<'a>(sources: &'a [Source], namespace: Option<&str>, past: &str) -> Result<Loaded<'a>> {
     let loaded = documents::load(sources, namespace);
     show(&loaded.warnings, "warning: ");
     if !loaded.errors.is_empty() {

@@ -1,0 +1,132 @@
+//! Commands about this node's BGP speaker, and about what speakers would do.
+
+use std::net::IpAddr;
+
+use clap::{Args, ValueEnum};
+
+use super::{Output, SocketArgs};
+use crate::switch_config::Vendor;
+
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// The peer's address
+    pub peer: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RoutesView {
+    /// The chosen path of every prefix
+    Best,
+    /// What peers sent
+    Received,
+    /// What is sent to peers
+    Advertised,
+}
+
+impl RoutesView {
+    /// As the daemon is asked.
+    pub fn name(self) -> &'static str {
+        match self {
+            RoutesView::Best => "best",
+            RoutesView::Received => "received",
+            RoutesView::Advertised => "advertised",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct RoutesArgs {
+    #[arg(value_enum, default_value = "best")]
+    pub view: RoutesView,
+    /// Only this prefix and those inside it; an address: those it is inside of
+    pub prefix: Option<String>,
+    /// Only routes of this peer
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<String>,
+    /// Only the prefix itself
+    #[arg(long, requires = "prefix")]
+    pub exact: bool,
+    /// The prefix and those inside it
+    #[arg(long, requires = "prefix", conflicts_with = "exact")]
+    pub longer: bool,
+    /// Only routes with this community, aa:nn or aa:nn:mm; all of them where it is given several times
+    #[arg(long, value_name = "COMMUNITY")]
+    pub community: Vec<String>,
+    /// Show no more than this
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// A prefix, or an address: the longest prefix that has it
+    pub target: String,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Only this peer's session and the best paths that become its own
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Option<String>,
+    /// Only best paths of this prefix and of those inside it
+    pub prefix: Option<String>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ClearArgs {
+    /// `soft`: routes again, without ending the session; then `in` or `out` for one direction; then a peer's address, or all
+    #[arg(value_name = "[soft [in|out]] PEER|all", required = true, num_args = 1..=3)]
+    pub words: Vec<String>,
+    /// What the peer is told (RFC 9003), at most 255 octets
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ResourceArgs {
+    /// Take the resources from these files or directories, not from the store
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub filename: Vec<String>,
+    /// Look into directories within the directory too
+    #[arg(short = 'R', long, requires = "filename")]
+    pub recursive: bool,
+    /// As bgpd's: a dotted quad, or `hash`
+    #[arg(long, env = "CALICO_ROUTER_ID", default_value = "", hide_default_value = true)]
+    pub router_id: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The node
+    #[arg(long, env = "NODENAME")]
+    pub node: String,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// A table (table, ps; wide: with the filters' rules), yaml or json
+    #[arg(short, long, value_enum, default_value = "ps")]
+    pub output: Output,
+}
+
+#[derive(Debug, Args)]
+pub struct SwitchConfigArgs {
+    #[arg(long, value_enum)]
+    pub vendor: Vendor,
+    /// Only sessions of this node; may be given several times [default: all nodes]
+    #[arg(long, value_name = "NAME")]
+    pub node: Vec<String>,
+    /// Only the switch with this address; several addresses are one switch [default: each address is a switch]
+    #[arg(long, value_name = "ADDRESS")]
+    pub peer: Vec<IpAddr>,
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}

@@ -1,0 +1,166 @@
+//! routes: of a table of any size, as it comes.
+
+use anyhow::Result;
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::{SOCKET, ask, path};
+use crate::cli::Output;
+use crate::cli::bgp::{RoutesArgs, RoutesView};
+use crate::commands::sockets::cell;
+use crate::{output, table};
+
+/// Rows that are sorted and laid out together; what follows is printed as it comes.
+const SORTED: usize = 10_000;
+
+const COLUMNS: [(&str, &str); 8] = [
+    ("PREFIX", "prefix"),
+    ("NEXT HOP", "nextHop"),
+    ("AS PATH", "asPath"),
+    ("LOCAL PREF", "localPref"),
+    ("MED", "med"),
+    ("COMMUNITIES", "communities"),
+    ("PEER", "peer"),
+    ("BEST", "best"),
+];
+
+/// Shows the routes of one view.
+pub async fn routes(args: &RoutesArgs) -> Result<()> {
+    let mut printer = Printer::new(args);
+    if args.view == RoutesView::Advertised && args.peer.is_none() {
+        // What is sent to each peer: the daemon answers for one at a time.
+        printer.columns.insert(0, ("TO", "to"));
+        let peers = ask(&args.socket.run_dir, "/v1/peers").await?;
+        for address in peers.as_array().into_iter().flatten().map(|p| cell(p, "address")) {
+            take(args, Some(&address), &mut printer).await?;
+        }
+    } else {
+        take(args, args.peer.as_deref(), &mut printer).await?;
+    }
+    printer.finish()
+}
+
+/// Reads the rows of one question.
+async fn take(args: &RoutesArgs, peer: Option<&str>, printer: &mut Printer) -> Result<()> {
+    let matching = match (&args.prefix, args.exact, args.longer) {
+        (None, ..) => None,
+        (_, true, _) => Some("exact"),
+        (Some(text), false, false) if !text.contains('/') => Some("covering"),
+        _ => Some("longer"),
+    };
+    let communities = args.community.join(",");
+    let query = [
+        ("view", Some(args.view.name())),
+        ("peer", peer),
+        ("prefix", args.prefix.as_deref()),
+        ("match", matching),
+        ("community", Some(communities.as_str()).filter(|c| !c.is_empty())),
+        ("format", Some("lines")),
+    ];
+    let socket = args.socket.run_dir.join(SOCKET);
+    let mut lines = status::lines(&socket, &path("/v1/routes", &query)).await?;
+    while !printer.is_full()
+        && let Some(line) = lines.next().await?
+    {
+        let mut row: Value = serde_json::from_str(&line)?;
+        if let Some(to) = peer.filter(|_| args.peer.is_none()) {
+            row["to"] = to.into();
+        }
+        printer.row(row)?;
+    }
+    Ok(())
+}
+
+/// Rows on their way to standard output.
+struct Printer {
+    how: Output,
+    columns: Vec<(&'static str, &'static str)>,
+    limit: usize,
+    count: usize,
+    /// Rows that wait for their fellows.
+    waiting: Vec<Value>,
+    /// The layout of the table, once its head is printed; an empty list of JSON or YAML is begun too.
+    widths: Option<Vec<usize>>,
+}
+
+impl Printer {
+    fn new(args: &RoutesArgs) -> Self {
+        let limit = args.limit.unwrap_or(usize::MAX);
+        Self { how: args.socket.output, columns: COLUMNS.to_vec(), limit, count: 0, waiting: Vec::new(), widths: None }
+    }
+
+    fn is_full(&self) -> bool {
+        self.count >= self.limit
+    }
+
+    fn row(&mut self, row: Value) -> Result<()> {
+        self.count += 1;
+        self.waiting.push(row);
+        let most = if self.widths.is_none() { SORTED } else { 1000 };
+        if self.waiting.len() >= most { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let mut rows = std::mem::take(&mut self.waiting);
+        let is_first = self.widths.is_none();
+        if is_first {
+            rows.sort_by_cached_key(|r| (cell(r, "to"), cell(r, "prefix").parse::<IpNet>().ok()));
+        }
+        match self.how {
+            Output::Json => {
+                for row in &rows {
+                    let between = if self.widths.is_none() { "[\n" } else { ",\n" };
+                    self.widths = Some(Vec::new());
+                    output::print(&format!("{between}  {}", serde_json::to_string(row)?));
+                }
+            }
+            Output::Yaml => {
+                self.widths = Some(Vec::new());
+                if !rows.is_empty() {
+                    output::print(&crate::yaml::emit(Value::Array(rows))?);
+                }
+            }
+            Output::Ps | Output::Wide => self.table(rows),
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, rows: Vec<Value>) {
+        let headings: Vec<&str> = self.columns.iter().map(|c| c.0).collect();
+        let mut cells: Vec<Vec<String>> = rows.iter().map(|row| self.cells(row)).collect();
+        let is_first = self.widths.is_none();
+        let widths = self.widths.get_or_insert_with(|| table::widths(&headings, &cells, output::width()));
+        if output::width().is_some() {
+            table::cut(&mut cells, widths);
+        }
+        if is_first {
+            cells.insert(0, headings.iter().map(ToString::to_string).collect());
+        }
+        output::print(&cells.iter().map(|row| table::line(row, widths)).collect::<String>());
+    }
+
+    /// In the table, what begins at this node says so.
+    fn cells(&self, row: &Value) -> Vec<String> {
+        let cell = |field: &str| match (field, &row[field]) {
+            ("nextHop" | "peer", Value::Null) => "self".into(),
+            _ => cell(row, field),
+        };
+        self.columns.iter().map(|(_, field)| cell(field)).collect()
+    }
+
+    fn finish(mut self) -> Result<()> {
+        if !self.waiting.is_empty() || self.widths.is_none() {
+            self.flush()?;
+        }
+        match self.how {
+            Output::Json => output::print(if self.widths.is_none() { "[]\n" } else { "\n]\n" }),
+            Output::Yaml if self.count == 0 => output::print("[]\n"),
+            Output::Yaml => {}
+            Output::Ps | Output::Wide => output::print("\n"),
+        }
+        if self.is_full() && self.limit > 0 && self.limit < usize::MAX {
+            eprintln!("only the first {} are shown (--limit)", self.limit);
+        }
+        Ok(())
+    }
+}

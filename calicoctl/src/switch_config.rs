@@ -1,0 +1,142 @@
+//! The switch's side of the nodes' sessions, in the language of its vendor (pure).
+//!
+//! Whatever the vendor, a configuration has: one group for nodes that want the same; AS, timers, a placeholder for a password,
+//! GTSM, BFD, help for a node that restarts; multihop where a node is not on the switch's subnet; inbound prefix filters of
+//! the pools and service ranges and a limit on prefixes, as the second safety net; outbound a default route and nothing
+//! else; equal paths used together.
+//!
+//! What a vendor cannot say, or what has to be set elsewhere on the device, is a comment.
+
+mod arista;
+mod bird;
+mod frr;
+mod huawei;
+mod junos;
+mod nxos;
+
+use std::time::Duration;
+
+use bgp_plan::config::{Bfd, Role};
+use bgp_plan::switch::{Group, Permit, Switch};
+use bgp_proto::af::Family;
+use clap::ValueEnum;
+
+/// What stands for a password: no output of ours holds one.
+const PASSWORD: &str = "CHANGE-ME";
+/// Hops of a session that goes through routers.
+const MULTIHOP: u8 = 255;
+/// The share of the limit on prefixes at which the switch warns, per cent.
+const WARN_AT: u8 = 90;
+/// Minutes until a session that went beyond the limit is tried again.
+const RESTART_MINUTES: u8 = 5;
+
+/// Whose language.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Vendor {
+    Frr,
+    Bird,
+    CiscoNxos,
+    Arista,
+    Junos,
+    Huawei,
+}
+
+/// The configuration of one switch.
+pub fn render(vendor: Vendor, switch: &Switch) -> String {
+    let mark = match vendor {
+        Vendor::Frr | Vendor::CiscoNxos | Vendor::Arista => "!",
+        Vendor::Bird | Vendor::Junos | Vendor::Huawei => "#",
+    };
+    let body = match vendor {
+        Vendor::Frr => frr::render(switch),
+        Vendor::Bird => bird::render(switch),
+        Vendor::CiscoNxos => nxos::render(switch),
+        Vendor::Arista => arista::render(switch),
+        Vendor::Junos => junos::render(switch),
+        Vendor::Huawei => huawei::render(switch),
+    };
+    notes(switch).iter().map(|note| format!("{mark} {note}\n")).collect::<String>() + &body
+}
+
+/// What the operator of the switch has to know.
+fn notes(switch: &Switch) -> Vec<String> {
+    let addresses: Vec<String> = switch.addresses.iter().map(ToString::to_string).collect();
+    let nodes = switch.groups.iter().map(|g| g.neighbors.len()).sum::<usize>();
+    let mut notes = vec![format!("switch {}, AS {}: {nodes} sessions with nodes", addresses.join(" "), switch.asn)];
+    if switch.groups.iter().any(|g| g.session.needs_password) {
+        notes.push(format!("put the passwords of the nodes' secrets in the place of {PASSWORD}"));
+    }
+    if switch.groups.iter().any(|g| g.is_ibgp(switch)) {
+        notes.push(
+            "iBGP: nodes reach each other by the default route; reflect only where nodes need more specific ones"
+                .into(),
+        );
+    }
+    if switch.groups.iter().flat_map(|g| &g.neighbors).any(|n| n.port != 179) {
+        notes.push(
+            "nodes listen on a port other than 179: they connect to the switch, which must not wait to connect".into(),
+        );
+    }
+    notes
+}
+
+/// `tortie-v4`, `tortie-v4-2`, ...
+fn group_names(switch: &Switch) -> Vec<(String, &Group)> {
+    let mut counts = [0; 2];
+    let name = |g: &Group| {
+        let count = &mut counts[g.family as usize];
+        *count += 1;
+        let base = format!("tortie-{}", family_name(g.family));
+        if *count == 1 { base } else { format!("{base}-{count}") }
+    };
+    let mut name = name;
+    switch.groups.iter().map(|g| (name(g), g)).collect()
+}
+
+fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "v4",
+        Family::Ipv6 => "v6",
+    }
+}
+
+fn default_route(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "0.0.0.0/0",
+        Family::Ipv6 => "::/0",
+    }
+}
+
+/// The first IPv4 address: what a switch without another router id has.
+fn router_id(switch: &Switch) -> Option<String> {
+    switch.addresses.iter().find(|a| a.is_ipv4()).map(ToString::to_string)
+}
+
+/// ` ge 26 le 32` after a prefix: the words of Cisco and those who follow it. They refuse a `ge` of the prefix's own length.
+fn ge_le(permit: &Permit) -> String {
+    let ge = if permit.min_len > permit.net.prefix_len() { format!(" ge {}", permit.min_len) } else { String::new() };
+    let le = if permit.max_len > permit.min_len { format!(" le {}", permit.max_len) } else { String::new() };
+    ge + &le
+}
+
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().max(1)
+}
+
+/// Milliseconds between packets that the node wants to receive and to send, as the switch has to set them.
+fn bfd_millis(bfd: &Bfd) -> (u128, u128) {
+    (bfd.min_tx.as_millis(), bfd.min_rx.as_millis())
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Provider => "provider",
+        Role::RouteServer => "rs-server",
+        Role::RouteServerClient => "rs-client",
+        Role::Customer => "customer",
+        Role::Peer => "peer",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+//! Junos, as `set` commands.
+
+use std::fmt::Write as _;
+
+use bgp_plan::switch::{Group, Switch};
+use bgp_proto::af::Family;
+
+use super::*;
+
+pub fn render(switch: &Switch) -> String {
+    let mut out = String::new();
+    for family in switch.families() {
+        policies(&mut out, switch, family);
+    }
+    out.push_str(
+        "set policy-options policy-statement tortie-ecmp then load-balance per-packet\n\
+         set routing-options forwarding-table export tortie-ecmp\n",
+    );
+    let _ = writeln!(out, "set routing-options autonomous-system {}", switch.asn);
+    if let Some(id) = router_id(switch) {
+        let _ = writeln!(out, "set routing-options router-id {id}");
+    }
+    for (name, group) in group_names(switch) {
+        session(&mut out, switch, &name, group);
+    }
+    out
+}
+
+fn policies(out: &mut String, switch: &Switch, family: Family) {
+    let v = family_name(family);
+    for p in switch.permits(family) {
+        let _ = writeln!(
+            out,
+            "set policy-options policy-statement tortie-{v}-in term own from route-filter {} prefix-length-range /{}-/{}",
+            p.net, p.min_len, p.max_len
+        );
+    }
+    if switch.permits(family).next().is_some() {
+        let _ = writeln!(out, "set policy-options policy-statement tortie-{v}-in term own then accept");
+    }
+    let _ = write!(
+        out,
+        "set policy-options policy-statement tortie-{v}-in then reject\n\
+         set policy-options policy-statement tortie-{v}-out term default from route-filter {} exact\n\
+         set policy-options policy-statement tortie-{v}-out term default then accept\n\
+         set policy-options policy-statement tortie-{v}-out then reject\n",
+        default_route(family)
+    );
+}
+
+fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
+    let s = &group.session;
+    let v = family_name(group.family);
+    let inet = if group.family == Family::Ipv4 { "inet" } else { "inet6" };
+    let is_ibgp = group.is_ibgp(switch);
+    let mut set = |text: String| {
+        let _ = writeln!(out, "set protocols bgp group {name} {text}");
+    };
+    set(format!("type {}", if is_ibgp { "internal" } else { "external" }));
+    set(format!("local-address {}", group.address));
+    if !is_ibgp {
+        set(format!("peer-as {}", group.node_as));
+    }
+    // The keepalive interval is a third of it.
+    set(format!("hold-time {}", s.hold_time));
+    if s.needs_password {
+        set(format!("authentication-key {PASSWORD}"));
+    }
+    if s.is_multihop && !is_ibgp {
+        set(format!("multihop ttl {MULTIHOP}"));
+    } else if s.ttl_security.is_some() {
+        set(format!("ttl {MULTIHOP}"));
+    }
+    set(if is_ibgp { "multipath".into() } else { "multipath multiple-as".into() });
+    set(format!("import tortie-{v}-in"));
+    set(format!("export tortie-{v}-out"));
+    set(format!("family {inet} unicast prefix-limit maximum {}", switch.max_prefixes));
+    set(format!("family {inet} unicast prefix-limit teardown {WARN_AT} idle-timeout {RESTART_MINUTES}"));
+    if let Some(bfd) = &s.bfd {
+        let (receive, transmit) = bfd_millis(bfd);
+        set(format!("bfd-liveness-detection minimum-receive-interval {receive}"));
+        set(format!("bfd-liveness-detection transmit-interval minimum-interval {transmit}"));
+        set(format!("bfd-liveness-detection multiplier {}", bfd.multiplier));
+    }
+    for n in &group.neighbors {
+        set(format!("neighbor {} description {}", n.address, n.node));
+    }
+    if let Some(hops) = s.ttl_security {
+        let _ = writeln!(
+            out,
+            "# GTSM: let the filter of lo0 drop BGP of group {name} with a TTL below {}",
+            256 - u16::from(hops)
+        );
+    }
+    if let Some(role) = s.role {
+        let _ = writeln!(
+            out,
+            "# the nodes of group {name} say a BGP role (RFC 9234): this switch is the {}",
+            role_name(role)
+        );
+    }
+}
