@@ -160,6 +160,10 @@ pub fn merge(switches: Vec<Switch>) -> Result<Switch, String> {
             let (a, b) = (first.addresses[0], next.addresses[0]);
             return Err(format!("{a} is in AS {} and {b} in AS {}: they are two switches", first.asn, next.asn));
         }
+        let family = Family::of(next.addresses[0]);
+        if let Some(same) = first.addresses.iter().find(|a| Family::of(**a) == family) {
+            return Err(format!("{same} and {} are of one family: they are two switches", next.addresses[0]));
+        }
         first.addresses.extend(next.addresses);
         first.groups.extend(next.groups);
     }

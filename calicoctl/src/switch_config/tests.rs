@@ -1,2 +1,183 @@
+//! What each vendor's configuration must say, and must not.
+
+use bgp_plan::switch::{Neighbor, Session};
+
+use super::*;
+
+fn session() -> Session {
+    Session {
+        hold_time: 9,
+        keepalive: 3,
+        connect_retry: Duration::from_secs(2),
+        needs_password: true,
+        graceful_restart: true,
+        ttl_security: None,
+        is_multihop: false,
+        bfd: None,
+        role: None,
+        node_is_passive: false,
+    }
+}
+
+/// One node with both families, eBGP, the IPv6 session through a router, and one with GTSM and BFD.
+fn leaf() -> Switch {
+    let group = |address: &str, node: &str, name: &str, session: Session| Group {
+        family: Family::of(address.parse().unwrap()),
+        address: address.parse().unwrap(),
+        node_as: 65010,
+        session,
+        neighbors: vec![Neighbor { address: node.parse().unwrap(), node: name.into(), port: 179 }],
+    };
+    let bfd = Bfd {
+        min_rx: Duration::from_millis(150),
+        min_tx: Duration::from_millis(100),
+        multiplier: 3,
+        is_multihop: false,
+    };
+    let guarded = Session { ttl_security: Some(1), bfd: Some(bfd), needs_password: false, ..session() };
+    let far = Session { is_multihop: true, ..session() };
+    let permit = |net: &str, min_len| {
+        let net: ipnet::IpNet = net.parse().unwrap();
+        Permit { net, min_len, max_len: net.max_prefix_len() }
+    };
+    Switch {
+        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        asn: 65001,
+        groups: vec![
+            group("192.0.2.1", "192.0.2.4", "worker01", session()),
+            group("192.0.2.1", "192.0.2.5", "worker02", guarded),
+            group("2001:db8::1", "2001:db8:9::4", "worker01", far),
+        ],
+        permits: vec![permit("10.244.0.0/16", 26), permit("172.31.0.0/24", 24), permit("fd00:10::/64", 122)],
+        max_prefixes: 1920,
+        paths: 8,
+    }
+}
+
 #[test]
-fn x() {}
+fn every_vendor_is_told_the_same() {
+    for (vendor, lines) in [
+        (
+            Vendor::Frr,
+            &[
+                "ip prefix-list tortie-v4-in seq 5 permit 10.244.0.0/16 ge 26 le 32",
+                "ip prefix-list tortie-v4-in seq 10 permit 172.31.0.0/24 le 32",
+                "ipv6 prefix-list tortie-v6-in seq 5 permit fd00:10::/64 ge 122 le 128",
+                " neighbor tortie-v4 remote-as 65010",
+                " neighbor tortie-v4 timers 3 9",
+                " neighbor tortie-v4 password CHANGE-ME",
+                " neighbor tortie-v4-2 ttl-security hops 1",
+                "  receive-interval 100",
+                "  transmit-interval 150",
+                " neighbor tortie-v6 ebgp-multihop 255",
+                " neighbor 192.0.2.5 peer-group tortie-v4-2",
+                "  neighbor tortie-v6 maximum-prefix 1920 90 restart 5",
+                "  maximum-paths 8",
+            ][..],
+        ),
+        (
+            Vendor::Bird,
+            &[
+                "  if net ~ [ 10.244.0.0/16{26,32},",
+                "  if net ~ [ fd00:10::/64{122,128} ] then accept;",
+                "  hold time 9;",
+                "  password \"CHANGE-ME\";",
+                "  ttl security on;",
+                "  bfd { min rx interval 100 ms; min tx interval 150 ms; multiplier 3; };",
+                "  multihop;",
+                "  graceful restart aware;",
+                "    import limit 1920 action restart;",
+                "protocol bgp tortie_v4_worker01 from tortie_v4 { neighbor 192.0.2.4 as 65010; description \"worker01\"; }",
+            ],
+        ),
+        (
+            Vendor::CiscoNxos,
+            &[
+                "feature bfd",
+                "ip prefix-list tortie-v4-in seq 5 permit 10.244.0.0/16 ge 26 le 32",
+                "    remote-as 65010",
+                "    timers 3 9",
+                "    password 0 CHANGE-ME",
+                "    ttl-security hops 1",
+                "    ebgp-multihop 255",
+                "      maximum-prefix 1920 90 restart 5",
+                "    inherit peer tortie-v4-2",
+                "    maximum-paths 8",
+            ],
+        ),
+        (
+            Vendor::Arista,
+            &[
+                "   seq 10 permit 10.244.0.0/16 ge 26 le 32",
+                "   neighbor tortie-v4 timers 3 9",
+                "   neighbor tortie-v4 password 0 CHANGE-ME",
+                "   neighbor tortie-v4-2 ttl maximum-hops 1",
+                "   neighbor tortie-v4-2 bfd interval 150 min-rx 100 multiplier 3",
+                "   neighbor tortie-v6 ebgp-multihop 255",
+                "   neighbor tortie-v4 maximum-routes 1920 warning-limit 90 percent",
+                "   maximum-paths 8 ecmp 8",
+                "      neighbor tortie-v6 prefix-list tortie-v6-in in",
+            ],
+        ),
+        (
+            Vendor::Junos,
+            &[
+                "set policy-options policy-statement tortie-v4-in term own from route-filter 10.244.0.0/16 prefix-length-range /26-/32",
+                "set protocols bgp group tortie-v4 hold-time 9",
+                "set protocols bgp group tortie-v4 authentication-key CHANGE-ME",
+                "set protocols bgp group tortie-v4-2 ttl 255",
+                "set protocols bgp group tortie-v4-2 bfd-liveness-detection multiplier 3",
+                "set protocols bgp group tortie-v6 multihop ttl 255",
+                "set protocols bgp group tortie-v4 multipath multiple-as",
+                "set protocols bgp group tortie-v6 family inet6 unicast prefix-limit maximum 1920",
+            ],
+        ),
+        (
+            Vendor::Huawei,
+            &[
+                "ip ip-prefix tortie-v4-in index 10 permit 10.244.0.0 16 greater-equal 26 less-equal 32",
+                "ip ip-prefix tortie-v4-out index 10 permit 0.0.0.0 0",
+                " peer tortie-v4 timer keepalive 3 hold 9",
+                " peer tortie-v4 password cipher CHANGE-ME",
+                " peer tortie-v4-2 valid-ttl-hops 1",
+                " peer tortie-v4-2 bfd enable",
+                " peer tortie-v6 ebgp-max-hop 255",
+                "  peer tortie-v4 route-limit 1920 90 idle-timeout 5",
+                "  maximum load-balancing 8",
+            ],
+        ),
+    ] {
+        let text = render(vendor, &leaf());
+        for want in lines {
+            assert!(text.lines().any(|l| l == *want), "{vendor:?} lacks {want:?}:\n{text}");
+        }
+        assert!(text.contains("AS 65001: 3 sessions with nodes"), "{text}");
+    }
+}
+
+#[test]
+fn without_pools_nothing_is_let_in() {
+    let mut closed = leaf();
+    closed.permits.clear();
+    for (vendor, want) in [
+        (Vendor::Frr, "ip prefix-list tortie-v4-in seq 5 deny any"),
+        (Vendor::Bird, "filter tortie_v4_in {\n  reject;\n}"),
+        (Vendor::CiscoNxos, "ip prefix-list tortie-v4-in seq 5 deny 0.0.0.0/0 le 32"),
+        (Vendor::Arista, "   seq 10 deny 0.0.0.0/0 le 32"),
+        (Vendor::Huawei, "ip ip-prefix tortie-v4-in index 10 deny 0.0.0.0 0 less-equal 32"),
+    ] {
+        assert!(render(vendor, &closed).contains(want), "{vendor:?}");
+    }
+    assert!(!render(Vendor::Junos, &closed).contains("tortie-v4-in term own then accept"));
+}
+
+#[test]
+fn with_ibgp_nobody_is_called_multihop_and_the_note_says_what_it_means() {
+    let mut switch = leaf();
+    switch.asn = 65010;
+    for vendor in Vendor::value_variants() {
+        let text = render(*vendor, &switch);
+        assert!(!text.contains("multihop 255") && !text.contains("ebgp-max-hop"), "{vendor:?}: {text}");
+        assert!(text.contains("iBGP: nodes reach each other"), "{vendor:?}");
+    }
+}
