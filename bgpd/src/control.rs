@@ -3,6 +3,10 @@
 //! - `/readyz`: 200 once the store is in sync, the configuration applied, the listeners bound and, with a FIB, the kernel read
 //!   and written; else 503 with what is missing. `/healthz`: 200 while the process answers.
 //! - `/metrics`: Prometheus text; see `metrics`.
+//! - `/v1/status`: `routerId`, `localAs`, `listening`, `attributeSets` (of the RIB), `flapThreshold`, `flapping` (prefixes whose
+//!   best path changed that often in a minute: `prefix`, `changes`, `peers`), `waitingFor` (null, or why `/readyz` is 503),
+//!   `notes` (what resources ask for that the speaker does not do), `kernel` (null without a FIB; else `routes` wanted, `stale`,
+//!   `failed`).
 //! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
 //!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
@@ -30,9 +34,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
+use serde::Serialize;
 use tokio::sync::watch as latest;
 
-use crate::speaker::Handle;
+use crate::speaker::{Handle, SpeakerStatus};
 use crate::{kernel, metrics};
 
 /// What `/readyz` is made of.
@@ -42,6 +47,8 @@ pub struct Readiness {
     pub configured: bool,
     /// What the resources lack, or why a listener is missing.
     pub waiting_for: Option<String>,
+    /// What the resources ask for that the speaker does not do.
+    pub notes: Vec<String>,
     /// Absent without a FIB.
     pub kernel: Option<latest::Receiver<kernel::Status>>,
 }
@@ -76,6 +83,7 @@ pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
         .route("/v1/routes", get(routes::routes))
         .route("/v1/watch", get(watch::watch))
@@ -88,6 +96,29 @@ async fn readyz(State(app): State<App>) -> Response {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
+}
+
+/// `/v1/status`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Status {
+    #[serde(flatten)]
+    speaker: SpeakerStatus,
+    waiting_for: Option<String>,
+    notes: Vec<String>,
+    kernel: Option<kernel::Status>,
+}
+
+async fn status(State(app): State<App>) -> Response {
+    let speaker = app.speaker.status().await;
+    let readiness = app.readiness.borrow();
+    Json(Status {
+        speaker,
+        waiting_for: readiness.check().err(),
+        notes: readiness.notes.clone(),
+        kernel: readiness.kernel.as_ref().map(|k| *k.borrow()),
+    })
+    .into_response()
 }
 
 async fn peers(State(app): State<App>) -> Response {

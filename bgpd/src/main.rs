@@ -170,6 +170,7 @@ async fn follow(
         if noted != plan.notes {
             plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
             noted = plan.notes;
+            readiness.send_modify(|r| r.notes.clone_from(&noted));
         }
         let now = Inputs {
             resources: Arc::new(resources.clone()),

@@ -38,7 +38,7 @@ use tokio::task::{JoinHandle, spawn_local};
 
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
-pub use self::queries::{RouteQuery, RouteSlice, RouteView};
+pub use self::queries::{RouteQuery, RouteSlice, RouteView, SpeakerStatus};
 use crate::bfd;
 use crate::events;
 use crate::peer::Peer;
@@ -236,6 +236,9 @@ impl Speaker {
             }
             Command::Routes(query, from, answer) => {
                 let _ = answer.send(self.routes(&query, from));
+            }
+            Command::Status(answer) => {
+                let _ = answer.send(self.status());
             }
             Command::Watch(subscriber) => self.events.add(subscriber),
             Command::Shutdown(done) => {

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod bgp;
 
-use self::bgp::{ClearArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
+use self::bgp::{ClearArgs, DecodeArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
 
 /// Where the daemons' sockets are.
 const DEFAULT_RUN_DIR: &str = "/run/tortie";
@@ -59,6 +59,8 @@ pub enum Command {
     Clear(ClearArgs),
     /// Shows the sessions and filters that resources give a node, without its speaker
     Plan(PlanArgs),
+    /// Explains BGP messages, hexadecimal on standard input, and what RFC 7606 makes of them
+    Decode(DecodeArgs),
     /// Writes the switch's side of the nodes' sessions
     SwitchConfig(SwitchConfigArgs),
     /// IP address management

@@ -628,11 +628,12 @@ fn both_names_read_the_sockets() {
     let peers = serde_json::json!([
         {"name": "bgp-peer-1", "address": "192.168.1.1", "port": 179, "type": "node specific", "remoteAs": 1111111, "localAs": 1111111,
          "state": "Established", "up": true, "since": "2023-08-17T10:00:00.123456789Z", "lastError": null, "received": 3, "advertised": 2, "family": "ipv4"}]);
-    let routes = serde_json::json!([
-        {"prefix": "1.1.1.0/29", "nextHop": "192.168.1.4", "asPath": [], "localPref": 100, "med": null, "communities": ["65000:1"], "peer": null, "best": true}]);
+    let routes = serde_json::json!(
+        {"prefix": "1.1.1.0/29", "nextHop": "192.168.1.4", "asPath": [], "localPref": 100, "med": null, "communities": ["65000:1"], "peer": null, "best": true});
     let router = axum::Router::new()
         .route("/v1/peers", axum::routing::get(move || async move { axum::Json(peers) }))
-        .route("/v1/routes", axum::routing::get(move || async move { axum::Json(routes) }));
+        .route("/v1/status", axum::routing::get(|| async { axum::Json(serde_json::json!({})) }))
+        .route("/v1/routes", axum::routing::get(move || async move { format!("{routes}\n") }));
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let _server = runtime.block_on(status::serve(fleet.dir.path(), "bgpd", router)).unwrap();
     let services = serde_json::json!([

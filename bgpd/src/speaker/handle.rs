@@ -9,7 +9,7 @@ use bgp_proto::rib::Cursor;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
-use super::queries::{RouteQuery, RouteSlice};
+use super::queries::{RouteQuery, RouteSlice, SpeakerStatus};
 use super::run;
 use crate::bfd;
 use crate::events::{self, Event};
@@ -59,6 +59,7 @@ pub(super) enum Command {
     Neighbour(PeerId, bfd::Notice),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
+    Status(oneshot::Sender<SpeakerStatus>),
     Watch(events::Subscriber),
     Shutdown(oneshot::Sender<()>),
 }
@@ -144,6 +145,13 @@ impl Handle {
         let (answer, routes) = oneshot::channel();
         self.send(Command::Routes(query, from, answer));
         routes.await.unwrap_or_default()
+    }
+
+    /// The speaker as a whole, for display.
+    pub async fn status(&self) -> SpeakerStatus {
+        let (answer, status) = oneshot::channel();
+        self.send(Command::Status(answer));
+        status.await.unwrap_or_default()
     }
 
     /// What happens from now on; see [`events`] for how it ends.

@@ -1,11 +1,12 @@
 //! What operators ask: slices of routes, and events for those who watch.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use bgp_proto::af::Prefix;
 use bgp_proto::fsm::State;
 use bgp_proto::rib::{Cursor, PeerIndex, PrefixFilter, RouteFilter, RouteInfo, View};
 use jiff::Timestamp;
+use serde::Serialize;
 
 use super::Speaker;
 use crate::events::{Best, Event};
@@ -33,7 +34,41 @@ pub enum RouteView {
 /// Some routes, and where the next ones begin.
 pub type RouteSlice = (Vec<RouteInfo>, Option<Cursor>);
 
+/// The speaker as a whole; the fields are documented in `control`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SpeakerStatus {
+    pub router_id: Option<Ipv4Addr>,
+    pub local_as: Option<u32>,
+    pub listening: Vec<SocketAddr>,
+    pub attribute_sets: usize,
+    pub flap_threshold: u32,
+    pub flapping: Vec<Flapping>,
+}
+
+/// A prefix whose best path changes too often.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Flapping {
+    pub prefix: String,
+    /// In the last minute.
+    pub changes: u32,
+    /// Whose paths they are.
+    pub peers: Vec<IpAddr>,
+}
+
 impl Speaker {
+    pub(super) fn status(&self) -> SpeakerStatus {
+        let config = self.config.as_ref();
+        SpeakerStatus {
+            router_id: config.map(|c| c.router_id),
+            local_as: config.map(|c| c.local_as),
+            listening: self.listeners.keys().copied().collect(),
+            attribute_sets: self.rib.attribute_sets(),
+            flap_threshold: config.map_or(0, |c| c.flap_threshold),
+            flapping: Vec::new(),
+        }
+    }
+
     fn peer_index(&self, address: IpAddr) -> Option<PeerIndex> {
         self.peers.iter().find(|(id, _)| id.address == address).map(|(_, p)| p.index)
     }

@@ -130,3 +130,28 @@ pub struct SwitchConfigArgs {
     #[command(flatten)]
     pub resources: ResourceArgs,
 }
+
+#[derive(Debug, Args)]
+pub struct DecodeArgs {
+    /// Take the messages as those of a session with two-octet AS numbers
+    #[arg(long)]
+    pub two_octet_as: bool,
+    /// Take them as from a peer in our own AS
+    #[arg(long)]
+    pub ibgp: bool,
+    /// Take IPv4 prefixes, IPv6 prefixes, or both, as with path identifiers (RFC 7911)
+    #[arg(long, value_name = "FAMILY", value_enum)]
+    pub add_path: Vec<FamilyName>,
+    /// Take messages of more than 4096 octets (RFC 8654)
+    #[arg(long)]
+    pub extended_messages: bool,
+    /// How to print
+    #[arg(short, long, value_enum, default_value = "json")]
+    pub output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FamilyName {
+    Ipv4,
+    Ipv6,
+}

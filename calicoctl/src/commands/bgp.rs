@@ -1,6 +1,7 @@
 //! This node's BGP speaker, and what speakers would do: one file for each command.
 
 pub mod clear;
+pub mod decode;
 pub mod peer;
 pub mod peers;
 pub mod plan;

@@ -22,7 +22,11 @@ pub async fn clear(args: &ClearArgs) -> Result<()> {
     if wanted.soft.is_some() && args.message.is_some() {
         bail!("--message goes with the end of a session: leave out soft, or the message");
     }
-    let query = [("peer", Some(wanted.peer)), ("soft", wanted.soft), ("message", args.message.as_deref())];
+    let query = [
+        ("peer", Some(wanted.peer).filter(|p| *p != "all")),
+        ("soft", wanted.soft),
+        ("message", args.message.as_deref()),
+    ];
     let (socket, path) = (args.socket.run_dir.join(SOCKET), path("/v1/clear", &query));
     let reply = status::post(&socket, &path).await.and_then(|r| r.ok(&socket, &path)).map_err(|e| anyhow!("{e}"))?;
     let answer: Value = serde_json::from_slice(&reply.body)?;
@@ -46,14 +50,14 @@ fn wanted(words: &[String]) -> Result<Wanted<'_>> {
 }
 
 fn text(answer: &Value, soft: Option<&str>) -> String {
-    let peers: Vec<String> = answer["peers"].as_array().into_iter().flatten().map(output::text).collect();
     let what = match soft {
-        None => "sessions ended, to begin anew",
-        Some("in") => "routes asked for again",
-        Some("out") => "routes sent again",
-        Some(_) => "routes asked for and sent again",
+        None => "begun anew",
+        Some("in") => "looked at again, what the peer announces",
+        Some("out") => "sent again, what the peer is told",
+        Some(_) => "looked at and sent again, both directions",
     };
-    if peers.is_empty() { "no session is up\n".into() } else { format!("{what}: {}\n", peers.join(", ")) }
+    let count = answer["cleared"].as_u64().unwrap_or(0);
+    format!("{count} session{}: {what}\n", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
