@@ -10,7 +10,12 @@
 //! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
 //!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
-//!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)).
+//!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost).
+//! - `/v1/peer?peer=ADDRESS`: a list of peers there, each with the fields of `/v1/peers` and `local` and `remote` (ends of the
+//!   connection), `routerId`, `established` (sessions so far), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
+//!   (seconds: `configured`, `negotiated`, `remaining`), `messagesReceived` and `messagesSent` (by type).
+//! - POST `/v1/clear?peer=ADDRESS&soft=in|out|both`: begins sessions anew, all without `peer`; with `soft` only looks at routes
+//!   again. The answer says how many peers that were: `{"cleared": 1}`.
 //! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
 //!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
 //!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown
@@ -26,13 +31,14 @@
 //! What is wrong with a request is said in JSON: `{"error": "a sentence"}`, with status 400, or 404 for a peer that is not there.
 
 mod error;
+mod peer;
 pub mod routes;
 mod watch;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::watch as latest;
@@ -85,6 +91,8 @@ pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router
         .route("/metrics", get(metrics))
         .route("/v1/status", get(status))
         .route("/v1/peers", get(peers))
+        .route("/v1/peer", get(peer::peer))
+        .route("/v1/clear", post(peer::clear))
         .route("/v1/routes", get(routes::routes))
         .route("/v1/watch", get(watch::watch))
         .with_state(App { speaker, readiness })

@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bgp_proto::wire::MAX_MESSAGE_LEN;
 use socket2::SockRef;
@@ -25,6 +25,8 @@ pub struct Link {
     /// Octets that the socket has yet to take, from `sent` on.
     pub out: Vec<u8>,
     pub sent: usize,
+    /// Since when the socket has taken nothing of it; `None`: it takes.
+    pub blocked_since: Option<Instant>,
     want_write: Rc<Notify>,
     tasks: [JoinHandle<()>; 2],
 }
@@ -38,7 +40,7 @@ impl Link {
             spawn_local(session::read(serial, stream.clone(), speaker.clone())),
             spawn_local(write(serial, stream.clone(), want_write.clone(), speaker.clone())),
         ];
-        Link { serial, stream, out: Vec::new(), sent: 0, want_write, tasks }
+        Link { serial, stream, out: Vec::new(), sent: 0, blocked_since: None, want_write, tasks }
     }
 
     /// Hands the socket what it has yet to take. False: it is full, and the writer will come back.
@@ -46,7 +48,10 @@ impl Link {
     /// # Errors
     /// The connection is gone; the reader will find out too.
     pub fn flush(&mut self) -> io::Result<bool> {
-        self.sent += self.write(&self.out[self.sent..])?;
+        let out = std::mem::take(&mut self.out);
+        let taken = self.write(&out[self.sent..]);
+        self.out = out;
+        self.sent += taken?;
         if self.sent < self.out.len() {
             return Ok(false);
         }
@@ -69,12 +74,16 @@ impl Link {
     }
 
     /// How much of it the socket takes.
-    fn write(&self, octets: &[u8]) -> io::Result<usize> {
+    fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
         while taken < octets.len() {
             match self.stream.try_write(&octets[taken..]) {
-                Ok(n) => taken += n,
+                Ok(n) => {
+                    taken += n;
+                    self.blocked_since = None;
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.blocked_since.get_or_insert_with(Instant::now);
                     self.want_write.notify_one();
                     break;
                 }

@@ -103,16 +103,22 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
         true => None,
         false => Some(Arc::new(fib::Netlink::new().context("cannot reach the kernel's routes")?)),
     };
-    let restarted = match &kernel {
+    // Routes that a previous run left: it was there, and the kernel forwards by them.
+    let preserved = match &kernel {
         Some(kernel) => {
             let routes = kernel.dump_routes().await.context("cannot read the kernel's routes")?;
-            routes.iter().any(|r| r.route.protocol == fib::PROTOCOL_BGPD)
+            let is_left = |is_ipv4| {
+                let mut of_family = routes.iter().filter(|r| r.key.dst.addr().is_ipv4() == is_ipv4);
+                of_family.any(|r| r.route.protocol == fib::PROTOCOL_BGPD)
+            };
+            [is_left(true), is_left(false)]
         }
-        None => false,
+        None => [false; 2],
     };
     // The standard library's hasher has random keys. A process id is 1 in every container.
     let seed = std::hash::RandomState::new().build_hasher().finish();
-    let speaker = Handle::start(Start { restarted, seed }).context("cannot start the speaker's thread")?;
+    let speaker = Handle::start(Start { restarted: preserved != [false; 2], preserved, seed })
+        .context("cannot start the speaker's thread")?;
     let readiness = watch::Sender::new(Readiness::default());
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;

@@ -1,22 +1,28 @@
-//! A peer: its configuration, its one or two connections, its session once established; and how it is shown.
+//! A peer: its configuration, its one or two connections, its session once established.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod detail;
+mod handshake;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
+use bgp_proto::fsm::restart::{Cause, Retention};
 use bgp_proto::fsm::{self, Fsm, Initiator, State};
-use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo, Rib};
-use bgp_proto::wire::attribute::Context;
-use bgp_proto::wire::open::{GracefulRestart, Open};
-use bgp_proto::wire::{Notification, iana};
+use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo};
+use bgp_proto::wire::open::Open;
+use bgp_proto::wire::{HEADER_LEN, MessageType};
 use jiff::Timestamp;
-use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use crate::bfd::BfdStatus;
+pub use self::detail::{PeerDetail, PeerStatus};
+pub use self::handshake::{Restart, Session, check_open, our_open};
 use crate::link::Link;
 use crate::session::Serial;
-use bgp_plan::config::{NextHopMode, PeerConfig, PeerId, PeerType};
+use bgp_plan::config::{NextHopMode, PeerConfig, PeerId};
+
+/// A second connection that comes so soon after a session is up belongs to the same beginning: both sides began one.
+const SAME_BEGINNING: Duration = Duration::from_secs(5);
 
 /// One TCP connection with a peer, or the attempt at one.
 pub struct Connection {
@@ -24,7 +30,10 @@ pub struct Connection {
     pub initiator: Initiator,
     pub attempt: Option<(Serial, JoinHandle<()>)>,
     pub link: Option<Link>,
-    pub local_address: Option<IpAddr>,
+    pub local: Option<SocketAddr>,
+    pub remote: Option<SocketAddr>,
+    /// What we said of ourselves.
+    pub sent: Option<Open>,
     /// What the peer said of itself.
     pub open: Option<Open>,
 }
@@ -37,9 +46,16 @@ impl Connection {
             initiator: Initiator::Us,
             attempt: None,
             link: None,
-            local_address: None,
+            local: None,
+            remote: None,
+            sent: None,
             open: None,
         }
+    }
+
+    /// A connection on which the peer has said nothing yet.
+    pub fn is_silent(&self) -> bool {
+        self.open.is_none() && self.fsm.state() <= State::OpenSent
     }
 }
 
@@ -53,18 +69,36 @@ pub fn fsm_config(config: &PeerConfig) -> fsm::Config {
     }
 }
 
-/// What an established session negotiated.
-pub struct Session {
-    pub context: Context,
-    /// The peer's graceful restart, if both sides have it.
-    pub peer_restart: Option<GracefulRestart>,
-    /// Of each family.
-    pub end_of_rib: [bool; 2],
-    pub since: Instant,
+/// Messages by type, in the order of their numbers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Messages([u64; 5]);
+
+impl Messages {
+    pub fn count(&mut self, kind: MessageType, messages: u64) {
+        self.0[kind as usize - 1] += messages;
+    }
+
+    /// Counts whole messages, one after another.
+    pub fn count_all(&mut self, mut messages: &[u8]) {
+        while let Some(header) = messages.first_chunk::<HEADER_LEN>() {
+            let len = usize::from(u16::from_be_bytes([header[16], header[17]]));
+            let Some(kind) = MessageType::from_wire(header[18]) else { return };
+            self.count(kind, 1);
+            messages = messages.get(len.max(HEADER_LEN)..).unwrap_or_default();
+        }
+    }
 }
 
-/// A second connection that comes so soon after a session is up belongs to the same beginning: both sides began one.
-const SAME_BEGINNING: Duration = Duration::from_secs(5);
+/// What happened to a peer since it was configured.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub received: Messages,
+    pub sent: Messages,
+    /// Sessions that came up.
+    pub established: u64,
+    /// Sessions that were lost, not counting those that an operator ended.
+    pub flaps: u64,
+}
 
 pub struct Peer {
     pub config: PeerConfig,
@@ -73,10 +107,21 @@ pub struct Peer {
     /// A connection that the peer made while the primary one was still coming up.
     pub extra: Option<Connection>,
     pub session: Option<Session>,
-    /// Until when routes from before the peer's restart are kept.
-    pub stale_until: Option<Instant>,
+    /// What is kept of sessions that ended, of each family.
+    pub retention: [Retention; 2],
+    /// Why the session that is going down does so.
+    pub cause: Cause,
     pub last_error: Option<String>,
-    since: Timestamp,
+    /// Why we are about to end the session, where the NOTIFICATION says less.
+    pub why: Option<String>,
+    /// The last connection of the peer's own: peers that share an address take turns.
+    pub last_accepted: Serial,
+    /// Of each family: the warning about its number of prefixes was given.
+    pub is_warned: [bool; 2],
+    pub counters: Counters,
+    pub since: Timestamp,
+    /// When the peer was configured, or last left alone.
+    pub awaited_since: Instant,
 }
 
 impl Peer {
@@ -84,13 +129,19 @@ impl Peer {
     pub fn new(config: PeerConfig, index: PeerIndex, seed: u64) -> Peer {
         Peer {
             primary: Connection::new(&config, seed),
-            last_error: config.down_reason.clone(),
+            last_error: None,
+            why: None,
             config,
             index,
             extra: None,
             session: None,
-            stale_until: None,
+            retention: Default::default(),
+            cause: Cause::ConnectionLost,
+            last_accepted: 0,
+            is_warned: [false; 2],
+            counters: Counters::default(),
             since: Timestamp::now(),
+            awaited_since: Instant::now(),
         }
     }
 
@@ -99,12 +150,34 @@ impl Peer {
         if extra { self.extra.as_mut() } else { Some(&mut self.primary) }
     }
 
-    /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
-    pub fn may_have_restarted(&self) -> bool {
-        self.session.as_ref().is_some_and(|s| s.peer_restart.is_some() && s.since.elapsed() > SAME_BEGINNING)
+    /// Says why the session ends now.
+    pub fn explain(&mut self, reason: String) {
+        self.last_error = Some(reason.clone());
+        self.why = Some(reason);
     }
 
-    /// How the RIB sees a peer.
+    /// Held down by its configuration, and why.
+    pub fn down_reason(&self) -> Option<String> {
+        let config = &self.config;
+        let shutdown = config.shutdown.as_ref().map(|text| match text.as_str() {
+            "" => "administratively down".into(),
+            text => format!("administratively down: {text}"),
+        });
+        config.down_reason.clone().or(shutdown)
+    }
+
+    /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
+    pub fn may_have_restarted(&self) -> bool {
+        self.session.as_ref().is_some_and(|s| s.common.graceful_restart.is_some() && s.since.elapsed() > SAME_BEGINNING)
+    }
+
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let connections = [Some(&self.primary), self.extra.as_ref()].into_iter().flatten();
+        let timers = connections.filter_map(|c| c.fsm.next_deadline());
+        timers.chain(self.retention.iter().filter_map(Retention::next_deadline)).min()
+    }
+
+    /// How the RIB sees a peer, as far as it is configured.
     pub fn rib_info(id: PeerId, config: &PeerConfig, router_id: Ipv4Addr) -> PeerInfo {
         let is_ebgp = config.remote_as != config.local_as;
         PeerInfo {
@@ -129,19 +202,6 @@ impl Peer {
         }
     }
 
-    /// Whether an OPEN is from the peer that is configured (RFC 4271 section 6.2).
-    pub fn check_open(&self, open: Open, router_id: Ipv4Addr) -> Result<Open, Notification> {
-        if open.asn != self.config.remote_as {
-            return Err(Notification::open(iana::BAD_PEER_AS, &[]));
-        }
-        // RFC 6286 section 2.2: unique within an AS.
-        if open.router_id == router_id && self.config.local_as == self.config.remote_as {
-            return Err(Notification::open(iana::BAD_BGP_IDENTIFIER, &[]));
-        }
-        let common = (self.config.v4 && open.capabilities.ipv4) || (self.config.v6 && open.capabilities.ipv6);
-        if common { Ok(open) } else { Err(Notification::open(iana::UNSUPPORTED_CAPABILITY, &[])) }
-    }
-
     pub fn state_changed(&mut self, id: PeerId, extra: bool, before: State, after: State) {
         let address = id.address;
         if !extra {
@@ -156,61 +216,17 @@ impl Peer {
             _ => tracing::debug!("peer {address}: {} to {}", before.name(), after.name()),
         }
     }
-
-    /// Whether the peer has sent its first table of a family, as far as one can know.
-    pub fn has_told(&self, family: Family, settle_time: Duration) -> bool {
-        let Some(session) = &self.session else {
-            return false;
-        };
-        let negotiated = match family {
-            Family::Ipv4 => session.context.ipv4,
-            Family::Ipv6 => session.context.ipv6,
-        };
-        // Only speakers of graceful restart promise an End-of-RIB (RFC 4724 section 3).
-        let silent = session.peer_restart.is_none() && session.since.elapsed() >= settle_time;
-        !negotiated || session.end_of_rib[family as usize] || silent
-    }
-
-    pub fn status(&self, id: PeerId, rib: &Rib, bfd: Option<BfdStatus>) -> PeerStatus {
-        let (v4, v6) = (rib.counts(self.index, Family::Ipv4), rib.counts(self.index, Family::Ipv6));
-        PeerStatus {
-            name: self.config.name.clone(),
-            address: id.address,
-            port: id.port,
-            peer_type: self.config.peer_type,
-            remote_as: self.config.remote_as,
-            local_as: self.config.local_as,
-            state: self.primary.fsm.state().name(),
-            up: self.session.is_some(),
-            since: self.since,
-            last_error: self.last_error.clone(),
-            held_down: self.config.down_reason.clone(),
-            received: v4.0 + v6.0,
-            advertised: v4.1 + v6.1,
-            family: if id.address.is_ipv4() { "IPv4" } else { "IPv6" },
-            bfd,
-        }
-    }
 }
 
-/// A row of `/v1/peers`; the fields are documented in `control`.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct PeerStatus {
-    pub name: String,
-    pub address: IpAddr,
-    pub port: u16,
-    #[serde(rename = "type")]
-    pub peer_type: PeerType,
-    pub remote_as: u32,
-    pub local_as: u32,
-    pub state: &'static str,
-    pub up: bool,
-    pub since: Timestamp,
-    pub last_error: Option<String>,
-    pub held_down: Option<String>,
-    pub received: u32,
-    pub advertised: u32,
-    pub family: &'static str,
-    pub bfd: Option<BfdStatus>,
+/// The address of a peer's end, without the port.
+pub fn ip(end: Option<SocketAddr>) -> Option<IpAddr> {
+    end.map(|end| end.ip().to_canonical())
+}
+
+/// Whether a family is configured for a peer.
+pub fn is_configured(config: &PeerConfig, family: Family) -> bool {
+    match family {
+        Family::Ipv4 => config.v4,
+        Family::Ipv6 => config.v6,
+    }
 }

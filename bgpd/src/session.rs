@@ -11,7 +11,7 @@
 //! All run on the speaker's thread and call the speaker directly; none keeps it borrowed across an await.
 
 use std::io::{self, ErrorKind};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 pub async fn accept(listener: Rc<TcpListener>, speaker: Shared) {
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => Speaker::accepted(&speaker, stream, from.ip().to_canonical()),
+            Ok((stream, from)) => Speaker::accepted(&speaker, stream, from),
             Err(e) => {
                 tracing::warn!("cannot accept a connection: {e}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -87,7 +87,10 @@ pub async fn accept(listener: Rc<TcpListener>, speaker: Shared) {
 /// One attempt to connect; tells the speaker how it went.
 pub async fn connect(speaker: Shared, id: PeerId, config: Box<PeerConfig>, serial: Serial) {
     let attempt = async {
-        let address = SocketAddr::new(id.address, id.port);
+        let address = match id.address {
+            IpAddr::V4(v4) => SocketAddr::from((v4, id.port)),
+            IpAddr::V6(v6) => SocketAddrV6::new(v6, id.port, 0, id.scope).into(),
+        };
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = config.source {
             socket.bind(SocketAddr::new(source, 0))?;

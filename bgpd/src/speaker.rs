@@ -14,21 +14,26 @@
 //! thread ends with the process. The flusher runs after the readers that were ready with it, so what comes in together goes
 //! out together, and nothing waits for a timer.
 
+mod clear;
 mod configure;
 mod connections;
+mod deadlines;
 mod established;
 mod handle;
 mod neighbour;
 mod output;
 mod queries;
+mod restart;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Instant;
 
+use bgp_proto::af::Family;
+use bgp_proto::fsm::restart::Cause;
 use bgp_proto::fsm::{Event, Initiator};
 use bgp_proto::rib::Rib;
 use bgp_proto::wire::{self, Notification, iana};
@@ -36,9 +41,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinHandle, spawn_local};
 
+pub use self::clear::Clear;
+use self::deadlines::Deadlines;
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
 pub use self::queries::{RouteQuery, RouteSlice, RouteView, SpeakerStatus};
+use self::restart::OwnRestart;
 use crate::bfd;
 use crate::events;
 use crate::peer::Peer;
@@ -51,7 +59,7 @@ pub type Shared = Rc<RefCell<Speaker>>;
 /// See the module.
 pub struct Speaker {
     start: Start,
-    started: Instant,
+    restart: OwnRestart,
     config: Option<SpeakerConfig>,
     peers: BTreeMap<PeerId, Peer>,
     by_serial: HashMap<Serial, PeerId>,
@@ -64,6 +72,12 @@ pub struct Speaker {
     events: events::Bus,
     bfd: bfd::Handle,
     in_sync: watch::Sender<InSync>,
+    /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
+    look_at_sync: bool,
+    next_look: Instant,
+    /// Nothing is announced of a family yet: we restart.
+    holding: [bool; 2],
+    deadlines: Deadlines,
     flush_wanted: Rc<Notify>,
     timers_changed: Rc<Notify>,
     /// To start tasks that call back.
@@ -81,18 +95,22 @@ async fn run(
     let speaker: Shared = Rc::new_cyclic(|myself| {
         RefCell::new(Speaker {
             start,
-            started: Instant::now(),
+            restart: OwnRestart { began: Instant::now(), restarted: start.restarted, preserved: start.preserved },
             config: None,
             peers: BTreeMap::new(),
             by_serial: Default::default(),
             listeners: BTreeMap::new(),
-            rib: Rib::new(start.seed),
+            rib: new_rib(start),
             scratch: Vec::new(),
             next_serial: 0,
             subscribers: Vec::new(),
             events: events::Bus::default(),
             bfd,
             in_sync,
+            look_at_sync: true,
+            next_look: Instant::now(),
+            holding: [start.restarted; 2],
+            deadlines: Deadlines::default(),
             flush_wanted: flush_wanted.clone(),
             timers_changed: timers_changed.clone(),
             myself: myself.clone(),
@@ -103,6 +121,15 @@ async fn run(
     while let Some(command) = commands.recv().await {
         speaker.borrow_mut().command(command);
     }
+}
+
+/// An empty one, which announces nothing while we restart.
+fn new_rib(start: Start) -> Rib {
+    let mut rib = Rib::new(start.seed);
+    if start.restarted {
+        Family::ALL.into_iter().for_each(|f| rib.hold(f));
+    }
+    rib
 }
 
 async fn run_timers(speaker: Shared, changed: Rc<Notify>) {
@@ -132,7 +159,7 @@ async fn run_flusher(speaker: Shared, wanted: Rc<Notify>) {
 /// What readers, listeners and attempts say.
 impl Speaker {
     /// A peer connected to us.
-    pub fn accepted(speaker: &Shared, stream: TcpStream, from: IpAddr) {
+    pub fn accepted(speaker: &Shared, stream: TcpStream, from: SocketAddr) {
         speaker.borrow_mut().take_accepted(stream, from);
     }
 
@@ -151,10 +178,8 @@ impl Speaker {
                 this.attach(id, serial, stream, Initiator::Us, false);
             }
             Err(e) => {
-                if let Some(peer) = this.peers.get_mut(&id) {
-                    peer.last_error = Some(format!("cannot connect to {} port {}: {e}", id.address, id.port));
-                }
-                this.event(id, false, Event::TcpFails);
+                let reason = format!("cannot connect to {} port {}: {e}", id.address, id.port);
+                this.lose(id, false, Cause::ConnectionLost, reason);
             }
         }
     }
@@ -164,20 +189,16 @@ impl Speaker {
         let mut this = speaker.borrow_mut();
         let mut used = 0;
         loop {
-            match wire::frame(&octets[used..], wire::MAX_MESSAGE_LEN) {
+            // A message may end its own connection.
+            let (id, extra) = this.connection_of(serial)?;
+            match wire::frame(&octets[used..], this.max_message_len(id, extra)) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     used += frame.len;
-                    this.message(serial, frame.kind, frame.body);
+                    this.message(id, extra, frame.kind, frame.body);
                 }
-                Err(notification) => {
-                    if let Some((id, extra)) = this.connection_of(serial) {
-                        this.event(id, extra, Event::HeaderError(notification));
-                    }
-                }
+                Err(notification) => this.event(id, extra, Event::HeaderError(notification)),
             }
-            // A message may end its own connection.
-            this.connection_of(serial)?;
         }
         if this.rib.has_changes() {
             this.flush_wanted.notify_one();
@@ -189,10 +210,7 @@ impl Speaker {
     pub fn ended(speaker: &Shared, serial: Serial, reason: String) {
         let mut this = speaker.borrow_mut();
         if let Some((id, extra)) = this.connection_of(serial) {
-            if let Some(peer) = this.peers.get_mut(&id).filter(|_| !extra) {
-                peer.last_error = Some(reason);
-            }
-            this.event(id, extra, Event::TcpFails);
+            this.lose(id, extra, Cause::ConnectionLost, reason);
         }
     }
 
@@ -201,6 +219,7 @@ impl Speaker {
         let mut this = speaker.borrow_mut();
         if let Some((id, extra)) = this.connection_of(serial) {
             this.pump(id, extra);
+            this.note_blocked(id);
             // What was encoded for this peer is for others of its group too.
             this.flush_wanted.notify_one();
         }
@@ -239,6 +258,14 @@ impl Speaker {
             }
             Command::Status(answer) => {
                 let _ = answer.send(self.status());
+            }
+            Command::Peer(address, answer) => {
+                let _ = answer.send(
+                    self.peers_at(address).map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id))).collect(),
+                );
+            }
+            Command::Clear(address, clear, answer) => {
+                let _ = answer.send(self.clear(address, clear));
             }
             Command::Watch(subscriber) => self.events.add(subscriber),
             Command::Shutdown(done) => {

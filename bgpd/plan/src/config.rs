@@ -1,5 +1,7 @@
 //! What the speaker runs on: plain data, made from resources by `peers` and `origins`.
 
+pub mod changes;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -224,30 +226,6 @@ impl PeerConfig {
             rejects_as_sets: false,
             interface: None,
         }
-    }
-
-    /// Whether a session under the old configuration cannot go on under the new one. What is left out here is taken up by a
-    /// session that is established, or by the next one.
-    pub fn needs_reset(&self, new: &PeerConfig) -> bool {
-        let session = |c: &PeerConfig| PeerConfig {
-            name: String::new(),
-            peer_type: PeerType::Global,
-            import: Policy::default(),
-            export: Policy::default(),
-            allow_own_as: 0,
-            next_hop_mode: NextHopMode::Auto,
-            connect_retry: Duration::ZERO,
-            delay_open: Duration::ZERO,
-            send_hold_time: 0,
-            role_is_strict: false,
-            max_prefixes: None,
-            bfd: None,
-            graceful_shutdown: false,
-            requires_policy: false,
-            rejects_as_sets: false,
-            ..c.clone()
-        };
-        session(self) != session(new)
     }
 }
 

@@ -1,19 +1,31 @@
-//! Connections and the state machine: accepted and made ones, OPEN and collisions, what an event makes each machine do.
+//! Connections and the state machine: accepted and made ones, collisions, what an event makes each machine do.
 
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
+use bgp_proto::fsm::restart::Cause;
 use bgp_proto::fsm::{Action, Collision, Event, Initiator, Other, State, negotiate, resolve_collision};
-use bgp_proto::wire::open::{Capabilities, GracefulRestart, Open};
-use bgp_proto::wire::{self, MessageType, Notification, RouteRefresh};
+use bgp_proto::wire::open::Open;
+use bgp_proto::wire::{self, MessageType, Notification, iana};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 
 use super::Speaker;
 use crate::link::Link;
-use crate::peer::Connection;
+use crate::peer::{Connection, Peer, check_open, ip, our_open};
 use crate::session::{self, Serial};
 use bgp_plan::config::PeerId;
+
+/// How well a connection that a peer made suits it, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Welcome {
+    /// Nothing is there yet.
+    First,
+    /// Beside a connection or an attempt of ours: the OPENs decide (RFC 4271 section 6.8).
+    Second,
+    /// In the place of a second one whose peer has said nothing: it cannot lock others out.
+    InPlaceOfSilent,
+}
 
 impl Speaker {
     /// Whose connection it is, and whether it is the second one of its peer.
@@ -29,31 +41,44 @@ impl Speaker {
         self.next_serial
     }
 
-    pub(super) fn take_accepted(&mut self, stream: TcpStream, from: IpAddr) {
-        let serial = self.serial();
-        let found = self.peers.iter().find(|(id, p)| id.address == from && p.config.down_reason.is_none());
-        let Some((&id, peer)) = found else {
-            tracing::debug!("connection from {from}, which is no peer");
+    /// The peers at an address, whatever their ports.
+    pub(super) fn peers_at(&self, address: IpAddr) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        let last = PeerId { address, port: u16::MAX, scope: u32::MAX };
+        self.peers.range(PeerId { address, port: 0, scope: 0 }..=last)
+    }
+
+    /// A connection costs nothing until it is known whose it is; then it is one of at most two of a configured peer.
+    pub(super) fn take_accepted(&mut self, stream: TcpStream, from: SocketAddr) {
+        let address = from.ip().to_canonical();
+        let scope = match from {
+            SocketAddr::V6(v6) => v6.scope_id(),
+            SocketAddr::V4(_) => 0,
+        };
+        let candidates = self.peers_at(address).filter(|(id, _)| id.scope == 0 || id.scope == scope);
+        let suited = candidates.filter_map(|(id, peer)| welcome(peer).map(|w| (w, peer.last_accepted, *id)));
+        let Some((welcome, _, id)) = suited.min() else {
+            tracing::debug!("a connection from {address} is refused");
             return;
         };
-        if let Err(e) = session::set_accepted_options(&stream, from, &peer.config) {
-            tracing::debug!("peer {from}: its connection is refused: {e}");
-            if let Some(peer) = self.peers.get_mut(&id) {
+        let serial = self.serial();
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if let Err(e) = session::set_accepted_options(&stream, address, &peer.config) {
+            tracing::debug!("peer {address}: its connection is refused: {e}");
+            if peer.session.is_none() {
                 peer.last_error = Some(format!("its connection is refused: {e}"));
             }
             return;
         }
-        match peer.primary.fsm.state() {
-            State::Idle | State::Active => self.attach(id, serial, stream, Initiator::Peer, false),
-            _ if peer.extra.is_none() => {
-                let seed = self.start.seed ^ serial;
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.extra = Some(Connection::new(&peer.config, seed));
-                }
-                self.attach(id, serial, stream, Initiator::Peer, true);
-            }
-            _ => tracing::debug!("peer {from}: a third connection is refused"),
+        peer.last_accepted = serial;
+        if welcome == Welcome::InPlaceOfSilent {
+            self.event(id, true, Event::CollisionDump);
         }
+        let extra = welcome != Welcome::First;
+        let seed = self.start.seed ^ serial;
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| extra) {
+            peer.extra = Some(Connection::new(&peer.config, seed));
+        }
+        self.attach(id, serial, stream, Initiator::Peer, extra);
     }
 
     pub(super) fn attach(&mut self, id: PeerId, serial: Serial, stream: TcpStream, initiator: Initiator, extra: bool) {
@@ -61,12 +86,22 @@ impl Speaker {
         let Some(connection) = self.peers.get_mut(&id).and_then(|p| p.connection(extra)) else {
             return;
         };
-        connection.local_address = stream.local_addr().ok().map(|a| a.ip().to_canonical());
+        connection.local = stream.local_addr().ok();
+        connection.remote = stream.peer_addr().ok();
         connection.initiator = initiator;
         connection.link = Some(Link::start(serial, stream, &myself));
         self.by_serial.insert(serial, id);
         let event = if initiator == Initiator::Us { Event::TcpAcked } else { Event::TcpConfirmed };
         self.event(id, extra, event);
+    }
+
+    /// A connection is gone, or the way to its peer, without a NOTIFICATION.
+    pub(super) fn lose(&mut self, id: PeerId, extra: bool, cause: Cause, reason: String) {
+        if let Some(peer) = self.peers.get_mut(&id).filter(|_| !extra) {
+            peer.cause = cause;
+            peer.last_error = Some(reason);
+        }
+        self.event(id, extra, Event::TcpFails);
     }
 
     /// Runs an event through a connection's machine and does what it says.
@@ -76,32 +111,34 @@ impl Speaker {
             return;
         };
         let before = connection.fsm.state();
-        let lost = matches!(event, Event::TcpFails);
+        let by_operator = matches!(event, Event::ManualStop(_));
         let actions = connection.fsm.handle(event, now);
         let after = connection.fsm.state();
         for action in actions {
-            self.act(id, extra, action, lost);
+            self.act(id, extra, action);
+        }
+        if let Some(peer) = self.peers.get_mut(&id) {
+            peer.why = None;
         }
         if before != after {
-            self.timers_changed.notify_one();
             if let Some(peer) = self.peers.get_mut(&id) {
+                peer.counters.established += u64::from(after == State::Established);
+                peer.counters.flaps += u64::from(before == State::Established && !by_operator);
                 peer.state_changed(id, extra, before, after);
             }
             self.tell_of_session(id, before, after);
         }
         self.settle(id, extra, after);
+        self.schedule(id);
     }
 
     /// Keeps one connection where there were two.
     fn settle(&mut self, id: PeerId, extra: bool, state: State) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if extra {
-            if state < State::OpenSent
-                && let Some(gone) = peer.extra.take()
-                && let Some(link) = gone.link
-            {
-                self.by_serial.remove(&link.serial);
-                link.close();
+            // A second connection lives as long as its socket.
+            if peer.extra.as_ref().is_some_and(|c| c.link.is_none()) {
+                peer.extra = None;
             }
         } else if state == State::Established {
             if peer.extra.is_some() {
@@ -111,21 +148,15 @@ impl Speaker {
             && let Some(next) = peer.extra.take()
         {
             peer.primary = next;
-            self.timers_changed.notify_one();
         }
     }
 
-    fn act(&mut self, id: PeerId, extra: bool, action: Action, lost: bool) {
+    fn act(&mut self, id: PeerId, extra: bool, action: Action) {
         match action {
             Action::Connect => self.connect(id),
             Action::SendOpen => self.send_open(id, extra),
-            Action::SendKeepalive => self.write(id, extra, wire::write_keepalive),
-            Action::SendNotification(n) => {
-                if let Some(peer) = self.peers.get_mut(&id).filter(|_| !extra) {
-                    peer.last_error = Some(format!("sent NOTIFICATION: {n}"));
-                }
-                self.write(id, extra, |out| n.write(out));
-            }
+            Action::SendKeepalive => self.write(id, extra, MessageType::Keepalive, wire::write_keepalive),
+            Action::SendNotification(n) => self.send_notification(id, extra, n),
             Action::Close => {
                 let Some(connection) = self.peers.get_mut(&id).and_then(|p| p.connection(extra)) else {
                     return;
@@ -140,7 +171,7 @@ impl Speaker {
                 }
             }
             Action::Up => self.up(id, extra),
-            Action::Down => self.down(id, lost),
+            Action::Down => self.down(id),
         }
     }
 
@@ -153,111 +184,107 @@ impl Speaker {
     }
 
     fn send_open(&mut self, id: PeerId, extra: bool) {
-        let Some(own) = &self.config else { return };
-        let Some(peer) = self.peers.get(&id) else { return };
-        let config = &peer.config;
-        let graceful_restart = config.graceful_restart.map(|restart_time| {
-            // RFC 4724 section 4.1: R until the restart is over, F where the kernel kept the routes.
-            let restarting = self.start.restarted && !self.is_restart_over(restart_time);
-            GracefulRestart {
-                restarting,
-                restart_time,
-                notification: false,
-                ipv4: config.v4.then_some(restarting),
-                ipv6: config.v6.then_some(restarting),
-            }
-        });
-        let open = Open {
-            asn: config.local_as,
-            hold_time: config.hold_time,
-            router_id: own.router_id,
-            capabilities: Capabilities {
-                ipv4: config.v4,
-                ipv6: config.v6,
-                route_refresh: true,
-                four_octet_as: true,
-                graceful_restart,
-                ..Capabilities::default()
-            },
-        };
-        self.write(id, extra, |out| open.write(out));
+        let Some(router_id) = self.config.as_ref().map(|c| c.router_id) else { return };
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let open = our_open(&peer.config, router_id, self.restart.says(&peer.config));
+        if let Some(connection) = peer.connection(extra) {
+            connection.sent = Some(open.clone());
+        }
+        self.write(id, extra, MessageType::Open, |out| open.write(out));
     }
 
-    pub(super) fn is_restart_over(&self, restart_time: u16) -> bool {
-        self.started.elapsed() > Duration::from_secs(restart_time.into())
+    fn send_notification(&mut self, id: PeerId, extra: bool, notification: Notification) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        if peer.connection(extra).is_none_or(|c| c.link.is_none()) {
+            return;
+        }
+        let mut notification = notification;
+        if !extra {
+            let reason = peer.why.take().unwrap_or_else(|| format!("sent NOTIFICATION: {}", notification.describe()));
+            let is_hard = notification.code == iana::CEASE && Cause::is_hard(notification.subcode);
+            if is_hard && peer.session.as_ref().is_some_and(|s| s.survives_notifications()) {
+                notification = notification.hard_reset();
+            }
+            peer.cause = Cause::Sent(notification.code, notification.subcode);
+            peer.last_error = Some(reason);
+        }
+        self.write(id, extra, MessageType::Notification, |out| notification.write(out));
     }
 
     /// Appends a message to a connection and sends what the socket takes.
-    fn write(&mut self, id: PeerId, extra: bool, message: impl FnOnce(&mut Vec<u8>)) {
-        let link = self.peers.get_mut(&id).and_then(|p| p.connection(extra)).and_then(|c| c.link.as_mut());
-        if let Some(link) = link {
+    pub(super) fn write(&mut self, id: PeerId, extra: bool, kind: MessageType, message: impl FnOnce(&mut Vec<u8>)) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        peer.counters.sent.count(kind, 1);
+        if let Some(link) = peer.connection(extra).and_then(|c| c.link.as_mut()) {
             message(&mut link.out);
             // An error is the reader's to report.
             let _ = link.flush();
         }
     }
 
-    pub(super) fn message(&mut self, serial: Serial, kind: MessageType, body: &[u8]) {
-        let Some((id, extra)) = self.connection_of(serial) else {
-            return;
-        };
-        match kind {
-            MessageType::Update => self.update(id, extra, body),
-            MessageType::Keepalive => self.event(id, extra, Event::Keepalive),
-            MessageType::Open => self.open(id, extra, body),
-            MessageType::Notification => {
-                let notification = Notification::read(body);
-                if let Some(peer) = self.peers.get_mut(&id).filter(|_| !extra) {
-                    peer.last_error = Some(format!("received NOTIFICATION: {notification}"));
-                }
-                self.event(id, extra, Event::Notification);
-            }
-            MessageType::RouteRefresh => {
-                self.event(id, extra, Event::Update);
-                let index = self.peers.get(&id).filter(|p| !extra && p.session.is_some()).map(|p| p.index);
-                if let (Ok(Some(refresh)), Some(index)) = (RouteRefresh::read(false, body), index) {
-                    self.rib.refresh(index, refresh.family, false);
-                    self.flush_wanted.notify_one();
-                }
-            }
-        }
-    }
-
-    fn open(&mut self, id: PeerId, extra: bool, body: &[u8]) {
-        let Some(own) = self.config.as_ref().map(|c| (u32::from(c.router_id), c.local_as)) else {
-            return;
-        };
+    /// An OPEN: whether it is acceptable, and which connection stays where there are two.
+    pub(super) fn open(&mut self, id: PeerId, extra: bool, body: &[u8]) {
+        let Some(router_id) = self.config.as_ref().map(|c| c.router_id) else { return };
+        let restart = self.restart;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let open = match Open::read(body).and_then(|open| peer.check_open(open, own.0.into())) {
+        // With a delayed OPEN ours is not out yet.
+        let ours = our_open(&peer.config, router_id, restart.says(&peer.config));
+        let checked = Open::read(body).and_then(|open| check_open(&peer.config, &ours, &open).map(|()| open));
+        let open = match checked {
             Ok(open) => open,
             Err(notification) => return self.event(id, extra, Event::OpenError(notification)),
         };
-        let (hold_time, keepalive) = negotiate(peer.config.hold_time, open.hold_time, peer.config.keepalive);
-        // RFC 4271 section 6.8, with the other connection of this peer.
-        let theirs = (u32::from(open.router_id), open.asn);
-        let ours = (own.0, peer.config.local_as);
-        let may_have_restarted = peer.may_have_restarted();
-        let other = peer.connection(!extra).map(|c| Other {
-            state: c.fsm.state(),
-            initiator: c.initiator,
-            may_have_restarted: may_have_restarted && c.fsm.state() == State::Established,
-        });
-        let Some(connection) = peer.connection(extra) else { return };
-        connection.open = Some(open);
-        let new = connection.initiator;
+        let (hold_time, keepalive) = negotiate(ours.hold_time, open.hold_time, peer.config.keepalive);
         let accepted = Event::Open { hold_time, keepalive };
-        match other.map_or(Collision::None, |other| resolve_collision(new, other, ours, theirs)) {
+        let collision = find_collision(peer, extra, &ours, &open);
+        let Some(connection) = peer.connection(extra) else { return };
+        if !connection.is_silent() {
+            // A second OPEN on this connection: an error of the state machine.
+            return self.event(id, extra, accepted);
+        }
+        connection.open = Some(open);
+        match collision {
             Collision::None => return self.event(id, extra, accepted),
             Collision::CloseNew => return self.event(id, extra, Event::CollisionDump),
             Collision::CloseOther => self.event(id, !extra, Event::CollisionDump),
             Collision::PeerRestarted => {
-                if let Some(peer) = self.peers.get_mut(&id) {
-                    peer.last_error = Some("the peer connected anew".into());
-                }
-                self.event(id, !extra, Event::TcpFails);
+                self.lose(id, !extra, Cause::ConnectionLost, "the peer connected anew".into());
             }
         }
         // The connection that stays is the first now.
         self.event(id, false, accepted);
     }
+}
+
+fn find_collision(peer: &mut Peer, extra: bool, ours: &Open, theirs: &Open) -> Collision {
+    let may_have_restarted = peer.may_have_restarted();
+    let Some(new) = peer.connection(extra).map(|c| c.initiator) else { return Collision::None };
+    let Some(other) = peer.connection(!extra) else { return Collision::None };
+    let state = other.fsm.state();
+    let other = Other {
+        state,
+        initiator: other.initiator,
+        may_have_restarted: may_have_restarted && state == State::Established,
+    };
+    let id = |open: &Open| (u32::from(open.router_id), open.asn);
+    resolve_collision(new, other, id(ours), id(theirs))
+}
+
+/// `None`: not welcome.
+fn welcome(peer: &Peer) -> Option<Welcome> {
+    if peer.down_reason().is_some() || peer.primary.fsm.is_held_off() {
+        return None;
+    }
+    let is_free = matches!(peer.primary.fsm.state(), State::Idle | State::Active) && peer.primary.link.is_none();
+    match &peer.extra {
+        None if is_free => Some(Welcome::First),
+        None => Some(Welcome::Second),
+        Some(extra) if extra.is_silent() => Some(Welcome::InPlaceOfSilent),
+        Some(_) => None,
+    }
+}
+
+/// Our end of a peer's session.
+pub(super) fn local_ip(id: PeerId, connection: &Connection) -> IpAddr {
+    ip(connection.local).unwrap_or(id.address)
 }

@@ -9,11 +9,12 @@ use bgp_proto::rib::Cursor;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
+use super::clear::Clear;
 use super::queries::{RouteQuery, RouteSlice, SpeakerStatus};
 use super::run;
 use crate::bfd;
 use crate::events::{self, Event};
-use crate::peer::PeerStatus;
+use crate::peer::{PeerDetail, PeerStatus};
 use bgp_plan::config::{Origin, PeerId, SpeakerConfig};
 
 /// How far away a next hop is: the IGP metric of RFC 4271 section 9.1.2.2 step e, `None` if it cannot be reached.
@@ -58,6 +59,8 @@ pub(super) enum Command {
     NextHopLost(IpAddr),
     Neighbour(PeerId, bfd::Notice),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Peer(IpAddr, oneshot::Sender<Vec<PeerDetail>>),
+    Clear(Option<IpAddr>, Clear, oneshot::Sender<usize>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Status(oneshot::Sender<SpeakerStatus>),
     Watch(events::Subscriber),
@@ -67,8 +70,11 @@ pub(super) enum Command {
 /// How the speaker begins.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Start {
-    /// Kernel routes of a previous run are still in place: OPENs say that we restarted and kept forwarding (RFC 4724).
+    /// A previous run has left something that peers still count on: OPENs say that we restarted (RFC 4724), and nothing is
+    /// announced before peers have told us what they have.
     pub restarted: bool,
+    /// Of each family: the kernel still has the routes of that run, and forwards by them.
+    pub preserved: [bool; 2],
     /// Seed of the hash tables and of the timers' jitter.
     pub seed: u64,
 }
@@ -137,6 +143,20 @@ impl Handle {
         let (answer, peers) = oneshot::channel();
         self.send(Command::Peers(answer));
         peers.await.unwrap_or_default()
+    }
+
+    /// Everything about the peers at an address, for display.
+    pub async fn peer(&self, address: IpAddr) -> Vec<PeerDetail> {
+        let (answer, details) = oneshot::channel();
+        self.send(Command::Peer(address, answer));
+        details.await.unwrap_or_default()
+    }
+
+    /// Begins sessions anew, or a part of what they carry: of the peers at an address, or of all. How many there are.
+    pub async fn clear(&self, address: Option<IpAddr>, clear: Clear) -> usize {
+        let (answer, count) = oneshot::channel();
+        self.send(Command::Clear(address, clear, answer));
+        count.await.unwrap_or_default()
     }
 
     /// A slice of routes, for display, and where the next one begins; `None`: there is no such peer. Other work of the

@@ -24,15 +24,18 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if peer.session.is_some() {
             // RFC 5882 section 4.3.2.2.2: nobody announced a restart, so the peer counts as gone, and its routes with it.
-            peer.last_error = Some(format!("BFD: {}", down.diag));
+            peer.explain(format!("BFD: {}", down.diag));
             return self.event(id, false, Event::AutomaticStop(Notification::cease(iana::BFD_DOWN), Again::Backoff));
         }
         // RFC 5882 section 4.3.2: the peer is restarting. Where its BFD dies with its control plane (C bit clear) that is what
         // was seen. Where it does not, forwarding has failed too, and what was kept for the restart goes.
-        if down.control_plane_independent && peer.stale_until.take().is_some() {
-            let index = peer.index;
-            Family::ALL.into_iter().for_each(|f| self.rib.remove_paths(index, f, true));
-            self.flush_wanted.notify_one();
+        if down.control_plane_independent {
+            for family in Family::ALL {
+                let Some(peer) = self.peers.get_mut(&id) else { return };
+                let (index, sweep) = (peer.index, peer.retention[family as usize].abandon());
+                self.sweep(index, family, sweep);
+            }
+            self.schedule(id);
         }
     }
 }

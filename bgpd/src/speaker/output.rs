@@ -1,69 +1,12 @@
-//! Time and output: deadlines, being in sync, what goes to the kernel's task and to peers.
+//! Output: what goes to the kernel's task and to peers.
 
-use std::time::{Duration, Instant};
-
-use bgp_proto::af::Family;
-
-use super::{InSync, RouteBatch, Speaker};
+use super::{RouteBatch, Speaker};
 use bgp_plan::config::PeerId;
 
 /// Written to a peer at once.
 const WRITE_SIZE: usize = 64 * 1024;
-/// How long after it is up a peer without graceful restart counts as still sending its first table.
-const SETTLE_TIME: Duration = Duration::from_secs(5);
 
 impl Speaker {
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let in_sync = *self.in_sync.borrow();
-        let settling = (!in_sync.v4 || !in_sync.v6).then(|| Instant::now() + Duration::from_secs(1));
-        let peers = self.peers.values().flat_map(|p| {
-            [p.primary.fsm.next_deadline(), p.extra.as_ref().and_then(|c| c.fsm.next_deadline()), p.stale_until]
-        });
-        peers.chain([settling]).flatten().min()
-    }
-
-    pub(super) fn expire(&mut self) {
-        let now = Instant::now();
-        let ids: Vec<PeerId> = self.peers.keys().copied().collect();
-        for id in ids {
-            for extra in [true, false] {
-                while let Some(event) =
-                    self.peers.get_mut(&id).and_then(|p| p.connection(extra)).and_then(|c| c.fsm.expired(now))
-                {
-                    self.event(id, extra, event);
-                }
-            }
-            let Some(peer) = self.peers.get_mut(&id) else { continue };
-            if peer.stale_until.is_some_and(|t| t <= now) {
-                peer.stale_until = None;
-                let index = peer.index;
-                Family::ALL.into_iter().for_each(|f| self.rib.remove_paths(index, f, true));
-                self.flush_wanted.notify_one();
-            }
-        }
-        if *self.in_sync.borrow() != (InSync { v4: true, v6: true }) {
-            self.flush_wanted.notify_one();
-        }
-    }
-
-    /// See [`InSync`]. Only where every change has been handed out.
-    fn check_in_sync(&self) {
-        let Some(config) = &self.config else { return };
-        let heard = |family: Family| {
-            self.peers.values().filter(|p| p.config.down_reason.is_none()).all(|p| {
-                let wait = p.config.graceful_restart.unwrap_or(bgp_plan::config::DEFAULT_RESTART_TIME);
-                p.has_told(family, SETTLE_TIME) || self.is_restart_over(wait)
-            })
-        };
-        let v4 = heard(Family::Ipv4) || config.peers.is_empty();
-        let v6 = heard(Family::Ipv6) || config.peers.is_empty();
-        self.in_sync.send_if_modified(|now| {
-            // Once heard, a peer that goes down again is its own matter.
-            let next = InSync { v4: now.v4 || v4, v6: now.v6 || v6 };
-            std::mem::replace(now, next) != next
-        });
-    }
-
     /// Everything that changed goes to the kernel's task and to every peer whose socket has room.
     pub(super) fn flush(&mut self) {
         let mut batch = RouteBatch::new();
@@ -88,6 +31,7 @@ impl Speaker {
             .collect();
         for id in ready {
             self.pump(id, false);
+            self.note_blocked(id);
         }
         self.rib.reap();
         self.check_in_sync();
@@ -98,7 +42,9 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let index = peer.index;
         let established = peer.session.is_some() && !extra;
-        let Some(link) = peer.connection(extra).and_then(|c| c.link.as_mut()) else {
+        let sent = &mut peer.counters.sent;
+        let connection = if extra { peer.extra.as_mut() } else { Some(&mut peer.primary) };
+        let Some(link) = connection.and_then(|c| c.link.as_mut()) else {
             return;
         };
         // An error is the reader's to report.
@@ -109,6 +55,7 @@ impl Speaker {
             if self.scratch.is_empty() {
                 return;
             }
+            sent.count_all(&self.scratch);
             has_room = matches!(link.send(&self.scratch), Ok(true));
         }
     }

@@ -173,6 +173,14 @@ impl Retention {
         }
     }
 
+    /// Forwarding has failed too while the peer restarts (RFC 5882 section 4.3.2): nothing is kept.
+    pub fn abandon(&mut self) -> Sweep {
+        match self.phase {
+            Phase::Restarting { .. } => self.done(),
+            _ => Sweep::Nothing,
+        }
+    }
+
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Nothing => None,

@@ -92,6 +92,15 @@ fn timers_run_from_restart_to_long_lived_to_the_end() {
     assert_eq!(returns.expired(t0 + S(720)), Sweep::DropStale, "the stale time goes on until End-of-RIB");
 }
 
+#[test]
+fn a_path_that_fails_during_a_restart_takes_the_routes_with_it() {
+    let (mut r, now) = (Retention::default(), Instant::now());
+    assert_eq!(r.abandon(), Sweep::Nothing);
+    r.ended(agreed(120, true, 0), now);
+    assert_eq!(r.abandon(), Sweep::DropStale);
+    assert_eq!(r.next_deadline(), None);
+}
+
 /// RFC 4724 section 4.2: what was not confirmed since the last restart goes with the next one.
 #[test]
 fn consecutive_restarts() {

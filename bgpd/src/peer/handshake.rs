@@ -1,0 +1,147 @@
+//! OPENs: what we say of ourselves, whether the peer's is acceptable, and what a session is made of both.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use bgp_proto::af::Family;
+use bgp_proto::fsm::restart::{Agreed, Returned};
+use bgp_proto::wire::attribute::Context;
+use bgp_proto::wire::open::{AddPath, Capabilities, GracefulRestart, LongLived, LongLivedFamily, Open};
+use bgp_proto::wire::{MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, Notification, iana};
+
+use super::is_configured;
+use bgp_plan::config::PeerConfig;
+
+/// What we say of our own restart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restart {
+    /// R: this process has yet to hear what its peers announce.
+    pub restarting: bool,
+    /// F of each family: the kernel kept forwarding over the restart.
+    pub preserved: [bool; 2],
+}
+
+/// Our OPEN to a peer.
+pub fn our_open(config: &PeerConfig, router_id: Ipv4Addr, restart: Restart) -> Open {
+    let preserved = |family: Family| is_configured(config, family).then_some(restart.preserved[family as usize]);
+    let graceful_restart = config.graceful_restart.map(|restart_time| GracefulRestart {
+        restarting: restart.restarting,
+        notification: true,
+        restart_time,
+        ipv4: preserved(Family::Ipv4),
+        ipv6: preserved(Family::Ipv6),
+    });
+    let long_lived = config.long_lived_stale_time.filter(|_| graceful_restart.is_some()).map(|stale_time| {
+        let family = |f: Family| preserved(f).map(|preserved| LongLivedFamily { preserved, stale_time });
+        LongLived { ipv4: family(Family::Ipv4), ipv6: family(Family::Ipv6) }
+    });
+    let add_path = |f: Family| match is_configured(config, f) {
+        true => AddPath { send: config.add_path_send, receive: config.add_path_receive },
+        false => AddPath::default(),
+    };
+    Open {
+        asn: config.local_as,
+        hold_time: config.hold_time,
+        router_id,
+        capabilities: Capabilities {
+            ipv4: config.v4,
+            ipv6: config.v6,
+            route_refresh: true,
+            enhanced_route_refresh: true,
+            four_octet_as: true,
+            extended_messages: config.extended_messages,
+            graceful_restart,
+            long_lived,
+            add_path: [add_path(Family::Ipv4), add_path(Family::Ipv6)],
+            extended_next_hop: config.extended_next_hop && config.v4,
+            // RFC 9234 section 4.1: between different ASes only.
+            role: config.role.filter(|_| config.local_as != config.remote_as).map(|role| role as u8),
+            ..Capabilities::default()
+        },
+    }
+}
+
+/// Whether an OPEN is from the peer that is configured, and one to go on with.
+///
+/// # Errors
+/// The NOTIFICATION of RFC 4271 section 6.2, RFC 6286, RFC 5492 or RFC 9234.
+pub fn check_open(config: &PeerConfig, ours: &Open, theirs: &Open) -> Result<(), Notification> {
+    // A template takes any AS but our own.
+    let is_expected = match config.remote_as {
+        0 => theirs.asn != config.local_as,
+        remote_as => theirs.asn == remote_as,
+    };
+    if !is_expected {
+        return Err(Notification::open(iana::BAD_PEER_AS, &[]));
+    }
+    // RFC 6286 section 2.2: unique within an AS.
+    if theirs.router_id == ours.router_id && theirs.asn == config.local_as {
+        return Err(Notification::open(iana::BAD_BGP_IDENTIFIER, &[]));
+    }
+    let (own, peer) = (&ours.capabilities, &theirs.capabilities);
+    if !Family::ALL.into_iter().any(|f| own.family(f) && peer.family(f)) {
+        // RFC 5492 section 5: the data is the capabilities that are missing.
+        let wanted = Family::ALL.into_iter().filter(|&f| own.family(f));
+        let data: Vec<u8> = wanted.flat_map(|f| [iana::CAP_MULTIPROTOCOL, 4, 0, f.afi() as u8, 0, 1]).collect();
+        return Err(Notification::open(iana::UNSUPPORTED_CAPABILITY, &data));
+    }
+    // RFC 9234 section 4.2; in strict mode the peer has to say its role.
+    if !own.roles_fit(peer) || (config.role_is_strict && own.role.is_some() && peer.role.is_none()) {
+        return Err(Notification::open(iana::ROLE_MISMATCH, &[]));
+    }
+    Ok(())
+}
+
+/// What an established session negotiated.
+pub struct Session {
+    pub context: Context,
+    /// What both sides have.
+    pub common: Capabilities,
+    /// End-of-RIB came, of each family.
+    pub end_of_rib: [bool; 2],
+    pub since: Instant,
+}
+
+impl Session {
+    /// `local`: our end of it.
+    pub fn new(ours: &Open, theirs: &Open, local: IpAddr) -> Session {
+        let common = ours.capabilities.common(&theirs.capabilities);
+        Session {
+            context: Context::new(&common, ours.asn == theirs.asn, local),
+            common,
+            end_of_rib: [false; 2],
+            since: Instant::now(),
+        }
+    }
+
+    /// The longest message that the peer may send.
+    pub fn max_message_len(&self) -> usize {
+        if self.common.extended_messages { MAX_EXTENDED_MESSAGE_LEN } else { MAX_MESSAGE_LEN }
+    }
+
+    /// Whether NOTIFICATIONs keep routes: both sides have the N bit, which ours always has (RFC 8538 section 2).
+    pub fn survives_notifications(&self) -> bool {
+        self.common.graceful_restart.is_some_and(|gr| gr.notification)
+    }
+
+    /// What becomes of a family's routes when this session ends; `None`: they go.
+    pub fn agreed(&self, family: Family) -> Option<Agreed> {
+        let gr = self.common.graceful_restart.filter(|_| self.common.family(family))?;
+        let stale = self.common.long_lived.and_then(|l| l.family(family)).map_or(0, |f| f.stale_time);
+        Some(Agreed {
+            restart_time: Duration::from_secs(gr.restart_time.into()),
+            listed: gr.forwarding(family).is_some(),
+            stale_time: Duration::from_secs(stale.into()),
+        })
+    }
+
+    /// What the peer says of a family that it may have had before; `sweep_time`: for its End-of-RIB.
+    pub fn returned(&self, family: Family, sweep_time: Duration) -> Option<Returned> {
+        let gr = self.common.graceful_restart.filter(|_| self.common.family(family))?;
+        Some(Returned {
+            forwarding: gr.forwarding(family) == Some(true),
+            long_lived: self.common.long_lived.and_then(|l| l.family(family)).is_some_and(|f| f.preserved),
+            wait: sweep_time,
+        })
+    }
+}

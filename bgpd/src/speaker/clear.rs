@@ -1,0 +1,73 @@
+//! What operators do to sessions: `bgpctl clear`.
+
+use std::net::IpAddr;
+
+use bgp_proto::af::Family;
+use bgp_proto::fsm::Event;
+use bgp_proto::wire::{MessageType, Notification, RefreshKind, RouteRefresh, iana};
+
+use super::Speaker;
+use bgp_plan::config::PeerId;
+
+/// How much of a session begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clear {
+    /// The session: Cease 6/4, and at once the next attempt. Also ends a wait after too many prefixes.
+    Hard,
+    /// What the peer announced is looked at again, and asked for where the peer can be asked (RFC 2918).
+    SoftIn,
+    /// What the peer was told is told again.
+    SoftOut,
+    /// Both.
+    Soft,
+}
+
+impl Speaker {
+    /// Clears the peers at an address, or all; how many there are.
+    pub(super) fn clear(&mut self, address: Option<IpAddr>, clear: Clear) -> usize {
+        let is_meant = |id: &&PeerId| address.is_none_or(|a| a == id.address);
+        let ids: Vec<PeerId> = self.peers.keys().filter(is_meant).copied().collect();
+        for &id in &ids {
+            match clear {
+                Clear::Hard => self.clear_hard(id),
+                Clear::SoftIn => self.clear_in(id),
+                Clear::SoftOut => self.clear_out(id),
+                Clear::Soft => {
+                    self.clear_in(id);
+                    self.clear_out(id);
+                }
+            }
+        }
+        self.flush_wanted.notify_one();
+        ids.len()
+    }
+
+    fn clear_hard(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let is_down = peer.down_reason().is_some();
+        if !is_down {
+            peer.explain("cleared by an operator".into());
+            self.stop(id, &Notification::cease(iana::ADMINISTRATIVE_RESET));
+            self.event(id, false, Event::ManualStart);
+        }
+    }
+
+    fn clear_in(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get(&id) else { return };
+        self.rib.reimport(peer.index);
+        let Some(session) = peer.session.as_ref().filter(|s| s.common.route_refresh) else { return };
+        let families: Vec<Family> = Family::ALL.into_iter().filter(|&f| session.common.family(f)).collect();
+        for family in families {
+            let request = RouteRefresh { family, kind: RefreshKind::Request };
+            self.write(id, false, MessageType::RouteRefresh, |out| request.write(out));
+        }
+    }
+
+    fn clear_out(&mut self, id: PeerId) {
+        if let Some(peer) = self.peers.get(&id) {
+            let index = peer.index;
+            let is_marked = peer.session.as_ref().is_some_and(|s| s.common.enhanced_route_refresh);
+            Family::ALL.into_iter().for_each(|f| self.rib.refresh(index, f, is_marked));
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Our own restart (RFC 4724 section 4.1): what peers are told of it, and what waits until they have told us everything.
+//!
+//! Two things wait, of each family:
+//! - Kernel routes of the previous process that nobody announced again (see [`InSync`]): until every configured peer has told,
+//!   at most its restart time.
+//! - Announcements, where this process restarted: peers keep our old routes until our End-of-RIB, so it must not come before
+//!   ours are right. They wait for the same, but not for a peer that has stayed away for [`ATTEMPTS`] attempts to connect: one
+//!   dead node must not silence the others.
+//!
+//! The R bit of a peer proves nothing (FRR sets it for two minutes, OpenBGPD always), so its End-of-RIB is awaited all the same.
+
+use std::time::{Duration, Instant};
+
+use bgp_proto::af::Family;
+
+use super::{InSync, Speaker};
+use crate::peer::{Peer, Restart};
+use bgp_plan::config::{DEFAULT_RESTART_TIME, PeerConfig, PeerId};
+
+/// How long after it is up a peer without graceful restart counts as still sending its first table.
+const SETTLE_TIME: Duration = Duration::from_secs(5);
+/// A peer that did not come in the time of so many attempts is away.
+const ATTEMPTS: u32 = 4;
+/// How often to look whether a time is over, while something waits.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// How this process began, and since when.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRestart {
+    pub began: Instant,
+    pub restarted: bool,
+    pub preserved: [bool; 2],
+}
+
+impl OwnRestart {
+    /// What an OPEN to a peer says: R and F until the restart is over.
+    pub fn says(&self, config: &PeerConfig) -> Restart {
+        let restarting = self.restarted && !self.is_over(config);
+        Restart { restarting, preserved: self.preserved.map(|p| p && restarting) }
+    }
+
+    fn is_over(&self, config: &PeerConfig) -> bool {
+        let time = config.graceful_restart.unwrap_or(DEFAULT_RESTART_TIME);
+        self.began.elapsed() > Duration::from_secs(time.into())
+    }
+}
+
+/// What a peer has told of a family since we began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    All,
+    NotYet,
+    /// It is not there, and was not for a while.
+    Away,
+}
+
+impl Speaker {
+    /// Something happened to a peer that others may have waited for.
+    pub(super) fn hear(&mut self, id: PeerId) {
+        self.look_at_sync = true;
+        self.flush_wanted.notify_one();
+        self.schedule(id);
+    }
+
+    /// When to look again, while something waits.
+    pub(super) fn sync_deadline(&self) -> Option<Instant> {
+        let in_sync = *self.in_sync.borrow();
+        (!in_sync.v4 || !in_sync.v6).then_some(self.next_look)
+    }
+
+    pub(super) fn look_if_due(&mut self, now: Instant) {
+        if self.next_look <= now {
+            self.next_look = now + LOOK_AGAIN;
+            self.look_at_sync = true;
+            self.flush_wanted.notify_one();
+        }
+    }
+
+    /// See the module. Only where every change has been handed out.
+    pub(super) fn check_in_sync(&mut self) {
+        if !std::mem::take(&mut self.look_at_sync) || self.config.is_none() {
+            return;
+        }
+        let told = Family::ALL.map(|family| self.have_told(family));
+        for family in Family::ALL {
+            if self.holding[family as usize] && told[family as usize].1 {
+                self.holding[family as usize] = false;
+                self.rib.release(family);
+                self.flush_wanted.notify_one();
+            }
+        }
+        self.in_sync.send_if_modified(|now| {
+            // Once heard, a peer that goes down again is its own matter.
+            let next = InSync { v4: now.v4 || told[0].0, v6: now.v6 || told[1].0 };
+            std::mem::replace(now, next) != next
+        });
+    }
+
+    /// Whether all peers have told all of a family, and whether that is enough to announce.
+    fn have_told(&self, family: Family) -> (bool, bool) {
+        let (mut all, mut enough) = (true, true);
+        for peer in self.peers.values().filter(|p| p.down_reason().is_none()) {
+            if self.restart.is_over(&peer.config) {
+                continue;
+            }
+            let told = told(peer, family);
+            all &= told == Told::All;
+            enough &= told != Told::NotYet;
+        }
+        (all, enough)
+    }
+}
+
+fn told(peer: &Peer, family: Family) -> Told {
+    let Some(session) = &peer.session else {
+        let is_away = peer.awaited_since.elapsed() > peer.config.connect_retry * ATTEMPTS;
+        return if is_away { Told::Away } else { Told::NotYet };
+    };
+    // Only speakers of graceful restart promise an End-of-RIB (RFC 4724 section 3), helpers included.
+    let is_silent = session.common.graceful_restart.is_none() && session.since.elapsed() >= SETTLE_TIME;
+    match !session.common.family(family) || session.end_of_rib[family as usize] || is_silent {
+        true => Told::All,
+        false => Told::NotYet,
+    }
+}
