@@ -50,15 +50,18 @@ fn context(args: &DecodeArgs) -> Context {
 /// of every line is one (`0010:`, `0x0010:`, `00000010  `, as tcpdump, xxd, hexdump and Wireshark write them).
 fn without_offsets(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
-    let offset = |line: &str| {
+    let offset = |i: usize| {
+        let line = lines[i];
         let first = line.split_whitespace().next().unwrap_or_default();
         let digits = first.strip_suffix(':').unwrap_or(first);
         let is_marked = first.len() > digits.len() || digits.starts_with("0x");
         let digits = digits.strip_prefix("0x").unwrap_or(digits);
         let wide = is_marked || matches!(digits.len(), 4 | 6 | 7 | 8);
-        usize::from_str_radix(digits, 16).ok().filter(|_| wide && line.split_whitespace().count() > 1)
+        // hexdump ends with an offset alone.
+        let has_more = line.split_whitespace().count() > 1 || i + 1 == lines.len();
+        usize::from_str_radix(digits, 16).ok().filter(|_| wide && has_more)
     };
-    let offsets: Vec<Option<usize>> = lines.iter().map(|l| offset(l)).collect();
+    let offsets: Vec<Option<usize>> = (0..lines.len()).map(offset).collect();
     let is_dump = offsets.first() == Some(&Some(0))
         && offsets.windows(2).all(|w| matches!(w, [Some(a), Some(b)] if a < b && b - a <= DUMP_LINE));
     if !is_dump {
