@@ -37,7 +37,11 @@ fn list(
     pick: impl Fn(&BgpFilterSpec) -> &Vec<BgpFilterRule>,
 ) -> Result<Vec<Rule>, String> {
     let rules = pick(spec).iter().enumerate();
-    rules.map(|(i, r)| rule(family, r).map_err(|e| format!("BGPFilter {name}: {field}[{i}]: {e}"))).collect()
+    let compiled = rules.map(|(i, r)| match rule(family, r) {
+        Ok(rule) => Ok(Rule { name: format!("BGPFilter {name}, {field}[{i}]"), ..rule }),
+        Err(e) => Err(format!("BGPFilter {name}: {field}[{i}]: {e}")),
+    });
+    compiled.collect()
 }
 
 fn rule(family: Family, rule: &BgpFilterRule) -> Result<Rule, String> {
@@ -45,6 +49,7 @@ fn rule(family: Family, rule: &BgpFilterRule) -> Result<Rule, String> {
     let priority =
         rule.priority.map(|p| u32::try_from(p).map_err(|_| format!("priority {p} is negative or too large")));
     Ok(Rule {
+        name: String::new(),
         family: Some(family),
         prefix: prefix_match(family, rule)?,
         source: rule.source.map(|RouteSource::RemotePeers| policy::Source::RemotePeers),

@@ -58,21 +58,26 @@ pub fn origins(name: &str, resources: &Resources, routes: &Routes, links: &Links
 
 /// The export rules for learned routes, to follow a peer's BGPFilters; what none of them matches is rejected.
 pub fn transit_rules(resources: &Resources, is_route_reflector: bool) -> Vec<Rule> {
-    let learned = |net: IpNet, action| Rule {
+    let learned = |name: String, net: IpNet, action| Rule {
+        name,
         source: Some(Source::RemotePeers),
         prefix: Some(PrefixMatch { prefix: prefix(net), operator: MatchOperator::In, min_len: None, max_len: None }),
         action,
         ..Rule::default()
     };
-    let pools = || resources.pools.values().map(|p| &p.body.spec);
-    let mut rules: Vec<Rule> =
-        pools().filter(|p| p.disable_bgp_export).map(|p| learned(p.cidr, Action::Reject)).collect();
-    rules.extend(resources.own_blocks.iter().map(|b| learned(*b, Action::Reject)));
+    let pools = || resources.pools.iter().map(|(name, p)| (name, &p.body.spec));
+    let closed = pools().filter(|(_, p)| p.disable_bgp_export);
+    let mut rules: Vec<Rule> = closed
+        .map(|(name, p)| learned(format!("IPPool {name} with disableBGPExport"), p.cidr, Action::Reject))
+        .collect();
+    rules.extend(resources.own_blocks.iter().map(|b| learned(format!("this node's block {b}"), *b, Action::Reject)));
     if is_route_reflector {
         let default = configuration(resources, "default");
-        rules.extend(Ranges::new(&default).all().map(|net| learned(net, Action::Accept)));
+        let accept = |net: IpNet| learned(format!("service range {net}"), net, Action::Accept);
+        rules.extend(Ranges::new(&default).all().map(accept));
     }
-    rules.extend(pools().filter(|p| !p.disabled).map(|p| learned(p.cidr, Action::Accept)));
+    let open = pools().filter(|(_, p)| !p.disabled);
+    rules.extend(open.map(|(name, p)| learned(format!("IPPool {name}"), p.cidr, Action::Accept)));
     rules
 }
 

@@ -28,6 +28,9 @@ pub struct Policy {
 /// One rule; an absent condition holds for every route.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
+    /// Where it is written, for explanations: `BGPFilter x, importV4[2]`. Decides nothing.
+    #[serde(default)]
+    pub name: String,
     /// BGPFilter keeps one list for each family.
     pub family: Option<Family>,
     pub prefix: Option<PrefixMatch>,
@@ -119,7 +122,7 @@ impl Policy {
     /// Whether every route of the family passes unchanged, so that nobody need look at it.
     pub fn accepts_all(&self, family: Family) -> bool {
         match self.rules.iter().find(|r| r.family.is_none_or(|f| f == family)) {
-            Some(r) => *r == Rule { family: r.family, ..Rule::default() },
+            Some(r) => *r == Rule { name: r.name.clone(), family: r.family, ..Rule::default() },
             None => false,
         }
     }
