@@ -14,8 +14,8 @@
 //! - `/v1/peer?peer=ADDRESS`: a list of peers there, each with the fields of `/v1/peers` and `local` and `remote` (ends of the
 //!   connection), `routerId`, `established` (sessions so far), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
 //!   (seconds: `configured`, `negotiated`, `remaining`), `messagesReceived` and `messagesSent` (by type).
-//! - POST `/v1/clear?peer=ADDRESS&soft=in|out|both`: begins sessions anew, all without `peer`; with `soft` only looks at routes
-//!   again. The answer says how many peers that were: `{"cleared": 1}`.
+//! - POST `/v1/clear?peer=ADDRESS&soft=in|out|both&message=TEXT`: begins sessions anew, all without `peer`, with `message` for
+//!   the peers' operators; with `soft` only looks at routes again. The answer says how many peers that were: `{"cleared": 1}`.
 //! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
 //!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
 //!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown

@@ -264,8 +264,8 @@ impl Speaker {
                     self.peers_at(address).map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id))).collect(),
                 );
             }
-            Command::Clear(address, clear, answer) => {
-                let _ = answer.send(self.clear(address, clear));
+            Command::Clear(address, clear, message, answer) => {
+                let _ = answer.send(self.clear(address, clear, message.as_deref()));
             }
             Command::Watch(subscriber) => self.events.add(subscriber),
             Command::Shutdown(done) => {

@@ -27,6 +27,8 @@ pub struct ClearParameters {
     peer: Option<String>,
     /// Absent: the session itself.
     soft: Option<Soft>,
+    /// For the operators of the peers (RFC 9003).
+    message: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -64,7 +66,7 @@ pub async fn clear(
         Some(Soft::Out) => Clear::SoftOut,
         Some(Soft::Both) => Clear::Soft,
     };
-    match (app.speaker.clear(wanted, clear).await, wanted) {
+    match (app.speaker.clear(wanted, clear, parameters.message).await, wanted) {
         (0, Some(wanted)) => Err(Refusal::no_peer(wanted, &app.speaker.peers().await)),
         (count, _) => Ok(Json(json!({ "cleared": count })).into_response()),
     }

@@ -23,13 +23,13 @@ pub enum Clear {
 }
 
 impl Speaker {
-    /// Clears the peers at an address, or all; how many there are.
-    pub(super) fn clear(&mut self, address: Option<IpAddr>, clear: Clear) -> usize {
+    /// Clears the peers at an address, or all; how many there are. `message` is for the operators of peers (RFC 9003).
+    pub(super) fn clear(&mut self, address: Option<IpAddr>, clear: Clear, message: Option<&str>) -> usize {
         let is_meant = |id: &&PeerId| address.is_none_or(|a| a == id.address);
         let ids: Vec<PeerId> = self.peers.keys().filter(is_meant).copied().collect();
         for &id in &ids {
             match clear {
-                Clear::Hard => self.clear_hard(id),
+                Clear::Hard => self.clear_hard(id, message),
                 Clear::SoftIn => self.clear_in(id),
                 Clear::SoftOut => self.clear_out(id),
                 Clear::Soft => {
@@ -42,12 +42,18 @@ impl Speaker {
         ids.len()
     }
 
-    fn clear_hard(&mut self, id: PeerId) {
+    fn clear_hard(&mut self, id: PeerId, message: Option<&str>) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let is_down = peer.down_reason().is_some();
         if !is_down {
             peer.explain("cleared by an operator".into());
-            self.stop(id, &Notification::cease(iana::ADMINISTRATIVE_RESET));
+            self.stop(
+                id,
+                &match message {
+                    Some(text) => Notification::cease_with_text(iana::ADMINISTRATIVE_RESET, text),
+                    None => Notification::cease(iana::ADMINISTRATIVE_RESET),
+                },
+            );
             self.event(id, false, Event::ManualStart);
         }
     }

@@ -60,7 +60,7 @@ pub(super) enum Command {
     Neighbour(PeerId, bfd::Notice),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Peer(IpAddr, oneshot::Sender<Vec<PeerDetail>>),
-    Clear(Option<IpAddr>, Clear, oneshot::Sender<usize>),
+    Clear(Option<IpAddr>, Clear, Option<String>, oneshot::Sender<usize>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Status(oneshot::Sender<SpeakerStatus>),
     Watch(events::Subscriber),
@@ -152,10 +152,11 @@ impl Handle {
         details.await.unwrap_or_default()
     }
 
-    /// Begins sessions anew, or a part of what they carry: of the peers at an address, or of all. How many there are.
-    pub async fn clear(&self, address: Option<IpAddr>, clear: Clear) -> usize {
+    /// Begins sessions anew, or a part of what they carry: of the peers at an address, or of all. How many there are. `message`
+    /// goes with the end of a session.
+    pub async fn clear(&self, address: Option<IpAddr>, clear: Clear, message: Option<String>) -> usize {
         let (answer, count) = oneshot::channel();
-        self.send(Command::Clear(address, clear, answer));
+        self.send(Command::Clear(address, clear, message, answer));
         count.await.unwrap_or_default()
     }
 

@@ -14,6 +14,10 @@ use tokio::net::TcpSocket;
 
 use super::*;
 
+mod beginnings;
+mod ends;
+mod restarts;
+
 /// Of both ends. No other program listens on all addresses there.
 const LOOPBACK_PORT: u16 = 17911;
 /// What has to happen happens in this time.
