@@ -143,6 +143,12 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
             }
             columns
         }
+        // Never the values.
+        Kind::Secret => vec![
+            NAME,
+            ("TYPE", |v, _| or(text(v, "/type"), "Opaque")),
+            ("DATA", |v, _| v.pointer("/data").and_then(Value::as_object).map_or(0, |d| d.len()).to_string()),
+        ],
         Kind::EndpointSlice => vec![
             NAME,
             ("ADDRESSTYPE", |v, _| text(v, "/addressType")),

@@ -56,6 +56,7 @@ kinds! {
     ClusterInformation, "ClusterInformation", "projectcalico.org/v3", "clusterinformations", false, ["clusterinfo", "clusterinfos"];
     Namespace, "Namespace", "v1", "namespaces", false, ["ns"];
     Pod, "Pod", "v1", "pods", true, ["po"];
+    Secret, "Secret", "v1", "secrets", true, [];
     Service, "Service", "v1", "services", true, ["svc", "svcs"];
     EndpointSlice, "EndpointSlice", "discovery.k8s.io/v1", "endpointslices", true, ["eps"];
 }

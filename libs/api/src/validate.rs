@@ -97,8 +97,10 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
 
 /// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3/ippool.go`).
 pub fn fill_defaults(kind: Kind, value: &mut Value) {
-    if kind != Kind::IpPool {
-        return;
+    match kind {
+        Kind::IpPool => {}
+        Kind::Secret => return crate::secret::merge_string_data(value),
+        _ => return,
     }
     let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return };
     let is_v6 = spec.get("cidr").and_then(Value::as_str).is_some_and(|c| c.contains(':'));
@@ -161,6 +163,7 @@ fn decodes(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::ClusterInformation => read::<WithSpec<crate::node::ClusterInformationSpec>>(value),
         Kind::Namespace => read::<crate::service::NamespaceBody>(value),
         Kind::Pod => read::<crate::service::PodBody>(value),
+        Kind::Secret => read::<crate::secret::SecretBody>(value),
         Kind::Service => read::<crate::service::ServiceBody>(value),
         Kind::EndpointSlice => read::<crate::service::EndpointSliceBody>(value),
     }

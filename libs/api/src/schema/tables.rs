@@ -50,6 +50,7 @@ pub(super) fn of(kind: Kind) -> &'static Object {
         Kind::ClusterInformation => &CLUSTER_INFORMATION,
         Kind::Namespace => &NAMESPACE,
         Kind::Pod => &POD,
+        Kind::Secret => &SECRET,
         Kind::Service => &SERVICE,
         Kind::EndpointSlice => &ENDPOINT_SLICE,
     }
@@ -341,6 +342,19 @@ static CLUSTER_INFORMATION_SPEC: Object = object(
 static CARRIED: Object = open("Object", &[]);
 document!(NAMESPACE, "Namespace", spec & CARRIED);
 document!(POD, "Pod", spec & CARRIED);
+
+static SECRET: Object = object(
+    "Secret",
+    &[
+        f("apiVersion", TEXT),
+        f("kind", TEXT),
+        req("metadata", Object(&METADATA)),
+        f("type", TEXT),
+        f("data", Map),
+        f("stringData", Map),
+        f("immutable", Bool),
+    ],
+);
 
 document!(SERVICE, "Service", spec & SERVICE_SPEC);
 static SERVICE_SPEC: Object = object(

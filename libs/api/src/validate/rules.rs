@@ -23,6 +23,7 @@ pub(super) fn check(kind: Kind, document: &Value, found: &mut Findings) {
         Kind::IpamConfiguration => ipam_configuration(name, &spec, found),
         Kind::Node => node(&spec, found),
         Kind::WorkloadEndpoint => workload_endpoint(&spec, found),
+        Kind::Secret => secret(document, found),
         Kind::Service => service(&spec, found),
         Kind::EndpointSlice => endpoint_slice(document, found),
         Kind::FelixConfiguration => felix_configuration(name, found),
@@ -50,6 +51,24 @@ impl<'a> Spec<'a> {
 
     fn items(&self, field: &str) -> &'a [Value] {
         self.0[field].as_array().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// Kubernetes' rules for `data`; no message repeats a value.
+fn secret(document: &Value, found: &mut Findings) {
+    for field in ["data", "stringData"] {
+        for (key, value) in document[field].as_object().into_iter().flatten() {
+            let path = format!("{field}.{key}");
+            let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if key.is_empty() || !key.chars().all(is_name) || key.starts_with("..") {
+                let rule = "a key has letters, digits, '-', '_' and '.'";
+                found.errors.push(FieldError::field(&path, field, key, rule, "password would do"));
+            }
+            if field == "data" && !value.as_str().is_some_and(crate::secret::is_base64) {
+                let advice = "encode it, or put the text itself under stringData";
+                found.errors.push(FieldError::text(&path, "", format!("{path} is not base64"), advice));
+            }
+        }
     }
 }
 

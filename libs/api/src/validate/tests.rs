@@ -254,6 +254,27 @@ fn good_documents_pass() {
     }
 }
 
+#[test]
+fn secrets_are_checked_without_being_shown() {
+    let secret = |field: &str, key: &str, value: &str| {
+        let document = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "bgp"}, field: {key: value}});
+        document_errors(&document)
+    };
+    assert_eq!(secret("data", "password", "aHVudGVyMg=="), "");
+    assert_eq!(secret("stringData", "password", "hunter2"), "");
+    let wrong = secret("data", "password", "hunter2!");
+    assert!(
+        wrong.contains("data.password is not base64; encode it, or put the text itself under stringData"),
+        "{wrong}"
+    );
+    assert!(!wrong.contains("hunter2"), "{wrong}");
+    assert!(secret("data", "pass word", "aGk=").contains("a key has letters"));
+}
+
+fn document_errors(document: &Value) -> String {
+    super::document(Kind::Secret, document).errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
 /// Settings of ours: the message names the field, the value and what would be right.
 #[test]
 fn session_settings_are_checked() {
