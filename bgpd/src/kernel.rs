@@ -10,10 +10,15 @@
 //! - Learned routes have protocol 202 and [`fib::PRIORITY_LEARNED`]. They are never originated, so nothing loops.
 //! - What felix serves on this node (its blocks, workloads and services) is never overridden: a learned route for the same
 //!   prefix is not installed. felix's `via` routes to borrowed addresses lose against a learned one.
+//! - Beside learned routes the task programs, under the same number, the gateways of peers that are reached by one
+//!   (BGPPeer's reachableBy), and a blackhole for each service range that this node announces as a whole: a packet for an
+//!   address in it that nobody serves is dropped here and does not go round between node and switch.
+//! - A learned route inside the node's own service ranges is not installed: the node serves them itself.
+//! - What this host sends by a learned route has the node's address as its source, if that is one of the host's.
 //! - Routes of protocol 202 that an earlier process left stay until the speaker has heard End-of-RIB for their family; then
 //!   those that nobody announced again go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +29,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
 use crate::speaker::{Handle, RouteBatch};
+use bgp_plan::origins::ServiceRanges;
+use bgp_plan::peers::Plan;
 use bgp_plan::resources::Resources;
 use state::{Actions, State};
 
@@ -40,6 +47,25 @@ pub struct Inputs {
     pub resources: Arc<Resources>,
     /// Addresses of the configured peers: sessions with those on a link that is lost go down at once.
     pub peers: BTreeSet<IpAddr>,
+    /// Peers that are reached by a gateway.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    pub services: ServiceRanges,
+    /// The node's addresses, one of a family.
+    pub sources: Vec<IpAddr>,
+}
+
+impl Inputs {
+    /// What the plan has for the kernel.
+    pub fn new(resources: &Resources, plan: &Plan) -> Inputs {
+        let sources = plan.config.own_v4.map(IpAddr::from).into_iter().chain(plan.config.own_v6.map(IpAddr::from));
+        Inputs {
+            resources: Arc::new(resources.clone()),
+            peers: plan.config.peers.keys().map(|id| id.address).collect(),
+            gateways: plan.gateways.clone(),
+            services: plan.services.clone(),
+            sources: sources.collect(),
+        }
+    }
 }
 
 /// What the kernel holds of ours.

@@ -1,7 +1,7 @@
 //! bgpd: Tortie's BGP speaker.
 //!
 //! ```text
-//!  store ──watch──► resources ──peers::plan──► speaker (own thread) ◄──► peers
+//!  store ──watch──► feed ──resources, plan───► speaker (own thread) ◄──► peers
 //!                       │                          ▲ │ best routes
 //!                       └──────► kernel task ──────┘ ▼
 //!                                  │   FIB of felix: originated; learned routes: protocol 202
@@ -14,8 +14,10 @@
 mod bfd;
 mod control;
 mod events;
+mod feed;
 mod kernel;
 mod link;
+mod log_level;
 mod metrics;
 mod peer;
 mod session;
@@ -23,10 +25,8 @@ mod sockopt;
 mod speaker;
 
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -35,14 +35,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::Readiness;
+use crate::feed::Feed;
 use crate::kernel::Inputs;
+use crate::log_level::LogLevel;
 use crate::speaker::{Handle, Start};
 use bgp_plan::peers::RouterId;
-use bgp_plan::resources::Resources;
-
-/// Every kind has a watch of its own: what one `calicoctl apply` wrote is planned together, so that a session does not end over
-/// a filter that comes a moment after the peer which names it.
-const SETTLE_TIME: Duration = Duration::from_millis(20);
 
 /// Tortie's BGP speaker: announces what this node serves, installs what it learns.
 #[derive(Parser)]
@@ -60,15 +57,19 @@ struct Arguments {
     /// Router id: a dotted quad, or `hash` for one made of the node's name; the node's IPv4 address if absent.
     #[arg(long, env = "CALICO_ROUTER_ID")]
     router_id: Option<String>,
+    /// Namespace of the Secrets that hold the passwords of sessions.
+    #[arg(long, env = "NAMESPACE", default_value = api::secret::DEFAULT_NAMESPACE)]
+    namespace: String,
+    /// Directory of secrets as Kubernetes mounts them, <name>/<key>, for those that the store does not have.
+    #[arg(long, default_value = "/etc/tortie/secrets")]
+    secrets_dir: PathBuf,
 }
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    let is_terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(is_terminal).with_writer(std::io::stderr).init();
+    let level = log_level::start();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-    let result = runtime.context("cannot start the runtime").and_then(|r| r.block_on(run(arguments)));
+    let result = runtime.context("cannot start the runtime").and_then(|r| r.block_on(run(arguments, level)));
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(e) => {
@@ -87,7 +88,7 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
-async fn run(arguments: Arguments) -> anyhow::Result<()> {
+async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let router_id = RouterId::parse(arguments.router_id.as_deref().unwrap_or_default()).map_err(anyhow::Error::msg)?;
     let node = match arguments.nodename {
         Some(name) => name,
@@ -123,7 +124,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
 
-    let work = follow(store, node, router_id, kernel, speaker.clone(), &readiness);
+    let feed = Feed::new(store, &node, arguments.namespace, arguments.secrets_dir);
+    let work = follow(feed, Program { node, router_id, kernel, speaker: speaker.clone(), level }, &readiness);
     tokio::select! {
         result = work => result?,
         _ = terminate.recv() => {}
@@ -133,35 +135,24 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keeps the speaker as the resources say, for as long as the process lives.
-async fn follow(
-    store: datastore::store::DynStore,
+/// What the resources steer.
+struct Program {
     node: String,
     router_id: RouterId,
     kernel: Option<Arc<dyn Kernel>>,
     speaker: Handle,
-    readiness: &watch::Sender<Readiness>,
-) -> anyhow::Result<()> {
-    let mut updates = datastore::watcher::watch(store, Resources::ranges(&node));
-    let mut resources = Resources::default();
-    let mut in_sync = false;
+    level: LogLevel,
+}
+
+/// Keeps the program as the resources say, for as long as the process lives.
+async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Readiness>) -> anyhow::Result<()> {
+    let Program { node, router_id, kernel, speaker, level } = program;
     let mut inputs: Option<watch::Sender<Inputs>> = None;
     let mut waiting_for = String::new();
     let mut noted = Vec::new();
     let mut listening = false;
-    while let Some(first) = updates.recv().await {
-        // What arrives together is planned once.
-        let deadline = tokio::time::Instant::now() + SETTLE_TIME;
-        let mut next = Some(first);
-        while let Some(update) = next {
-            in_sync |= update == datastore::watcher::Update::InSync;
-            resources.update(&update);
-            next = tokio::time::timeout_at(deadline, updates.recv()).await.unwrap_or_default();
-        }
-        if !in_sync {
-            continue;
-        }
-        let plan = match bgp_plan::peers::plan(&node, &resources, router_id) {
+    while let Some(resources) = feed.next().await {
+        let plan = match bgp_plan::peers::plan(&node, resources, router_id) {
             Ok(plan) => plan,
             Err(e) => {
                 let reason = e.to_string();
@@ -173,15 +164,13 @@ async fn follow(
                 continue;
             }
         };
+        level.set(plan.log_severity.as_deref());
         if noted != plan.notes {
             plan.notes.iter().for_each(|note| tracing::warn!("{note}"));
-            noted = plan.notes;
+            noted.clone_from(&plan.notes);
             readiness.send_modify(|r| r.notes.clone_from(&noted));
         }
-        let now = Inputs {
-            resources: Arc::new(resources.clone()),
-            peers: plan.config.peers.keys().map(|id| id.address).collect(),
-        };
+        let now = Inputs::new(resources, &plan);
         let applied = speaker.configure(plan.config).await.context("the speaker's thread ended")?;
         let problem = applied.err();
         match &problem {

@@ -3,13 +3,15 @@
 pub mod changes;
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use bgp_proto::af::Prefix;
 use bgp_proto::policy::Policy;
 pub use bgp_proto::rib::Origin;
 use serde::{Deserialize, Serialize};
+
+use crate::password::Password;
 
 /// Hold time where nothing is configured, seconds: RFC 4271's suggestion (section 10), which most peers offer too. Calico's
 /// is BIRD's 240 s: for so long traffic would go to a peer that is dead but whose link is up.
@@ -28,8 +30,13 @@ pub const DEFAULT_RESTART_TIME: u16 = 120;
 pub struct SpeakerConfig {
     pub router_id: Ipv4Addr,
     pub local_as: u32,
+    /// This node's addresses: the next hop of its own routes where a session is of the other family, and the source of what
+    /// this host sends by learned routes.
+    pub own_v4: Option<Ipv4Addr>,
+    pub own_v6: Option<Ipv6Addr>,
     /// Where to accept connections.
     pub listen: Vec<SocketAddr>,
+    #[serde(with = "peer_list")]
     pub peers: BTreeMap<PeerId, PeerConfig>,
     /// Peers that come from anywhere in a prefix, by name.
     pub dynamic: BTreeMap<String, DynamicPeers>,
@@ -47,6 +54,8 @@ impl SpeakerConfig {
         SpeakerConfig {
             router_id,
             local_as,
+            own_v4: None,
+            own_v6: None,
             listen: Vec::new(),
             peers: BTreeMap::new(),
             dynamic: BTreeMap::new(),
@@ -113,7 +122,7 @@ pub struct PeerConfig {
     /// How often our own AS may be in a received path.
     pub allow_own_as: u8,
     /// TCP-MD5 (RFC 2385).
-    pub password: Option<String>,
+    pub password: Option<Password>,
     /// Held down, and why (shown as the peer's last error).
     pub down_reason: Option<String>,
     pub import: Policy,
@@ -238,6 +247,34 @@ pub enum PeerType {
     Global,
     #[serde(rename = "node specific")]
     NodeSpecific,
+    #[serde(rename = "local workload")]
+    LocalWorkload,
+}
+
+/// Peers as a list, each with its address: a map in JSON has no keys but texts.
+mod peer_list {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{PeerConfig, PeerId};
+
+    #[derive(Serialize, Deserialize)]
+    struct Entry<P> {
+        #[serde(flatten)]
+        id: PeerId,
+        #[serde(flatten)]
+        config: P,
+    }
+
+    pub fn serialize<S: Serializer>(peers: &BTreeMap<PeerId, PeerConfig>, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(peers.iter().map(|(id, config)| Entry { id: *id, config }))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<BTreeMap<PeerId, PeerConfig>, D::Error> {
+        let list = Vec::<Entry<PeerConfig>>::deserialize(d)?;
+        Ok(list.into_iter().map(|entry| (entry.id, entry.config)).collect())
+    }
 }
 
 /// BGPPeer's nextHopMode.

@@ -6,6 +6,7 @@
 //! - [`peers`]: resources to sessions
 //! - [`settings`]: what users set on a session to what it runs on
 //! - [`filters`]: BGPFilter to the matcher's rules
+//! - [`password`]: the secrets that sessions are signed with
 //! - [`origins`]: the kernel's routes of felix, and the export rules, to prefixes
 //! - [`config`]: the result
 //! - [`switch`]: the other ends of the sessions
@@ -13,6 +14,7 @@
 pub mod config;
 pub mod filters;
 pub mod origins;
+pub mod password;
 pub mod peers;
 pub mod resources;
 pub mod settings;

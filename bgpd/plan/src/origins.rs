@@ -5,24 +5,26 @@
 //! (`bird.cfg.template`, `bird_aggr.cfg.template`), in their order:
 //!
 //! 1. pools with disableBGPExport: reject
-//! 2. an own confirmed block: accept; what lies inside it: reject (aggregation)
-//! 3. a service address inside the service ranges of BGPConfiguration, or a LoadBalancer pool: accept
+//! 2. an own confirmed block: accept; what lies inside it: reject (aggregation), unless its priority is better than the
+//!    normal one, as that of a workload that is being moved
+//! 3. a service address inside the service ranges of BGPConfiguration, or a LoadBalancer pool: accept, but in a range that
+//!    is announced as a whole only where the service has externalTrafficPolicy Local
 //! 4. an address of a workload inside an enabled pool (borrowed from another node's block): accept
 //! 5. anything else: reject
 //!
-//! Learned routes pass by the same rules ([`transit_rules`]).
-//!
-//! Not implemented: Calico's static aggregates of whole service ranges. A service address is announced by the nodes that
-//! serve it, each as its own host route.
+//! Beside these a node originates the service ranges that are announced as a whole ([`ServiceRanges`]), each while felix
+//! serves some address of it here. Learned routes pass by the same rules ([`transit_rules`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use api::bgp_configuration::CidrBlock;
 use api::ip_pool::AllowedUse;
 use api::{BgpConfigurationSpec, IpPoolSpec};
-use bgp_proto::policy::{Action, Community, MatchOperator, PrefixMatch, Rule, Source};
-use fib::{Links, PROTOCOL_FELIX, Routes, Target};
+use bgp_proto::policy::{self, Action, Community, MatchOperator, PrefixMatch, Rule, Source};
+use fib::{Links, PRIORITY_LOCAL, PROTOCOL_FELIX, Routes, Target};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Origin;
 use crate::filters::{community, prefix};
@@ -43,15 +45,16 @@ pub fn origins(name: &str, resources: &Resources, routes: &Routes, links: &Links
             Target::Link { ifindex } => links.get(ifindex).map(|l| l.name.clone()),
             Target::Blackhole => None,
         };
-        let origin = Origin {
-            prefix: prefix(key.dst),
-            communities: rules.communities(key.dst),
-            interface,
-            priority: Some(key.priority),
-            export: rules.verdict(key.dst, &route.target) == Action::Accept,
-        };
+        if interface.as_deref().is_some_and(|i| rules.is_ignored(i)) {
+            continue;
+        }
+        let is_service = is_host(key.dst) && route.target == Target::Blackhole;
+        for range in rules.services.aggregates.iter().filter(|r| is_service && **r != key.dst && r.contains(&key.dst)) {
+            origins.entry(*range).or_insert_with(|| rules.origin(*range, None, PRIORITY_LOCAL, Action::Accept));
+        }
         // Of two routes for one prefix the kernel uses the one with the lower priority, which comes first.
-        origins.entry(key.dst).or_insert(origin);
+        let verdict = rules.verdict(key.dst, key.priority, &route.target);
+        origins.entry(key.dst).or_insert_with(|| rules.origin(key.dst, interface, key.priority, verdict));
     }
     origins.into_values().collect()
 }
@@ -72,81 +75,138 @@ pub fn transit_rules(resources: &Resources, is_route_reflector: bool) -> Vec<Rul
         .collect();
     rules.extend(resources.own_blocks.iter().map(|b| learned(format!("this node's block {b}"), *b, Action::Reject)));
     if is_route_reflector {
+        // Calico's ranges from outside; cluster IPs are every node's own.
         let default = configuration(resources, "default");
-        let accept = |net: IpNet| learned(format!("service range {net}"), net, Action::Accept);
-        rules.extend(Ranges::new(&default).all().map(accept));
+        let outside = ranges(&default.service_external_ips).chain(ranges(&default.service_load_balancer_ips));
+        rules.extend(outside.map(|net| learned(format!("service range {net}"), net, Action::Accept)));
     }
     let open = pools().filter(|(_, p)| !p.disabled);
     rules.extend(open.map(|(name, p)| learned(format!("IPPool {name}"), p.cidr, Action::Accept)));
     rules
 }
 
-/// The service ranges of BGPConfiguration.
-pub(crate) struct Ranges {
-    cluster: Vec<IpNet>,
-    /// External and load-balancer addresses.
-    outside: Vec<IpNet>,
+/// The service ranges of BGPConfiguration, as they concern one node (Calico `confd/pkg/backends/calico/routes.go`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRanges {
+    /// Announced as a whole: cluster IPs; external and load-balancer ranges of more than one address, the latter unless
+    /// serviceLoadBalancerAggregation is Disabled. Empty on a node that is excluded from load balancers.
+    pub aggregates: BTreeSet<IpNet>,
+    /// All of them. They are served here: what others announce of them is not put into the kernel.
+    pub own: BTreeSet<IpNet>,
 }
 
-impl Ranges {
-    pub(crate) fn new(spec: &BgpConfigurationSpec) -> Self {
-        // A range that cannot be read is no range; validation refuses it where it is written.
-        let parse = |cidr: &String| cidr.parse::<IpNet>().ok().or_else(|| cidr.parse::<IpAddr>().ok().map(IpNet::from));
-        let outside = spec.service_external_ips.iter().chain(&spec.service_load_balancer_ips);
-        Self {
-            cluster: spec.service_cluster_ips.iter().filter_map(|b| parse(&b.cidr)).collect(),
-            outside: outside.filter_map(|b| parse(&b.cidr)).collect(),
+impl ServiceRanges {
+    /// Those of node `name`.
+    pub fn new(name: &str, resources: &Resources) -> Self {
+        let spec = configuration(resources, "default");
+        let is_whole = spec.service_load_balancer_aggregation.as_deref() != Some("Disabled");
+        let balanced = ranges(&spec.service_load_balancer_ips).filter(|_| is_whole);
+        let outside = ranges(&spec.service_external_ips).chain(balanced).filter(|net| !is_host(*net));
+        let mut aggregates: BTreeSet<IpNet> = ranges(&spec.service_cluster_ips).chain(outside).collect();
+        if is_excluded(name, resources) {
+            aggregates.clear();
         }
+        Self { aggregates, own: service_ranges(&spec) }
     }
+}
 
-    pub(crate) fn all(self) -> impl Iterator<Item = IpNet> {
-        self.cluster.into_iter().chain(self.outside)
-    }
+/// Every service range of a BGPConfiguration.
+pub(crate) fn service_ranges(spec: &BgpConfigurationSpec) -> BTreeSet<IpNet> {
+    let lists = [&spec.service_cluster_ips, &spec.service_external_ips, &spec.service_load_balancer_ips];
+    lists.into_iter().flat_map(|l| ranges(l)).collect()
+}
+
+/// Parsed; a range that cannot be read is no range, and validation refuses it where it is written.
+fn ranges(blocks: &[CidrBlock]) -> impl Iterator<Item = IpNet> {
+    let parse = |cidr: &str| cidr.parse::<IpNet>().ok().or_else(|| cidr.parse::<IpAddr>().ok().map(IpNet::from));
+    blocks.iter().filter_map(move |b| parse(&b.cidr)).map(|net| net.trunc())
+}
+
+/// Whether the node serves nothing from outside.
+fn is_excluded(name: &str, resources: &Resources) -> bool {
+    let label = resources.nodes.get(name).and_then(|n| n.metadata.labels.get(EXCLUDE_LABEL));
+    label.is_some_and(|v| v == "true")
+}
+
+fn is_host(net: IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }
 
 struct Rules<'a> {
     pools: Vec<&'a IpPoolSpec>,
     own_blocks: &'a BTreeSet<IpNet>,
-    ranges: Ranges,
-    /// The node serves nothing from outside.
+    services: ServiceRanges,
+    /// Addresses that only nodes with an endpoint announce.
+    local_services: BTreeSet<IpAddr>,
     is_excluded: bool,
     /// prefixAdvertisements, their communities resolved.
     advertisements: Vec<(IpNet, Vec<Community>)>,
+    /// Patterns of interfaces whose routes are not ours to announce.
+    ignored: Vec<String>,
+    /// ipv4NormalRoutePriority and ipv6NormalRoutePriority.
+    normal_priority: [u32; 2],
 }
 
 impl<'a> Rules<'a> {
     fn new(name: &str, resources: &'a Resources) -> Self {
         let default = configuration(resources, "default");
         let own = configuration(resources, &format!("node.{name}"));
-        let label = resources.nodes.get(name).and_then(|n| n.metadata.labels.get(EXCLUDE_LABEL));
+        let normal = |pick: fn(&BgpConfigurationSpec) -> Option<i64>| {
+            pick(&own).or(pick(&default)).and_then(|p| u32::try_from(p).ok()).unwrap_or(PRIORITY_LOCAL)
+        };
+        let ignored = if own.ignored_interfaces.is_empty() { &default } else { &own }.ignored_interfaces.clone();
         Self {
             pools: resources.pools.values().map(|p| &p.body.spec).collect(),
             own_blocks: &resources.own_blocks,
-            ranges: Ranges::new(&default),
-            is_excluded: label.is_some_and(|v| v == "true"),
+            services: ServiceRanges::new(name, resources),
+            local_services: resources.local_services.values().flatten().copied().collect(),
+            is_excluded: is_excluded(name, resources),
             advertisements: advertisements(&default, &own),
+            ignored,
+            normal_priority: [normal(|s| s.ipv4_normal_route_priority), normal(|s| s.ipv6_normal_route_priority)],
         }
     }
 
-    fn verdict(&self, net: IpNet, target: &Target) -> Action {
+    fn origin(&self, net: IpNet, interface: Option<String>, priority: u32, verdict: Action) -> Origin {
+        Origin {
+            prefix: prefix(net),
+            communities: self.communities(net),
+            interface,
+            priority: Some(priority),
+            export: verdict == Action::Accept,
+        }
+    }
+
+    fn verdict(&self, net: IpNet, priority: u32, target: &Target) -> Action {
         let accept_if = |condition| if condition { Action::Accept } else { Action::Reject };
         if self.pools.iter().any(|p| p.disable_bgp_export && p.cidr.contains(&net)) {
             return Action::Reject;
         }
         if let Some(block) = self.own_blocks.iter().find(|b| b.contains(&net)) {
-            return accept_if(*block == net);
+            let normal = self.normal_priority[usize::from(net.addr().is_ipv6())];
+            return accept_if(*block == net || priority < normal);
         }
-        let is_host = net.prefix_len() == net.max_prefix_len();
         let pool_allows = |wanted| self.pools.iter().any(|p| !p.disabled && p.allows(wanted) && p.cidr.contains(&net));
         match target {
-            Target::Blackhole if is_host && !self.is_excluded => {
-                let is_in = |ranges: &[IpNet]| ranges.iter().any(|r| r.contains(&net));
-                let is_in_pool = pool_allows(AllowedUse::LoadBalancer);
-                accept_if(is_in(&self.ranges.cluster) || is_in(&self.ranges.outside) || is_in_pool)
-            }
-            Target::Link { .. } if is_host => accept_if(pool_allows(AllowedUse::Workload)),
+            Target::Blackhole if is_host(net) && !self.is_excluded => accept_if(
+                self.is_announced_alone(net) || self.services.aggregates.contains(&net) || {
+                    let is_in_range = self.services.own.iter().any(|r| r.contains(&net));
+                    !is_in_range && pool_allows(AllowedUse::LoadBalancer)
+                },
+            ),
+            Target::Link { .. } if is_host(net) => accept_if(pool_allows(AllowedUse::Workload)),
             _ => Action::Reject,
         }
+    }
+
+    /// Whether a service address in some range has a route of its own.
+    fn is_announced_alone(&self, net: IpNet) -> bool {
+        let is_in = |ranges: &BTreeSet<IpNet>| ranges.iter().any(|r| r.contains(&net));
+        is_in(&self.services.own) && (!is_in(&self.services.aggregates) || self.local_services.contains(&net.addr()))
+    }
+
+    fn is_ignored(&self, interface: &str) -> bool {
+        self.ignored.iter().any(|pattern| policy::wildcard(pattern, interface))
     }
 
     fn communities(&self, net: IpNet) -> Vec<Community> {

@@ -2,33 +2,50 @@
 //!
 //! The rules are Calico's (confd's `bgp_processor.go` and its BIRD templates), with these differences:
 //! - The passive side of a session between two nodes is the one with the lower address, compared as numbers; Calico
-//!   compares text, in which 10.0.0.9 is above 10.0.0.10.
-//! - A peer that needs something we cannot give (a filter that does not exist, a password) is held down with a reason;
+//!   compares text, in which 10.0.0.9 is above 10.0.0.10. It connects all the same where the other side was told not to.
+//! - A peer that needs something we cannot give (a filter or a secret that does not exist) is held down with a reason;
 //!   Calico runs it without.
+//! - What a local workload announces is rejected unless a filter accepts it; Calico accepts all that no filter rejects.
 //! - The hold time can be set; its default is RFC 4271's suggestion (section 10), not BIRD's 240 s.
 //!
-//! A session carries the family of its addresses, as in Calico, which runs one BIRD for each.
+//! A session carries the family of its addresses, as in Calico, which runs one BIRD for each, unless `families` says more.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use api::bgp_configuration::{DEFAULT_AS_NUMBER, DEFAULT_LISTEN_PORT};
+use api::bgp_configuration::DEFAULT_LISTEN_PORT;
 use api::bgp_peer::{self, SourceAddress};
 use api::bgp_session::BgpSessionSettings;
 use api::{BgpConfigurationSpec, BgpPeerSpec, Node, Selector};
-use bgp_proto::policy::Action;
-use sha2::{Digest, Sha256};
+use bgp_proto::af::Family;
+use bgp_proto::policy::{Action, Rule};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
-use crate::config::{DEFAULT_FLAP_THRESHOLD, NextHopMode, PeerConfig, PeerId, PeerType, SpeakerConfig};
+use crate::config::{DEFAULT_FLAP_THRESHOLD, DynamicPeers, NextHopMode, PeerConfig, PeerId, PeerType, SpeakerConfig};
 use crate::filters;
 use crate::origins;
+use crate::password;
 use crate::resources::Resources;
 use crate::settings::{Filler, opposite};
+use nodes::{Remote, Speaker, applies_to, hashed_router_id, parse_peer_ip, peer_type, session_name, text};
 
-/// The speaker's configuration, and what the resources ask for that it does not have.
-#[derive(Clone, Debug, PartialEq)]
+mod nodes;
+
+/// How many peers of a peerRange there may be at once, where peerRangeLimit does not say.
+const DEFAULT_RANGE_LIMIT: u32 = 100;
+
+/// What a node runs on: the speaker's configuration, what the kernel's task does beside it, and what the resources ask for
+/// that is not so. It prints without passwords.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
+    pub node: String,
     pub config: SpeakerConfig,
+    /// reachableBy: peers, and the gateways by which they are reached.
+    pub gateways: BTreeMap<IpAddr, IpAddr>,
+    pub services: origins::ServiceRanges,
+    /// BGPConfiguration's logSeverityScreen.
+    pub log_severity: Option<String>,
     /// One sentence each, for the log and the status.
     pub notes: Vec<String>,
 }
@@ -76,7 +93,7 @@ impl RouterId {
     }
 }
 
-/// The sessions of node `name`.
+/// The sessions of node `name`. The result depends on the resources alone, not on the order in which they came.
 ///
 /// # Errors
 /// [`NotReady`]
@@ -86,75 +103,39 @@ pub fn plan(name: &str, resources: &Resources, router_id: RouterId) -> Result<Pl
         return Err(NotReady::NoBgp(name.into()));
     }
     let mut planner = Planner::new(name, node, resources);
-    let router_id = planner.router_id(router_id)?;
+    planner.config.router_id = planner.router_id(router_id)?;
+    planner.config.own_v4 = planner.me.v4.and_then(|a| if let IpAddr::V4(v4) = a { Some(v4) } else { None });
+    planner.config.own_v6 = planner.me.v6.and_then(|a| if let IpAddr::V6(v6) = a { Some(v6) } else { None });
     planner.add_explicit_peers();
     planner.add_reverse_peers();
     planner.add_mesh();
-    let local_as = planner.me.asn;
-    let listen = planner.listen();
-    let bmp = planner.bmp_collectors();
-    let Planner { peers, notes, own, default, .. } = planner;
-    let flap_threshold = own.flap_threshold.or(default.flap_threshold).unwrap_or(DEFAULT_FLAP_THRESHOLD);
-    let config = SpeakerConfig { listen, peers, bmp, flap_threshold, ..SpeakerConfig::new(router_id, local_as) };
-    Ok(Plan { config, notes })
+    planner.config.listen = planner.listen();
+    planner.config.bmp = planner.bmp_collectors();
+    planner.note_what_is_not_active();
+    let Planner { config, gateways, notes, own, default, .. } = planner;
+    Ok(Plan {
+        node: name.into(),
+        config,
+        gateways,
+        services: origins::ServiceRanges::new(name, resources),
+        log_severity: own.log_severity_screen.or(default.log_severity_screen).filter(|s| !s.is_empty()),
+        notes,
+    })
 }
 
-/// What sessions need to know of a node.
-#[derive(Clone, Debug)]
-struct Speaker<'a> {
-    name: &'a str,
-    v4: Option<IpAddr>,
-    v6: Option<IpAddr>,
-    asn: u32,
-    port: u16,
-    cluster_id: Option<Ipv4Addr>,
-    node: &'a Node,
-}
-
-impl<'a> Speaker<'a> {
-    fn new(name: &'a str, node: &'a Node, resources: &Resources) -> Self {
-        let default = configuration(resources, "default");
-        let own = configuration(resources, &format!("node.{name}"));
-        let bgp = node.body.spec.bgp.as_ref();
-        let asn = bgp.and_then(|b| b.as_number).or(default.as_number).map_or(DEFAULT_AS_NUMBER, |a| a.0);
-        Self {
-            name,
-            v4: bgp.and_then(|b| b.ipv4_address).map(|a| a.ip()),
-            v6: bgp.and_then(|b| b.ipv6_address).map(|a| a.ip()),
-            asn,
-            port: own.listen_port.or(default.listen_port).unwrap_or(DEFAULT_LISTEN_PORT),
-            cluster_id: bgp.and_then(|b| b.route_reflector_cluster_id.as_deref()).and_then(|id| id.parse().ok()),
-            node,
-        }
-    }
-
-    fn address(&self, like: IpAddr) -> Option<IpAddr> {
-        if like.is_ipv4() { self.v4 } else { self.v6 }
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.into_iter().chain(self.v6)
-    }
-
-    fn is_selected(&self, selector: &Selector) -> bool {
-        selector.matches(&self.node.metadata.labels)
-    }
-}
-
-/// One end of a session as a BGPPeer names it.
-#[derive(Clone, Copy)]
-struct Remote {
-    address: IpAddr,
-    port: u16,
+/// One session to be: whom with, and on whose word.
+struct End {
+    title: String,
+    peer_type: PeerType,
+    /// `None`: unknown, which only a template may be.
     asn: Option<u32>,
-    /// Whether a node of ours has this address, and its cluster id.
+    /// Whether a node of ours is at the other end, and its cluster id.
     node: Option<Option<Ipv4Addr>>,
-}
-
-impl Remote {
-    fn node(speaker: &Speaker<'_>, address: IpAddr) -> Self {
-        Self { address, port: speaker.port, asn: Some(speaker.asn), node: Some(speaker.cluster_id) }
-    }
+    /// The peer's address; in a template, one of its family if that is known.
+    address: Option<IpAddr>,
+    is_template: bool,
+    /// Whether the BGPPeer applies to the other node, not to this one.
+    is_reverse: bool,
 }
 
 struct Planner<'a> {
@@ -164,20 +145,27 @@ struct Planner<'a> {
     /// BGPConfiguration `default`, and `node.<name>` over it.
     default: BgpConfigurationSpec,
     own: BgpConfigurationSpec,
-    peers: BTreeMap<PeerId, PeerConfig>,
+    config: SpeakerConfig,
+    gateways: BTreeMap<IpAddr, IpAddr>,
     notes: Vec<String>,
 }
 
 impl<'a> Planner<'a> {
     fn new(name: &'a str, node: &'a Node, resources: &'a Resources) -> Self {
         let others = resources.nodes.iter().filter(|(other, _)| *other != name);
+        let me = Speaker::new(name, node, resources);
+        let own = configuration(resources, &format!("node.{name}"));
+        let default = configuration(resources, "default");
+        let flap_threshold = own.flap_threshold.or(default.flap_threshold).unwrap_or(DEFAULT_FLAP_THRESHOLD);
+        let config = SpeakerConfig { flap_threshold, ..SpeakerConfig::new(Ipv4Addr::UNSPECIFIED, me.asn) };
         Self {
-            me: Speaker::new(name, node, resources),
+            me,
             others: others.map(|(name, node)| Speaker::new(name, node, resources)).collect(),
             resources,
-            default: configuration(resources, "default"),
-            own: configuration(resources, &format!("node.{name}")),
-            peers: BTreeMap::new(),
+            default,
+            own,
+            config,
+            gateways: BTreeMap::new(),
             notes: Vec::new(),
         }
     }
@@ -193,16 +181,23 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// bindMode `NodeIP`: the node's addresses; else every address of the families in use.
+    /// bindMode `NodeIP`: the node's addresses, and those that its workloads peer with; else every address of the families
+    /// in use.
     fn listen(&self) -> Vec<SocketAddr> {
-        let (mode, port) = (self.own.bind_mode.as_deref().or(self.default.bind_mode.as_deref()), self.me.port);
+        let (mode, port) = (text(&self.own.bind_mode).or(text(&self.default.bind_mode)), self.me.port);
         if mode == Some("NodeIP") {
-            return self.me.addresses().map(|a| SocketAddr::new(a, port)).collect();
+            let serves_workloads = self.config.peers.values().any(|p| p.peer_type == PeerType::LocalWorkload);
+            let workloads = self.workload_peering().into_iter().flatten().filter(|_| serves_workloads);
+            return self.me.addresses().chain(workloads).map(|a| SocketAddr::new(a, port)).collect();
         }
-        let is_used =
-            |v4: bool| self.me.addresses().chain(self.peers.keys().map(|id| id.address)).any(|a| a.is_ipv4() == v4);
-        let v4 = is_used(true).then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
-        let v6 = is_used(false).then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
+        let peers = self.config.peers.keys().map(|id| id.address);
+        let ranges = self.config.dynamic.values().map(|d| d.prefix.address());
+        let mut all: Vec<IpAddr> = self.me.addresses().chain(peers).chain(ranges).collect();
+        if !self.config.unnumbered.is_empty() {
+            all.push(Ipv6Addr::UNSPECIFIED.into());
+        }
+        let v4 = all.iter().any(IpAddr::is_ipv4).then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port));
+        let v6 = all.iter().any(IpAddr::is_ipv6).then(|| SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port));
         v4.into_iter().chain(v6).collect()
     }
 
@@ -213,6 +208,25 @@ impl<'a> Planner<'a> {
         chosen.into_iter().flatten().map(|c| SocketAddr::new(c.address, c.port)).collect()
     }
 
+    /// localWorkloadPeeringIPV4 and IPV6.
+    fn workload_peering(&self) -> [Option<IpAddr>; 2] {
+        let pick = |field: fn(&BgpConfigurationSpec) -> &Option<String>| {
+            text(field(&self.own)).or(text(field(&self.default))).and_then(|a| a.parse().ok())
+        };
+        [pick(|s| &s.local_workload_peering_ip_v4), pick(|s| &s.local_workload_peering_ip_v6)]
+    }
+
+    /// What is accepted for Calico's sake and does nothing here.
+    fn note_what_is_not_active(&mut self) {
+        let mode = text(&self.own.program_cluster_routes).or(text(&self.default.program_cluster_routes));
+        if let Some(mode @ ("Disabled" | "EnabledIPIPOnly")) = mode {
+            self.notes.push(format!(
+                "BGPConfiguration: programClusterRoutes {mode} is not active: felix has no other way to these routes, so \
+                 bgpd programs what it learns"
+            ));
+        }
+    }
+
     /// The peers that BGPPeers give this node: global ones first, then node-specific ones. Of the same address and port,
     /// the first counts.
     fn add_explicit_peers(&mut self) {
@@ -220,50 +234,58 @@ impl<'a> Planner<'a> {
         for wanted in [PeerType::Global, PeerType::NodeSpecific] {
             for (name, peer) in resources.peers.iter().filter(|(_, p)| peer_type(&p.body.spec) == wanted) {
                 let spec = &peer.body.spec;
-                match applies_to(spec, &self.me).and_then(|mine| if mine { self.remotes(spec) } else { Ok(Vec::new()) })
-                {
-                    Ok(remotes) => remotes.into_iter().for_each(|r| self.add_explicit(name, spec, r, wanted, false)),
-                    Err(why) => self.notes.push(format!("BGPPeer {name} makes no session: {why}")),
+                let added = match applies_to(spec, &self.me) {
+                    Ok(true) => self.add_explicit(name, spec, wanted),
+                    Ok(false) => Ok(()),
+                    Err(why) => Err(why),
+                };
+                if let Err(why) = added {
+                    self.notes.push(format!("BGPPeer {name} makes no session: {why}"));
                 }
             }
         }
     }
 
-    /// Whom a BGPPeer names, seen from this node: one address, or the nodes it selects.
-    fn remotes(&self, spec: &BgpPeerSpec) -> Result<Vec<Remote>, String> {
-        if spec.local_workload_selector.is_some() {
-            return Err("localWorkloadSelector is not supported yet".into());
-        }
-        match (&spec.peer_ip, &spec.peer_selector) {
-            (Some(_), Some(_)) => Err("peerIP and peerSelector cannot both be set".into()),
-            (None, None) => Err("it has neither peerIP nor peerSelector".into()),
-            (Some(text), None) => {
-                let (address, port) = parse_peer_ip(text)?;
-                if self.me.addresses().any(|own| own == address) {
-                    return Ok(Vec::new());
-                }
-                let node = self.others.iter().find(|o| o.addresses().any(|a| a == address));
-                let is_node = node.filter(|n| spec.as_number.is_none_or(|asn| asn.0 == n.asn));
-                Ok(vec![Remote {
-                    address,
-                    port: port.or(is_node.map(|n| n.port)).unwrap_or(DEFAULT_LISTEN_PORT),
-                    asn: spec.as_number.map(|a| a.0).or(node.map(|n| n.asn)),
-                    node: node.map(|n| n.cluster_id),
-                }])
+    /// Whom a BGPPeer names, seen from this node: one address, the nodes or workloads it selects, a range, a link.
+    fn add_explicit(&mut self, name: &str, spec: &BgpPeerSpec, peer_type: PeerType) -> Result<(), String> {
+        let selector = text(&spec.local_workload_selector);
+        let named = [text(&spec.peer_ip), text(&spec.peer_selector), selector, text(&spec.peer_interface)];
+        match (named, spec.peer_range) {
+            ([Some(peer), None, None, None], None) => {
+                let remote = self.remote(spec, peer)?;
+                remote.into_iter().for_each(|r| self.add_addressed(name, spec, r, peer_type, false));
             }
-            (None, Some(selector)) => {
+            ([None, Some(selector), None, None], None) => {
                 let selector = Selector::parse(selector).map_err(|e| e.to_string())?;
                 let chosen = self.others.iter().filter(|o| o.is_selected(&selector));
-                Ok(chosen.flat_map(|o| self.both_have(o).map(|a| Remote::node(o, a))).collect())
+                let remotes: Vec<Remote> =
+                    chosen.flat_map(|o| self.me.both_have(o).map(|a| Remote::node(o, a))).collect();
+                remotes.into_iter().for_each(|r| self.add_addressed(name, spec, r, peer_type, false));
             }
+            ([None, None, Some(selector), None], None) => self.add_local_workloads(name, spec, selector)?,
+            ([None, None, None, Some(interface)], None) => self.add_unnumbered(name, spec, interface, peer_type),
+            ([None, None, None, None], Some(range)) => self.add_range(name, spec, range, peer_type),
+            ([Some(_), Some(_), None, None], None) => return Err("peerIP and peerSelector cannot both be set".into()),
+            ([None, None, None, None], None) => return Err("it has neither peerIP nor peerSelector".into()),
+            _ => return Err("it names its peers in two ways; make a BGPPeer for each".into()),
         }
+        Ok(())
     }
 
-    /// The addresses of another node in the families that this node has too.
-    fn both_have(&self, other: &Speaker<'_>) -> impl Iterator<Item = IpAddr> + use<> {
-        let v4 = other.v4.filter(|_| self.me.v4.is_some());
-        let v6 = other.v6.filter(|_| self.me.v6.is_some());
-        v4.into_iter().chain(v6)
+    /// The peer at a peerIP; none where that is this node itself.
+    fn remote(&self, spec: &BgpPeerSpec, peer_ip: &str) -> Result<Option<Remote>, String> {
+        let (address, port) = parse_peer_ip(peer_ip)?;
+        if self.me.addresses().any(|own| own == address) {
+            return Ok(None);
+        }
+        let node = self.others.iter().find(|o| o.addresses().any(|a| a == address));
+        let is_node = node.filter(|n| spec.as_number.is_none_or(|asn| asn.0 == n.asn));
+        Ok(Some(Remote {
+            address,
+            port: port.or(is_node.map(|n| n.port)).unwrap_or(DEFAULT_LISTEN_PORT),
+            asn: spec.as_number.map(|a| a.0).or(node.map(|n| n.asn)),
+            node: node.map(|n| n.cluster_id),
+        }))
     }
 
     /// The opposite ends of what other nodes peer with: a BGPPeer that makes node A talk to node B makes B talk to A,
@@ -272,81 +294,161 @@ impl<'a> Planner<'a> {
         let resources = self.resources;
         for (name, peer) in &resources.peers {
             let spec = &peer.body.spec;
-            if spec.reverse_peering.as_deref() == Some("Manual") || !self.is_named_by(spec) {
+            if text(&spec.reverse_peering) == Some("Manual") || !self.me.is_named_by(spec) {
                 continue;
             }
             let others = self.others.clone();
             for other in others.iter().filter(|o| applies_to(spec, o) == Ok(true)) {
-                for address in self.both_have(other) {
-                    let names_this_family = spec
-                        .peer_ip
-                        .as_deref()
+                for address in self.me.both_have(other) {
+                    let names_this_family = text(&spec.peer_ip)
                         .is_none_or(|text| parse_peer_ip(text).is_ok_and(|(ip, _)| ip.is_ipv4() == address.is_ipv4()));
                     if names_this_family {
                         let asn = spec.local_as_number.map_or(other.asn, |a| a.0);
                         let remote = Remote { asn: Some(asn), ..Remote::node(other, address) };
-                        self.add_explicit(name, spec, remote, PeerType::NodeSpecific, true);
+                        self.add_addressed(name, spec, remote, PeerType::NodeSpecific, true);
                     }
                 }
             }
         }
     }
 
-    /// Whether another node's peering by this spec would reach this node.
-    fn is_named_by(&self, spec: &BgpPeerSpec) -> bool {
-        match (&spec.peer_ip, &spec.peer_selector) {
-            (Some(text), None) => parse_peer_ip(text)
-                .is_ok_and(|(ip, port)| self.me.addresses().any(|a| a == ip) && port.is_none_or(|p| p == self.me.port)),
-            (None, Some(selector)) => Selector::parse(selector).is_ok_and(|s| self.me.is_selected(&s)),
-            _ => false,
+    fn add_addressed(&mut self, name: &str, spec: &BgpPeerSpec, remote: Remote, peer_type: PeerType, is_reverse: bool) {
+        let id = PeerId::new(remote.address, remote.port);
+        if self.config.peers.contains_key(&id) {
+            return;
         }
+        let prefix = if peer_type == PeerType::Global { "Global" } else { "Node" };
+        let end = End {
+            title: session_name(prefix, remote.address, remote.port),
+            peer_type,
+            asn: remote.asn,
+            node: remote.node,
+            address: Some(remote.address),
+            is_template: false,
+            is_reverse,
+        };
+        let peer = self.session(name, spec, end);
+        if let (Some(gateway), false) = (text(&spec.reachable_by), is_reverse) {
+            match gateway.parse::<IpAddr>() {
+                Ok(gateway) if gateway.is_ipv4() == remote.address.is_ipv4() => {
+                    self.gateways.insert(remote.address, gateway);
+                }
+                _ => {
+                    self.notes.push(format!("BGPPeer {name}: reachableBy {gateway} is no address of the peer's family"))
+                }
+            }
+        }
+        self.config.peers.insert(id, peer);
     }
 
-    fn add_explicit(&mut self, name: &str, spec: &BgpPeerSpec, remote: Remote, peer_type: PeerType, is_reverse: bool) {
-        let prefix = if peer_type == PeerType::Global { "Global" } else { "Node" };
-        let title = session_name(prefix, remote.address, remote.port);
+    /// Passive sessions with the workloads of this node that the selector chooses.
+    fn add_local_workloads(&mut self, name: &str, spec: &BgpPeerSpec, selector: &str) -> Result<(), String> {
+        let selector = Selector::parse(selector).map_err(|e| e.to_string())?;
+        let [v4, v6] = self.workload_peering();
+        if v4.is_none() && v6.is_none() {
+            return Err("BGPConfiguration has neither localWorkloadPeeringIPV4 nor localWorkloadPeeringIPV6".into());
+        }
+        let resources = self.resources;
+        let me = self.me.name;
+        let workloads = resources.workloads.values().filter(|w| w.body.spec.node == me);
+        for workload in workloads.filter(|w| selector.matches(&w.metadata.labels)) {
+            let networks = workload.body.spec.ip_networks.iter();
+            for address in networks.filter_map(|n| n.split('/').next()?.parse::<IpAddr>().ok()) {
+                let Some(own) = (if address.is_ipv4() { v4 } else { v6 }) else { continue };
+                let id = PeerId::new(address, DEFAULT_LISTEN_PORT);
+                let end = End {
+                    title: session_name("Local_Workload", address, DEFAULT_LISTEN_PORT),
+                    peer_type: PeerType::LocalWorkload,
+                    asn: spec.as_number.map(|a| a.0),
+                    node: None,
+                    address: Some(address),
+                    is_template: false,
+                    is_reverse: false,
+                };
+                let mut peer = self.session(name, spec, end);
+                peer.source = Some(own);
+                peer.passive = true;
+                peer.import.default = Action::Reject;
+                self.config.peers.entry(id).or_insert(peer);
+            }
+        }
+        Ok(())
+    }
+
+    fn add_range(&mut self, name: &str, spec: &BgpPeerSpec, range: IpNet, peer_type: PeerType) {
+        let end = End {
+            title: format!("Range_{name}"),
+            peer_type,
+            asn: spec.as_number.map(|a| a.0),
+            node: None,
+            address: Some(range.addr()),
+            is_template: true,
+            is_reverse: false,
+        };
+        let peer = PeerConfig { passive: true, ..self.session(name, spec, end) };
+        let limit = spec.peer_range_limit.filter(|l| *l > 0).unwrap_or(DEFAULT_RANGE_LIMIT);
+        let prefix = filters::prefix(range.trunc());
+        self.config.dynamic.insert(name.into(), DynamicPeers { prefix, limit, peer });
+    }
+
+    fn add_unnumbered(&mut self, name: &str, spec: &BgpPeerSpec, interface: &str, peer_type: PeerType) {
+        let end = End {
+            title: format!("Interface_{interface}"),
+            peer_type,
+            asn: spec.as_number.map(|a| a.0),
+            node: None,
+            address: None,
+            is_template: true,
+            is_reverse: false,
+        };
+        let peer = PeerConfig { interface: Some(interface.into()), ..self.session(name, spec, end) };
+        self.config.unnumbered.entry(interface.into()).or_insert(peer);
+    }
+
+    /// A session that a BGPPeer makes.
+    fn session(&mut self, name: &str, spec: &BgpPeerSpec, end: End) -> PeerConfig {
         // A localASNumber is that of the node which the BGPPeer applies to.
-        let local_as = spec.local_as_number.filter(|_| !is_reverse).map_or(self.me.asn, |a| a.0);
-        let mut peer = PeerConfig::new(title, peer_type, local_as, remote.asn.unwrap_or_default());
-        (peer.v4, peer.v6) = (remote.address.is_ipv4(), remote.address.is_ipv6());
+        let local_as = spec.local_as_number.filter(|_| !end.is_reverse).map_or(self.me.asn, |a| a.0);
+        let mut peer = PeerConfig::new(end.title, end.peer_type, local_as, end.asn.unwrap_or_default());
+        match end.address {
+            Some(address) => (peer.v4, peer.v6) = (address.is_ipv4(), address.is_ipv6()),
+            // Behind a link there are no IPv4 addresses: RFC 8950 carries what has them.
+            None => peer.extended_next_hop = true,
+        }
         let settings = self.settings(&spec.session);
-        let own = self.me.address(remote.address);
+        let own = end.address.and_then(|a| self.me.address(a));
         peer.source = own.filter(|_| spec.source_address.unwrap_or_default() == SourceAddress::UseNodeIP);
-        peer.passive = match (spec.session.passive, remote.node) {
-            (Some(passive), _) => passive != is_reverse,
-            (None, Some(_)) => own.is_some_and(|own| remote.address > own),
-            (None, None) => settings.passive.unwrap_or_default(),
+        peer.passive = match (spec.session.passive, end.node, end.address) {
+            (Some(passive), ..) => passive != end.is_reverse,
+            (None, Some(_), Some(address)) => self.is_passive_towards(address),
+            (None, ..) => settings.passive.unwrap_or_default(),
         };
         let is_ibgp = local_as == peer.remote_as;
         peer.cluster_id = self.me.cluster_id;
         // Peers of the same cluster are plain iBGP; those that have no cluster are clients.
-        peer.rr_client = is_ibgp && self.me.cluster_id.is_some() && remote.node.flatten() != self.me.cluster_id;
+        peer.rr_client = is_ibgp && self.me.cluster_id.is_some() && end.node.flatten() != self.me.cluster_id;
         peer.next_hop_mode = match spec.next_hop_mode {
             Some(bgp_peer::NextHopMode::Itself) => NextHopMode::SelfAddress,
             Some(bgp_peer::NextHopMode::Keep) => NextHopMode::Keep,
             _ if spec.keep_original_next_hop && !is_ibgp => NextHopMode::Keep,
             _ => NextHopMode::Auto,
         };
-        peer.ttl_security = spec.ttl_security;
+        peer.ttl_security = spec.ttl_security.filter(|hops| *hops > 0);
         peer.allow_own_as = spec.num_allowed_local_as_numbers.unwrap_or(0).clamp(0, 255) as u8;
-        if remote.asn.is_none() {
+        if end.asn.is_none() && !end.is_template {
             peer.down_reason = Some(format!("BGPPeer {name} has no asNumber"));
         }
-        if spec.password.is_some() {
-            peer.down_reason = Some(format!("BGPPeer {name} asks for a password: secrets are not supported yet"));
-        }
-        if spec.reachable_by.is_some() {
-            self.notes
-                .push(format!("BGPPeer {name}: reachableBy is not active, the kernel's routes must reach the peer"));
-        }
         let origin = format!("BGPPeer {name}");
-        let is_on_link = self.is_on_link(remote.address);
-        let (restart, keepalive) = (spec.max_restart_time.as_deref(), spec.keepalive_time.as_deref());
-        Filler { origin: &origin, is_on_link, notes: &mut self.notes }.fill(&mut peer, &settings, restart, keepalive);
-        if is_reverse {
+        if let Some(password) = &spec.password {
+            self.protect(&mut peer, password, &origin);
+        }
+        let (restart, keepalive) = (text(&spec.max_restart_time), text(&spec.keepalive_time));
+        self.filler(&origin, end.address).fill(&mut peer, &settings, restart, keepalive);
+        if end.is_reverse {
             peer.role = peer.role.map(opposite);
         }
-        self.add(peer, remote, &spec.filters);
+        self.set_policies(&mut peer, &spec.filters);
+        peer
     }
 
     /// Every node with every other, unless one of the two is a route reflector.
@@ -355,34 +457,52 @@ impl<'a> Planner<'a> {
             return;
         }
         let settings = self.settings(&BgpSessionSettings::default());
+        let (password, restart) =
+            (self.default.node_mesh_password.clone(), self.default.node_mesh_max_restart_time.clone());
         for other in self.others.clone().iter().filter(|o| o.cluster_id.is_none()) {
-            for address in self.both_have(other) {
-                let remote = Remote::node(other, address);
+            for address in self.me.both_have(other) {
+                let id = PeerId::new(address, other.port);
+                if self.config.peers.contains_key(&id) {
+                    continue;
+                }
                 let title = session_name("Mesh", address, DEFAULT_LISTEN_PORT);
                 let mut peer = PeerConfig::new(title, PeerType::Mesh, self.me.asn, other.asn);
-                peer.source = self.me.address(address);
-                peer.passive = peer.source.is_some_and(|own| address > own);
-                if self.default.node_mesh_password.is_some() {
-                    let why = "BGPConfiguration default asks for a nodeMeshPassword: secrets are not supported yet";
-                    peer.down_reason = Some(why.into());
-                }
                 (peer.v4, peer.v6) = (address.is_ipv4(), address.is_ipv6());
-                let is_on_link = self.is_on_link(address);
-                let mut filler = Filler { origin: "BGPConfiguration default", is_on_link, notes: &mut self.notes };
-                filler.fill(&mut peer, &settings, self.default.node_mesh_max_restart_time.as_deref(), None);
-                // Of two nodes neither is the other's provider; what is passive is decided above.
+                peer.source = self.me.address(address);
+                peer.passive = self.is_passive_towards(address);
+                let origin = "BGPConfiguration default";
+                if let Some(password) = &password {
+                    self.protect(&mut peer, password, &format!("{origin}, nodeMeshPassword"));
+                }
+                self.filler(origin, Some(address)).fill(&mut peer, &settings, restart.as_deref(), None);
+                // Of two nodes neither is the other's provider.
                 peer.role = None;
-                self.add(peer, remote, &[]);
+                self.set_policies(&mut peer, &[]);
+                self.config.peers.insert(id, peer);
             }
         }
     }
 
-    /// What every session has. Of the same address and port, the first one counts.
-    fn add(&mut self, mut peer: PeerConfig, remote: Remote, filter_names: &[String]) {
-        let id = PeerId::new(remote.address, remote.port);
-        if self.peers.contains_key(&id) {
-            return;
+    /// Of two nodes the one with the lower address waits for the other, unless that one was told to wait.
+    fn is_passive_towards(&self, address: IpAddr) -> bool {
+        let other = self.others.iter().find(|o| o.addresses().any(|a| a == address));
+        let waits = |spec: &BgpPeerSpec, other: &Speaker<'_>| {
+            spec.session.passive == Some(true) && applies_to(spec, other) == Ok(true) && self.me.is_named_by(spec)
+        };
+        let other_waits = other.is_some_and(|o| self.resources.peers.values().any(|p| waits(&p.body.spec, o)));
+        !other_waits && self.me.address(address).is_some_and(|own| address > own)
+    }
+
+    /// Gives the session its password, or holds it down.
+    fn protect(&self, peer: &mut PeerConfig, password: &bgp_peer::BgpPassword, origin: &str) {
+        match password::find(password, self.resources) {
+            Ok(password) => peer.password = Some(password),
+            Err(why) => peer.down_reason = Some(format!("{origin}: {why}")),
         }
+    }
+
+    /// The filters of the peer, then Calico's rules for what nodes tell.
+    fn set_policies(&self, peer: &mut PeerConfig, filter_names: &[String]) {
         match filters::compile(filter_names, &self.resources.filters) {
             Ok((import, export)) => {
                 peer.import.rules = import;
@@ -390,9 +510,12 @@ impl<'a> Planner<'a> {
             }
             Err(why) => peer.down_reason = Some(why),
         }
+        if peer.requires_policy && peer.local_as != peer.remote_as {
+            require_policy(&mut peer.import.rules);
+            require_policy(&mut peer.export.rules);
+        }
         peer.export.rules.extend(origins::transit_rules(self.resources, self.me.cluster_id.is_some()));
         peer.export.default = Action::Reject;
-        self.peers.insert(id, peer);
     }
 
     /// The session settings of a peer: its own, else those of the node's BGPConfiguration, else those of the default one.
@@ -400,66 +523,25 @@ impl<'a> Planner<'a> {
         own.or(&self.own.session).or(&self.default.session)
     }
 
-    /// Whether the address is in a subnet of this node.
-    fn is_on_link(&self, address: IpAddr) -> bool {
-        let bgp = self.me.node.body.spec.bgp.as_ref();
-        let subnets = bgp.into_iter().flat_map(|b| b.ipv4_address.into_iter().chain(b.ipv6_address));
-        subnets.into_iter().any(|net| net.contains(address))
+    fn filler<'f>(&'f mut self, origin: &'f str, address: Option<IpAddr>) -> Filler<'f> {
+        let is_on_link = address.is_none_or(|a| self.me.is_on_link(a));
+        Filler { origin, is_on_link, notes: &mut self.notes }
+    }
+}
+
+/// RFC 8212 section 2: without rules for a family nothing of it passes.
+fn require_policy(rules: &mut Vec<Rule>) {
+    for family in Family::ALL {
+        if !rules.iter().any(|r| r.family.is_none_or(|f| f == family)) {
+            let name = "ebgpRequiresPolicy".to_string();
+            rules.push(Rule { name, family: Some(family), action: Action::Reject, ..Rule::default() });
+        }
     }
 }
 
 /// The spec of a BGPConfiguration; an absent one sets nothing.
 pub fn configuration(resources: &Resources, name: &str) -> BgpConfigurationSpec {
     resources.configurations.get(name).map(|c| c.body.spec.clone()).unwrap_or_default()
-}
-
-fn peer_type(spec: &BgpPeerSpec) -> PeerType {
-    match (text(&spec.node), text(&spec.node_selector)) {
-        (None, None) => PeerType::Global,
-        _ => PeerType::NodeSpecific,
-    }
-}
-
-/// Whether a node owns this peering.
-fn applies_to(spec: &BgpPeerSpec, speaker: &Speaker<'_>) -> Result<bool, String> {
-    match (text(&spec.node), text(&spec.node_selector)) {
-        (None, None) => Ok(true),
-        (Some(node), None) => Ok(node == speaker.name),
-        (None, Some(selector)) => Selector::parse(selector).map(|s| speaker.is_selected(&s)).map_err(|e| e.to_string()),
-        (Some(_), Some(_)) => Err("node and nodeSelector cannot both be set".into()),
-    }
-}
-
-/// An empty string is an absent one, as in Calico's types.
-fn text(field: &Option<String>) -> Option<&str> {
-    field.as_deref().filter(|s| !s.is_empty())
-}
-
-/// `ip`, `ip:port` or `[ip6]:port`.
-fn parse_peer_ip(text: &str) -> Result<(IpAddr, Option<u16>), String> {
-    if let Ok(ip) = text.parse() {
-        return Ok((ip, None));
-    }
-    match text.parse::<SocketAddr>() {
-        Ok(socket) => Ok((socket.ip(), Some(socket.port()).filter(|p| *p != 0))),
-        Err(_) => Err(format!("peerIP is '{text}', which is neither ip, ip:port nor [ip6]:port")),
-    }
-}
-
-/// Calico's names: `Mesh_192_168_1_5`, `Node_192_168_1_1_port_1179`.
-fn session_name(prefix: &str, address: IpAddr, port: u16) -> String {
-    let address = address.to_string().replace(['.', ':'], "_");
-    match port {
-        DEFAULT_LISTEN_PORT => format!("{prefix}_{address}"),
-        port => format!("{prefix}_{address}_port_{port}"),
-    }
-}
-
-/// Calico's `CALICO_ROUTER_ID=hash`: the first octets of the name's SHA-256, made an address that is not multicast.
-fn hashed_router_id(name: &str) -> Ipv4Addr {
-    let digest = Sha256::digest(name.as_bytes());
-    let first = if digest[0] > 223 { digest[0] - 32 } else { digest[0] };
-    Ipv4Addr::new(first, digest[1], digest[2], digest[3])
 }
 
 #[cfg(test)]

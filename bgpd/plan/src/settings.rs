@@ -65,7 +65,7 @@ impl Filler<'_> {
         peer.add_path_receive = matches!(add_path, AddPath::Receive | AddPath::Both);
         peer.add_path_send = matches!(add_path, AddPath::Send | AddPath::Both);
         peer.extended_messages = settings.extended_messages.unwrap_or(true);
-        peer.extended_next_hop = settings.extended_next_hop.unwrap_or(false);
+        peer.extended_next_hop = settings.extended_next_hop.unwrap_or(peer.extended_next_hop);
         peer.bfd = settings.bfd.as_ref().and_then(|b| self.bfd(b));
         peer.max_prefixes = settings.max_prefixes.as_ref().and_then(|m| self.max_prefixes(m));
         peer.role = settings.role.map(role);

@@ -13,7 +13,7 @@ use bgp_proto::af::Family;
 use ipnet::IpNet;
 
 use crate::config::{Bfd, PeerConfig, PeerId, Role};
-use crate::origins::Ranges;
+use crate::origins::service_ranges;
 use crate::peers::{NotReady, Plan, RouterId, configuration, plan};
 use crate::resources::Resources;
 
@@ -261,8 +261,9 @@ fn address(node: &Node, like: IpAddr) -> Option<IpAddr> {
 /// Blocks of the pools and the addresses in them; what service ranges hold.
 fn permits(resources: &Resources) -> Vec<Permit> {
     let pools = resources.pools.values().map(|p| &p.body.spec).filter(|p| !p.disabled && !p.disable_bgp_export);
-    let ranges = Ranges::new(&configuration(resources, "default"));
-    let services = ranges.all().map(|net| Permit { net, min_len: net.prefix_len(), max_len: net.max_prefix_len() });
+    let ranges = service_ranges(&configuration(resources, "default"));
+    let whole = |net: IpNet| Permit { net, min_len: net.prefix_len(), max_len: net.max_prefix_len() };
+    let services = ranges.into_iter().map(whole);
     let mut permits: Vec<Permit> = pools.map(pool_permit).chain(services).collect();
     permits.sort();
     permits.dedup();

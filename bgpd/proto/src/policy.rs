@@ -161,8 +161,8 @@ impl PrefixMatch {
     }
 }
 
-/// BGPFilter's interface wildcard: `*` stands for any characters.
-fn wildcard(pattern: &str, name: &str) -> bool {
+/// Calico's interface wildcard (BGPFilter, ignoredInterfaces): `*` stands for any characters.
+pub fn wildcard(pattern: &str, name: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == name,
         Some((head, rest)) => name

@@ -35,7 +35,7 @@ struct View {
     routes: Routes,
     links: Links,
     addrs: BTreeSet<Addr>,
-    /// Best routes by BGP with their next hops as announced.
+    /// Best routes by BGP with their next hops as announced, and peers with the gateways by which they are reached.
     learned: Recursive,
     /// What the speaker asked since the last `ask_again`, and what it was told.
     asked: BTreeMap<IpAddr, Option<u32>>,
@@ -91,6 +91,10 @@ pub struct State {
     stale: BTreeSet<RouteKey>,
     /// How many learned routes have this next hop.
     next_hops: BTreeMap<IpAddr, usize>,
+    /// Best routes that the gateway of a peer stands in front of.
+    shadowed: BTreeMap<IpNet, Vec<IpAddr>>,
+    /// Service ranges that are announced as a whole.
+    blackholes: BTreeSet<IpNet>,
     dirty: Dirty,
     origins_dirty: bool,
     peers_dirty: bool,
@@ -110,6 +114,8 @@ impl State {
             table: RouteTable::new(PROTOCOL_BGPD),
             stale: BTreeSet::new(),
             next_hops: BTreeMap::new(),
+            shadowed: BTreeMap::new(),
+            blackholes: BTreeSet::new(),
             dirty: Dirty::All,
             origins_dirty: false,
             peers_dirty: false,
@@ -133,33 +139,64 @@ impl State {
     /// Resources and peers as they are now.
     pub fn set_inputs(&mut self, inputs: Inputs) {
         self.direct.retain(|peer, _| inputs.peers.contains(peer));
+        if (&self.inputs.services, &self.inputs.sources) != (&inputs.services, &inputs.sources) {
+            self.dirty = Dirty::All;
+        }
+        let gateways = std::mem::take(&mut self.inputs.gateways);
+        for peer in gateways.keys().filter(|p| !inputs.gateways.contains_key(p)) {
+            let net = IpNet::from(*peer);
+            let learned = self.shadowed.remove(&net);
+            self.reach(net, learned);
+        }
+        for (peer, gateway) in &inputs.gateways {
+            let net = IpNet::from(*peer);
+            if gateways.get(peer) != Some(gateway) {
+                let before = self.reach(net, Some(vec![*gateway]));
+                if !gateways.contains_key(peer) {
+                    self.shadowed.extend(before.map(|b| (net, b)));
+                }
+            }
+        }
         self.inputs = inputs;
         self.origins_dirty = true;
         self.peers_dirty = true;
     }
 
-    /// Best routes that changed.
-    pub fn learn(&mut self, batch: RouteBatch) {
+    /// Makes these the next hops of a prefix; those it had before.
+    fn reach(&mut self, net: IpNet, gateways: Option<Vec<IpAddr>>) -> Option<Vec<IpAddr>> {
         let mut view = lock(&self.view);
-        for (prefix, gateways) in batch {
-            let net = prefix_net(prefix);
-            self.stale.remove(&learned_key(net));
-            let before = match gateways {
-                Some(gateways) => {
-                    gateways.iter().for_each(|g| *self.next_hops.entry(*g).or_default() += 1);
-                    view.learned.insert(net, gateways)
-                }
-                None => view.learned.remove(&net),
-            };
-            for gateway in before.into_iter().flatten() {
-                if let Some(count) = self.next_hops.get_mut(&gateway) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.next_hops.remove(&gateway);
-                    }
+        self.stale.remove(&learned_key(net));
+        let before = match gateways {
+            Some(gateways) => {
+                gateways.iter().for_each(|g| *self.next_hops.entry(*g).or_default() += 1);
+                view.learned.insert(net, gateways)
+            }
+            None => view.learned.remove(&net),
+        };
+        for gateway in before.iter().flatten() {
+            if let Some(count) = self.next_hops.get_mut(gateway) {
+                *count -= 1;
+                if *count == 0 {
+                    self.next_hops.remove(gateway);
                 }
             }
-            self.dirty.add(net);
+        }
+        self.dirty.add(net);
+        before
+    }
+
+    /// Best routes that changed.
+    pub fn learn(&mut self, batch: RouteBatch) {
+        for (prefix, gateways) in batch {
+            let net = prefix_net(prefix);
+            if self.inputs.gateways.contains_key(&net.addr()) && net.prefix_len() == net.max_prefix_len() {
+                match gateways {
+                    Some(gateways) => self.shadowed.insert(net, gateways),
+                    None => self.shadowed.remove(&net),
+                };
+            } else {
+                self.reach(net, gateways);
+            }
         }
     }
 
@@ -236,7 +273,7 @@ impl State {
 
     /// Works out the routes wanted, and what the speaker has to be told.
     pub fn settle(&mut self) -> Actions {
-        let mut actions = Actions::default();
+        let mut actions = Actions { originate: self.changed_origins(), ..Actions::default() };
         let nets = match std::mem::replace(&mut self.dirty, Dirty::Prefixes(BTreeSet::new())) {
             Dirty::Prefixes(nets) if nets.is_empty() => None,
             // A route by which some next hop is reached concerns every route with that next hop.
@@ -251,15 +288,29 @@ impl State {
         if std::mem::take(&mut self.peers_dirty) {
             actions.lost = self.lost_peers();
         }
-        if std::mem::take(&mut self.origins_dirty) {
-            let view = lock(&self.view);
-            let now = origins(&self.node, &self.inputs.resources, &view.routes, &view.links);
-            if self.announced.as_ref() != Some(&now) {
-                self.announced = Some(now.clone());
-                actions.originate = Some(now);
-            }
-        }
         actions
+    }
+
+    /// What this node originates, if that is not what it was.
+    fn changed_origins(&mut self) -> Option<Vec<Origin>> {
+        if !std::mem::take(&mut self.origins_dirty) {
+            return None;
+        }
+        let view = lock(&self.view);
+        let now = origins(&self.node, &self.inputs.resources, &view.routes, &view.links);
+        let aggregates = &self.inputs.services.aggregates;
+        let announced = now.iter().filter(|o| o.export).map(|o| prefix_net(o.prefix));
+        // A range around an address of our own links has other hosts in it.
+        let is_elsewhere = |net: &IpNet| !view.addrs.iter().any(|a| net.contains(&a.net.addr()) || a.net.contains(net));
+        let blackholes: BTreeSet<IpNet> =
+            announced.filter(|net| aggregates.contains(net) && is_elsewhere(net)).collect();
+        blackholes.symmetric_difference(&self.blackholes).for_each(|net| self.dirty.add(*net));
+        self.blackholes = blackholes;
+        if self.announced.as_ref() == Some(&now) {
+            return None;
+        }
+        self.announced = Some(now.clone());
+        Some(now)
     }
 
     /// Writes what differs.
@@ -300,7 +351,7 @@ impl State {
 
     fn all_prefixes(&self) -> BTreeSet<IpNet> {
         let wanted = self.table.desired().keys().map(|k| k.dst);
-        lock(&self.view).learned.keys().copied().chain(wanted).collect()
+        lock(&self.view).learned.keys().copied().chain(wanted).chain(self.blackholes.iter().copied()).collect()
     }
 
     fn decides_next_hops(&self, nets: &BTreeSet<IpNet>) -> bool {
@@ -316,10 +367,18 @@ impl State {
     /// Sets the desired route of each of these prefixes.
     fn want(&mut self, nets: BTreeSet<IpNet>) {
         let view = lock(&self.view);
+        let is_here = |address: &IpAddr| view.addrs.iter().any(|a| a.net.addr() == *address);
+        let sources: Vec<IpAddr> = self.inputs.sources.iter().copied().filter(is_here).collect();
         let mut resolved: BTreeMap<IpAddr, Vec<NextHop>> = BTreeMap::new();
         for net in nets {
             let key = learned_key(net);
-            let gateways = view.learned.get(&net).filter(|_| !view.is_served_here(net));
+            if self.blackholes.contains(&net) {
+                self.stale.remove(&key);
+                self.table.insert(key, Route::new(Target::Blackhole, PROTOCOL_BGPD));
+                continue;
+            }
+            let is_ours = view.is_served_here(net) || self.inputs.services.own.iter().any(|r| r.contains(&net));
+            let gateways = view.learned.get(&net).filter(|_| !is_ours);
             // Only a route that covers a next hop can be part of its own resolution.
             let through = self.next_hops.range(net.network()..=net.broadcast()).next().map(|_| net);
             let mut hops = Vec::new();
@@ -332,7 +391,8 @@ impl State {
                 }
             }
             if !hops.is_empty() {
-                self.table.insert(key, Route::new(Target::Gateways(hops), PROTOCOL_BGPD));
+                let source = sources.iter().copied().find(|s| s.is_ipv4() == net.addr().is_ipv4());
+                self.table.insert(key, Route { source, ..Route::new(Target::Gateways(hops), PROTOCOL_BGPD) });
             } else if !self.stale.contains(&key) {
                 self.table.remove(&key);
             }

@@ -34,6 +34,7 @@ fn resources() -> Resources {
         object("six", json!({"cidr": "2001:db8:65::/48"})),
     ]);
     r.own_blocks.extend(["10.65.0.0/26", "10.67.0.0/26", "10.68.0.9/32", "2001:db8:65::/122"].map(net));
+    r.local_services.insert(("default".into(), "local".into()), ["203.0.113.6".parse().unwrap()].into());
     r.configurations.extend([object(
         "default",
         json!({
@@ -57,17 +58,14 @@ fn links() -> Links {
 fn verdict_of(resources: &Resources, dst: &str, target: &Target, protocol: u8) -> Option<bool> {
     let routes: Routes = [(RouteKey::new(net(dst), 1024), Route::new(target.clone(), protocol))].into();
     let origins = origins("a", resources, &routes, &links());
-    origins.first().map(|o| {
-        assert_eq!(o.prefix.to_string(), dst);
-        o.export
-    })
+    origins.iter().find(|o| o.prefix.to_string() == dst).map(|o| o.export)
 }
 
 #[test]
 fn the_export_rules() {
     let (hole, pod) = (Target::Blackhole, Target::Link { ifindex: 7 });
     let away = Target::Gateways(vec![NextHop { via: "192.168.1.5".parse().unwrap(), ifindex: 2, onlink: false }]);
-    let rows: [(&str, &str, &Target, Option<bool>); 20] = [
+    let rows: [(&str, &str, &Target, Option<bool>); 21] = [
         ("an own block", "10.65.0.0/26", &hole, Some(true)),
         ("an own IPv6 block", "2001:db8:65::/122", &hole, Some(true)),
         ("a workload inside an own block: aggregated", "10.65.0.5/32", &pod, Some(false)),
@@ -81,9 +79,10 @@ fn the_export_rules() {
         ("a workload of a pool that is not exported", "10.67.9.5/32", &pod, Some(false)),
         ("a workload outside every pool", "10.99.0.5/32", &pod, Some(false)),
         ("a workload inside a load-balancer pool", "172.20.0.5/32", &pod, Some(false)),
-        ("a cluster IP", "10.96.0.10/32", &hole, Some(true)),
+        ("a cluster IP, its range announced as a whole", "10.96.0.10/32", &hole, Some(false)),
         ("an external IP, its range written as an address", "198.51.100.7/32", &hole, Some(true)),
-        ("a load-balancer IP", "203.0.113.5/32", &hole, Some(true)),
+        ("a load-balancer IP, its range announced as a whole", "203.0.113.5/32", &hole, Some(false)),
+        ("a load-balancer IP with externalTrafficPolicy Local", "203.0.113.6/32", &hole, Some(true)),
         ("a service address of a load-balancer pool", "172.20.0.5/32", &hole, Some(true)),
         ("a service address of a pool that is not exported", "172.21.0.5/32", &hole, Some(false)),
         ("a service address outside every range", "192.0.2.5/32", &hole, Some(false)),
@@ -102,10 +101,82 @@ fn a_node_excluded_from_load_balancers_announces_no_service() {
     let mut node: Resource<_> = object("a", json!({})).1;
     node.metadata.labels.insert(EXCLUDE_LABEL.into(), "true".into());
     r.nodes.insert("a".into(), node);
-    for dst in ["10.96.0.10/32", "203.0.113.5/32", "172.20.0.5/32"] {
+    for dst in ["10.96.0.10/32", "203.0.113.5/32", "172.20.0.5/32", "203.0.113.6/32"] {
         assert_eq!(verdict_of(&r, dst, &Target::Blackhole, PROTOCOL_FELIX), Some(false), "{dst}");
     }
     assert_eq!(verdict_of(&r, "10.65.0.0/26", &Target::Blackhole, PROTOCOL_FELIX), Some(true));
+}
+
+/// What a node originates for the services that it serves, one line each.
+fn services(r: &Resources, served: &[&str]) -> Vec<String> {
+    let route = |dst: &&str| (RouteKey::new(net(dst), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX));
+    let routes: Routes = served.iter().map(route).collect();
+    let all = origins("a", r, &routes, &links()).into_iter().filter(|o| o.export);
+    all.map(|o| o.prefix.to_string()).collect()
+}
+
+/// Calico reference: section 4.8 of `calico.md`.
+#[test]
+fn service_ranges() {
+    type Setup = fn(&mut Resources);
+    let all = ["10.96.0.10/32", "198.51.100.7/32", "203.0.113.5/32", "203.0.113.6/32", "172.20.0.5/32"];
+    let rows: [(&str, Setup, &[&str], &[&str]); 6] = [
+        (
+            "ranges as a whole, single addresses and Local services alone",
+            |_| {},
+            &all,
+            &["10.96.0.0/12", "172.20.0.5/32", "198.51.100.7/32", "203.0.113.0/24", "203.0.113.6/32"],
+        ),
+        ("nothing served, nothing announced", |_| {}, &[], &[]),
+        ("a range is announced while something of it is served", |_| {}, &["203.0.113.5/32"], &["203.0.113.0/24"]),
+        (
+            "without aggregation each load-balancer address alone",
+            |r| {
+                let spec = &mut r.configurations.get_mut("default").unwrap().body.spec;
+                spec.service_load_balancer_aggregation = Some("Disabled".into());
+            },
+            &all,
+            &["10.96.0.0/12", "172.20.0.5/32", "198.51.100.7/32", "203.0.113.5/32", "203.0.113.6/32"],
+        ),
+        (
+            "an excluded node announces nothing",
+            |r| {
+                let mut node: Resource<_> = object("a", json!({})).1;
+                node.metadata.labels.insert(EXCLUDE_LABEL.into(), "true".into());
+                r.nodes.insert("a".into(), node);
+            },
+            &all,
+            &[],
+        ),
+        ("nor does one without ranges, but for pools", |r| r.configurations.clear(), &all, &["172.20.0.5/32"]),
+    ];
+    for (name, setup, served, expected) in rows {
+        let mut r = resources();
+        setup(&mut r);
+        let mut got = services(&r, served);
+        got.sort();
+        assert_eq!(got, expected, "{name}");
+    }
+    let own: Vec<String> = ServiceRanges::new("a", &resources()).own.iter().map(ToString::to_string).collect();
+    assert_eq!(own, ["10.96.0.0/12", "198.51.100.7/32", "203.0.113.0/24"]);
+}
+
+/// A /32 of an own block with a better priority than the normal one is a workload on the move: it is not aggregated.
+#[test]
+fn elevated_priority_and_ignored_interfaces() {
+    let exported = |r: &Resources, priority| {
+        let target = Target::Link { ifindex: 7 };
+        let routes: Routes =
+            [(RouteKey::new(net("10.65.0.5/32"), priority), Route::new(target, PROTOCOL_FELIX))].into();
+        origins("a", r, &routes, &links()).first().map(|o| o.export)
+    };
+    let mut r = resources();
+    assert_eq!([512, 1023, 1024].map(|p| exported(&r, p)), [Some(true), Some(true), Some(false)]);
+    let spec = &mut r.configurations.get_mut("default").unwrap().body.spec;
+    spec.ipv4_normal_route_priority = Some(600);
+    assert_eq!([512, 1023].map(|p| exported(&r, p)), [Some(true), Some(false)]);
+    r.configurations.get_mut("default").unwrap().body.spec.ignored_interfaces = vec!["eth*".into(), "ca*0".into()];
+    assert_eq!(exported(&r, 512), None);
 }
 
 #[test]

@@ -470,14 +470,232 @@ fn what_makes_no_session_is_noted() {
         (json!({"node": "a", "nodeSelector": "all()", "peerIP": "1.2.3.4"}), "cannot both be set"),
         (json!({"asNumber": 1}), "neither peerIP nor peerSelector"),
         (json!({"peerSelector": "rack ="}), "expected =="),
-        (json!({"localWorkloadSelector": "all()", "asNumber": 1}), "not supported yet"),
-        (json!({"peerIP": "1.2.3.4", "asNumber": 1, "reachableBy": "10.0.0.1"}), "reachableBy is not active"),
+        (json!({"localWorkloadSelector": "all()", "asNumber": 1}), "neither localWorkloadPeeringIPV4 nor"),
+        (
+            json!({"peerIP": "1.2.3.4", "asNumber": 1, "reachableBy": "2001:db8::1"}),
+            "is no address of the peer's family",
+        ),
+        (json!({"peerIP": "1.2.3.4", "peerRange": "10.0.0.0/8"}), "in two ways"),
     ];
     for (spec, expected) in rows {
         let mut r = without_mesh(fleet());
         peering(&mut r, "p", spec.clone());
         let notes = planned("a", &r).notes;
         assert!(notes.len() == 1 && notes[0].contains("BGPPeer p") && notes[0].contains(expected), "{spec}: {notes:?}");
+    }
+}
+
+/// The plan of node `a` with one BGPPeer `p` in its place, and the peer.
+fn with_peer(r: &Resources, spec: Value) -> (Plan, PeerConfig) {
+    let mut r = without_mesh(r.clone());
+    peering(&mut r, "p", spec);
+    let plan = planned("a", &r);
+    let peer = plan.config.peers.values().next().cloned();
+    (plan, peer.unwrap())
+}
+
+#[test]
+fn passwords_come_from_secrets() {
+    let reference = json!({"secretKeyRef": {"name": "bgp", "key": "password"}});
+    let spec = json!({"peerIP": "192.168.1.1", "asNumber": 1, "password": reference.clone()});
+    let secret = |data: Value| {
+        let mut r = Resources::default();
+        let key = api::Key::resource(api::Kind::Secret, Some("kube-system"), "bgp");
+        let document = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "bgp"}, "data": data});
+        let value = document.to_string().into_bytes();
+        let kv = datastore::store::KeyValue { key, value, mod_revision: 1 };
+        r.update(&datastore::watcher::Update::Put(kv));
+        r.secrets
+    };
+    let mut r = fleet();
+    let found = |r: &Resources| {
+        let (plan, peer) = with_peer(r, spec.clone());
+        let printed = format!("{plan:?} {}", serde_json::to_string(&plan).unwrap());
+        assert!(!printed.contains("hunter2") && !printed.contains("aHVudGVyMg"), "{printed}");
+        match (peer.password, peer.down_reason) {
+            (Some(password), None) => Ok(password.to_string()),
+            (None, Some(why)) => Err(why),
+            both => panic!("a session is either protected or down: {both:?}"),
+        }
+    };
+    let missing = "BGPPeer p: there is no Secret kube-system/bgp: create it with the password under password";
+    assert_eq!(found(&r), Err(missing.into()));
+    r.secrets = secret(json!({"other": "aHVudGVyMg=="}));
+    let no_key = "BGPPeer p: Secret kube-system/bgp has no key password: add data.password, the password in base64";
+    assert_eq!(found(&r), Err(no_key.into()));
+    r.secrets = secret(json!({"password": "Cg=="}));
+    assert_eq!(found(&r), Err("BGPPeer p: key password of Secret kube-system/bgp is empty".into()));
+    r.secrets = secret(json!({"password": "aHVudGVyMg=="}));
+    assert_eq!(found(&r), Ok("hunter2".into()));
+    assert_eq!(password::wanted(&without_mesh(r.clone())), Default::default());
+
+    let file = crate::resources::SecretFile(b"hunter2\n".to_vec());
+    r.secrets.clear();
+    r.secret_files.insert(("bgp".into(), "password".into()), file);
+    assert_eq!(found(&r), Ok("hunter2".into()), "a mounted secret");
+
+    r.namespace = "elsewhere".into();
+    r.secret_files.clear();
+    r.secrets = secret(json!({"password": "aHVudGVyMg=="}));
+    assert!(found(&r).unwrap_err().contains("elsewhere/bgp"));
+
+    let mut r = fleet();
+    configure(&mut r, "default", json!({"nodeMeshPassword": reference}));
+    assert_eq!(password::wanted(&r).len(), 1);
+    for peer in planned("a", &r).config.peers.values() {
+        let why = peer.down_reason.clone().unwrap();
+        assert!(why.starts_with("BGPConfiguration default, nodeMeshPassword: there is no Secret"), "{why}");
+    }
+    r.secrets = secret(json!({"password": "aHVudGVyMg=="}));
+    assert!(
+        planned("a", &r)
+            .config
+            .peers
+            .values()
+            .all(|p| p.password.as_deref() == Some("hunter2") && p.down_reason.is_none())
+    );
+}
+
+#[test]
+fn ranges_and_links_are_templates() {
+    let mut r = without_mesh(fleet());
+    set_cluster(&mut r, "a", "1.0.0.1");
+    peering(
+        &mut r,
+        "clients",
+        json!({"peerRange": "10.8.7.6/16", "peerRangeLimit": 500, "asNumber": 64512, "holdTime": "9s"}),
+    );
+    peering(&mut r, "anybody", json!({"peerRange": "2001:db8:1::/48", "node": "a"}));
+    peering(&mut r, "leaf", json!({"peerInterface": "eth1", "node": "a"}));
+    let config = planned("a", &r).config;
+    assert_eq!(config.peers, BTreeMap::new());
+    let clients = &config.dynamic["clients"];
+    assert_eq!((clients.prefix.to_string(), clients.limit), ("10.8.0.0/16".into(), 500));
+    let p = &clients.peer;
+    assert_eq!(
+        (p.name.as_str(), p.passive, p.rr_client, p.hold_time, p.remote_as),
+        ("Range_clients", true, true, 9, 64512)
+    );
+    assert_eq!((p.v4, p.v6, p.down_reason.clone()), (true, false, None));
+    let anybody = &config.dynamic["anybody"];
+    assert_eq!((anybody.limit, anybody.peer.remote_as, anybody.peer.v6), (100, 0, true));
+    assert_eq!(anybody.peer.peer_type, PeerType::NodeSpecific);
+    let leaf = &config.unnumbered["eth1"];
+    assert_eq!((leaf.v4, leaf.v6, leaf.extended_next_hop, leaf.passive, leaf.remote_as), (true, true, true, false, 0));
+    assert_eq!((leaf.interface.as_deref(), leaf.source), (Some("eth1"), None));
+    assert_eq!(planned("b", &r).config.unnumbered, BTreeMap::new());
+}
+
+#[test]
+fn local_workloads_are_passive_and_trusted_with_nothing() {
+    let mut r = without_mesh(fleet());
+    let workload = |name: &str, node: &str, app: &str, networks: Value| {
+        let mut w: Resource<_> = object(name, &[("app", app)], json!({"node": node, "ipNetworks": networks})).1;
+        w.metadata.namespace = Some("default".into());
+        (("default".to_string(), name.to_string()), w)
+    };
+    r.workloads.extend([
+        workload("router", "a", "router", json!(["10.65.0.5/32", "2001:db8:65::5/128"])),
+        workload("other", "a", "web", json!(["10.65.0.6/32"])),
+        workload("away", "b", "router", json!(["10.65.0.7/32"])),
+    ]);
+    configure(
+        &mut r,
+        "default",
+        json!({"nodeToNodeMeshEnabled": false, "localWorkloadPeeringIPV4": "169.254.7.1", "bindMode": "NodeIP"}),
+    );
+    r.filters.extend([object(
+        "pods",
+        &[],
+        json!({"importV4": [{"action": "Accept", "cidr": "10.99.0.0/16", "matchOperator": "In"}]}),
+    )]);
+    peering(
+        &mut r,
+        "w",
+        json!({"localWorkloadSelector": "app == 'router'", "asNumber": 64999, "localASNumber": 64998, "filters": ["pods"]}),
+    );
+    assert_eq!(
+        sessions("a", &r),
+        ["Local_Workload_10_65_0_5 10.65.0.5:179 as 64999 passive"],
+        "no IPv6 address to peer with"
+    );
+    let plan = planned("a", &r);
+    let peer = plan.config.peers.values().next().unwrap();
+    assert_eq!(
+        (peer.source, peer.local_as, peer.peer_type),
+        (Some("169.254.7.1".parse().unwrap()), 64998, PeerType::LocalWorkload)
+    );
+    assert_eq!((peer.import.default, peer.import.rules.len()), (Action::Reject, 1));
+    let listen = ["10.0.0.9:179", "[2001:db8::9]:179", "169.254.7.1:179"].map(|s| s.parse().unwrap());
+    assert_eq!(plan.config.listen, listen);
+}
+
+#[test]
+fn rfc_8212_lets_nothing_pass_without_a_rule() {
+    let mut r = fleet();
+    r.filters.extend([object("in4", &[], json!({"importV4": [{"action": "Accept"}]}))]);
+    let rejects = |spec: Value| -> Vec<String> {
+        let (_, peer) = with_peer(&r, spec);
+        let all = |rules: &[Rule], way: &str| -> Vec<String> {
+            let none = |rule: &Rule| {
+                rule.name == "ebgpRequiresPolicy" && rule.action == Action::Reject && rule.prefix.is_none()
+            };
+            rules.iter().filter(|rule| none(rule)).map(|rule| format!("{way} {:?}", rule.family.unwrap())).collect()
+        };
+        [all(&peer.import.rules, "in"), all(&peer.export.rules, "out")].concat()
+    };
+    let peer = |asn: u32, more: Value| {
+        let mut spec = json!({"peerIP": "192.168.1.1", "asNumber": asn});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    assert_eq!(rejects(peer(1, json!({}))), Vec::<String>::new());
+    let on = json!({"ebgpRequiresPolicy": true});
+    assert_eq!(rejects(peer(1, on.clone())), ["in Ipv4", "in Ipv6", "out Ipv4", "out Ipv6"]);
+    assert_eq!(rejects(peer(64512, on)), Vec::<String>::new(), "iBGP");
+    let filtered = json!({"ebgpRequiresPolicy": true, "filters": ["in4"]});
+    assert_eq!(rejects(peer(1, filtered)), ["in Ipv6", "out Ipv4", "out Ipv6"]);
+}
+
+#[test]
+fn what_else_a_node_is_told() {
+    let mut r = fleet();
+    peering(&mut r, "tor", json!({"node": "a", "peerIP": "192.168.1.1", "asNumber": 1, "reachableBy": "10.0.0.1"}));
+    configure(
+        &mut r,
+        "default",
+        json!({"logSeverityScreen": "Warning", "programClusterRoutes": "Disabled", "serviceClusterIPs": [{"cidr": "10.96.0.0/12"}]}),
+    );
+    configure(&mut r, "node.a", json!({"logSeverityScreen": "Debug"}));
+    let (a, b) = (planned("a", &r), planned("b", &r));
+    assert_eq!(a.gateways, [("192.168.1.1".parse().unwrap(), "10.0.0.1".parse().unwrap())].into());
+    assert_eq!(b.gateways, BTreeMap::new());
+    assert_eq!((a.log_severity.as_deref(), b.log_severity.as_deref()), (Some("Debug"), Some("Warning")));
+    assert!(a.notes[0].contains("programClusterRoutes Disabled is not active"), "{:?}", a.notes);
+    assert_eq!(a.services.aggregates, ["10.96.0.0/12".parse().unwrap()].into());
+    let read: Plan = serde_json::from_value(serde_json::to_value(&a).unwrap()).unwrap();
+    assert_eq!(read, a, "a plan without passwords reads back as it is");
+}
+
+/// Between two nodes at least one connects, whatever BGPPeers say; both wait only where both were told to.
+#[test]
+fn nobody_waits_for_somebody_who_waits() {
+    let rows: [(Value, Value, [bool; 2]); 5] = [
+        (json!({"passive": true}), json!({}), [true, false]),
+        (json!({}), json!({"passive": true}), [false, true]),
+        (json!({}), json!({}), [true, false]),
+        (json!({"passive": false}), json!({}), [false, false]),
+        (json!({"passive": true}), json!({"passive": true}), [true, true]),
+    ];
+    for (at_a, at_c, expected) in rows {
+        let mut r = without_mesh(fleet());
+        for (node, peer, more) in [("a", "10.0.0.11", &at_a), ("c", "10.0.0.9", &at_c)] {
+            let mut spec = json!({"node": node, "peerIP": peer});
+            spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            peering(&mut r, node, spec);
+        }
+        let passive = ["a", "c"].map(|n| planned(n, &r).config.peers.values().next().unwrap().passive);
+        assert_eq!(passive, expected, "{at_a} {at_c}");
     }
 }
 

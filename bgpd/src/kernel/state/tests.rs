@@ -66,7 +66,7 @@ impl Lab {
         let mut lab = Self { kernel, state: State::new("a".into()), events };
         lab.read().await;
         lab.state.keep_stale_routes();
-        lab.state.set_inputs(Inputs { resources: Arc::new(resources), peers });
+        lab.state.set_inputs(Inputs { resources: Arc::new(resources), peers, ..Inputs::default() });
         lab
     }
 
@@ -346,4 +346,88 @@ fn learned_routes_in_a_real_kernel_follow_the_links() {
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// BGPPeer's reachableBy: a host route by the gateway, in front of what BGP says of the same prefix.
+#[tokio::test]
+async fn a_peer_is_reached_by_its_gateway() {
+    let mut lab = Lab::new(&[]).await;
+    let with = |gateways: &[(&str, &str)], lab: &Lab| Inputs {
+        gateways: gateways.iter().map(|(peer, gateway)| (ip(peer), ip(gateway))).collect(),
+        ..lab.state.inputs.clone()
+    };
+    lab.learn(&[("10.65.1.0/26", &["172.16.0.9"])]);
+    assert_eq!(lab.settle().await.1, [""; 0]);
+
+    let inputs = with(&[("172.16.0.9", "192.168.1.1")], &lab);
+    lab.state.set_inputs(inputs);
+    let by_one = ["10.65.1.0/26 192.168.1.1@1", "172.16.0.9/32 192.168.1.1@1"];
+    assert_eq!(lab.settle().await.1, by_one, "the peer, and what it told");
+    assert_eq!(lab.state.resolver()(ip("172.16.0.9")), Some(1));
+
+    lab.learn(&[("172.16.0.9/32", &["192.168.1.2"])]);
+    assert_eq!(lab.settle().await.1, by_one, "what is learned does not move it");
+    let inputs = with(&[("172.16.0.9", "192.168.1.2")], &lab);
+    lab.state.set_inputs(inputs);
+    assert_eq!(lab.settle().await.1, ["10.65.1.0/26 192.168.1.2@2", "172.16.0.9/32 192.168.1.2@2"]);
+    let inputs = with(&[("172.16.0.9", "172.16.0.9")], &lab);
+    lab.state.set_inputs(inputs);
+    assert_eq!(lab.settle().await.1, [""; 0], "not by itself");
+    lab.learn(&[("172.16.0.9/32", &["192.168.1.1"])]);
+    let inputs = with(&[], &lab);
+    lab.state.set_inputs(inputs);
+    assert_eq!(lab.settle().await.1, by_one, "without a gateway what was learned meanwhile counts");
+}
+
+/// The node's service ranges: dropped here as a whole while they are announced, and never learned.
+#[tokio::test]
+async fn own_service_ranges_are_blackholes() {
+    let mut lab = Lab::new(&[("10.96.0.7/32", hop("192.168.1.1", 1))]).await;
+    let mut resources = (*lab.state.inputs.resources).clone();
+    let spec =
+        json!({"serviceClusterIPs": [{"cidr": "10.96.0.0/12"}], "serviceExternalIPs": [{"cidr": "192.168.0.0/16"}]});
+    resources.configurations.extend([object("default", spec)]);
+    let services = bgp_plan::origins::ServiceRanges::new("a", &resources);
+    lab.state.set_inputs(Inputs { resources: Arc::new(resources), services, ..lab.state.inputs.clone() });
+    lab.learn(&[
+        ("10.96.0.7/32", &["192.168.1.1"]),
+        ("10.97.0.0/24", &["192.168.1.1"]),
+        ("10.112.0.0/24", &["192.168.1.1"]),
+    ]);
+    assert_eq!(lab.settle().await.1, ["10.112.0.0/24 192.168.1.1@1"]);
+
+    for served in ["10.96.0.10/32", "192.168.9.9/32"] {
+        let route = Route::new(Target::Blackhole, PROTOCOL_FELIX);
+        lab.kernel.set_route(RouteKey::new(net(served), PRIORITY_LOCAL), route);
+    }
+    while let Ok(events) = lab.events.try_recv() {
+        for event in &events {
+            lab.state.observe(event);
+        }
+    }
+    let origins = lab.state.settle().originate.unwrap();
+    let announced: Vec<String> = origins.iter().filter(|o| o.export).map(|o| o.prefix.to_string()).collect();
+    assert!(
+        announced.contains(&"10.96.0.0/12".into()) && announced.contains(&"192.168.0.0/16".into()),
+        "{announced:?}"
+    );
+    lab.state.apply(&lab.kernel, Instant::now()).await;
+    let blackholes =
+        lab.kernel.routes().into_iter().filter(|(_, r)| (r.protocol, &r.target) == (PROTOCOL_BGPD, &Target::Blackhole));
+    let blackholes: Vec<String> = blackholes.map(|(key, _)| key.to_string()).collect();
+    assert_eq!(blackholes, ["10.96.0.0/12 metric 1536"], "not where the node itself lives");
+}
+
+#[tokio::test]
+async fn learned_routes_have_the_nodes_address_as_source() {
+    let mut lab = Lab::new(&[]).await;
+    lab.learn(&[("10.65.1.0/26", &["192.168.1.1"])]);
+    let source = |lab: &Lab| lab.kernel.routes()[&RouteKey::new(net("10.65.1.0/26"), PRIORITY_LEARNED)].source;
+    let sources = vec![ip("192.168.1.4"), ip("2001:db8::4")];
+    lab.state.set_inputs(Inputs { sources, ..lab.state.inputs.clone() });
+    lab.settle().await;
+    assert_eq!(source(&lab), Some(ip("192.168.1.4")));
+    lab.state.set_inputs(Inputs { sources: vec![ip("192.168.1.99")], ..lab.state.inputs.clone() });
+    lab.settle().await;
+    assert_eq!(source(&lab), None, "the host has no such address");
 }

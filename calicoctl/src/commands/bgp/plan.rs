@@ -1,11 +1,11 @@
 //! plan: the sessions and filters that resources give a node, as its speaker would run them.
 
 use anyhow::{Result, anyhow, bail};
+use api::key::KeyRange;
 use bgp_plan::config::{PeerConfig, PeerId};
 use bgp_plan::peers::{Plan, RouterId};
 use bgp_plan::resources::Resources;
 use datastore::watcher::Update;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Output;
@@ -13,9 +13,6 @@ use crate::cli::bgp::{PlanArgs, ResourceArgs};
 use crate::commands::{open_store, resources};
 use crate::plan::{Failure, Verb, execute};
 use crate::{documents, output, table};
-
-/// In the place of a password.
-const REDACTED: &str = "(set)";
 
 /// Shows the plan of a node.
 pub async fn plan(args: &PlanArgs) -> Result<()> {
@@ -34,12 +31,18 @@ pub async fn load(args: &ResourceArgs, node: Option<&str>) -> Result<(Resources,
     let router_id = RouterId::parse(&args.router_id).map_err(|e| anyhow!("{e}"))?;
     let store = if args.filename.is_empty() { open_store().await? } else { from_files(args).await? };
     let mut resources = Resources::default();
-    for range in Resources::ranges(node.unwrap_or_default()) {
+    take(&store, resources.ranges(node.unwrap_or_default()), &mut resources).await?;
+    take(&store, resources.more_ranges(), &mut resources).await?;
+    Ok((resources, router_id))
+}
+
+async fn take(store: &datastore::DynStore, ranges: Vec<KeyRange>, resources: &mut Resources) -> Result<()> {
+    for range in ranges {
         for item in store.list(&range).await?.items {
             resources.update(&Update::Put(item));
         }
     }
-    Ok((resources, router_id))
+    Ok(())
 }
 
 /// Files as a store that only this process sees: read and checked as `apply` does.
@@ -65,7 +68,7 @@ fn value(node: &str, plan: &Plan) -> Result<Value> {
         .dynamic
         .iter()
         .map(|(name, d)| {
-            let mut row = plain(serde_json::to_value(redacted(&d.peer))?);
+            let mut row = plain(serde_json::to_value(&d.peer)?);
             row["template"] = name.as_str().into();
             row["prefix"] = d.prefix.to_string().into();
             row["limit"] = d.limit.into();
@@ -73,7 +76,7 @@ fn value(node: &str, plan: &Plan) -> Result<Value> {
         })
         .collect::<Result<_>>()?;
     let unnumbered: Vec<Value> =
-        config.unnumbered.values().map(|p| Ok(plain(serde_json::to_value(redacted(p))?))).collect::<Result<_>>()?;
+        config.unnumbered.values().map(|p| Ok(plain(serde_json::to_value(p)?))).collect::<Result<_>>()?;
     Ok(json!({
         "node": node,
         "routerId": config.router_id,
@@ -84,6 +87,8 @@ fn value(node: &str, plan: &Plan) -> Result<Value> {
         "peers": peers,
         "dynamicPeers": dynamic,
         "unnumberedPeers": unnumbered,
+        "reachableBy": plan.gateways,
+        "serviceRanges": plan.services.aggregates,
         "notes": plan.notes,
     }))
 }
@@ -92,14 +97,10 @@ fn peer(id: &PeerId, config: &PeerConfig) -> Result<Value> {
     let mut row = Map::new();
     row.insert("address".into(), id.address.to_string().into());
     row.insert("port".into(), id.port.into());
-    if let Value::Object(fields) = plain(serde_json::to_value(redacted(config))?) {
+    if let Value::Object(fields) = plain(serde_json::to_value(config)?) {
         row.extend(fields);
     }
     Ok(row.into())
-}
-
-fn redacted(config: &PeerConfig) -> impl Serialize {
-    PeerConfig { password: config.password.as_ref().map(|_| REDACTED.into()), ..config.clone() }
 }
 
 /// The form of the speaker's own configuration in that of resources: names in camel case, durations as `5s`, prefixes and
@@ -242,6 +243,7 @@ fn compact(value: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use bgp_plan::config::{PeerType, SpeakerConfig};
+    use bgp_plan::password::REDACTED;
     use bgp_proto::policy::{Community, Rule};
 
     use super::*;
@@ -256,7 +258,15 @@ mod tests {
         let mut config = SpeakerConfig::new([10, 0, 0, 1].into(), 65010);
         config.peers.insert(PeerId::new([192, 0, 2, 1].into(), 179), peer);
         config.peers.insert(PeerId::new([192, 0, 2, 9].into(), 179), held);
-        value("a", &Plan { config, notes: vec!["a note".into()] }).unwrap()
+        let plan = Plan {
+            node: "a".into(),
+            config,
+            gateways: Default::default(),
+            services: Default::default(),
+            log_severity: None,
+            notes: vec!["a note".into()],
+        };
+        value("a", &plan).unwrap()
     }
 
     #[test]
