@@ -214,6 +214,15 @@ fn two_octet_peers() {
     assert_eq!((&narrow[..], replaced), (&[2, 2, 0x5b, 0xa0, 0, 7][..], true));
 }
 
+/// Found by fuzzing: an attribute of type 0 came after the path.
+#[test]
+fn attributes_are_kept_ascending() {
+    let b = with(false, 0xc0, 0, &[1]);
+    let update = Update::read(&cx(false), &b).unwrap();
+    let kinds: Vec<u8> = update.announced[0].2.iter().map(|a| a.kind).collect();
+    assert_eq!(kinds, [0, AS_PATH]);
+}
+
 #[test]
 fn a_path_grows_in_front() {
     let mut a = Attributes::originated(100, &[], &[]);

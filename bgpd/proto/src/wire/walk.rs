@@ -329,11 +329,14 @@ impl<'a> Walk<'a> {
             &widened
         };
         let mut rest = Vec::with_capacity(path.len() + 4 + self.kept.iter().map(|k| k.2.len() + 4).sum::<usize>());
-        write(&mut rest, TRANSITIVE, iana::AS_PATH, path);
         if !self.kept.is_sorted_by_key(|k| k.0) {
             self.kept.sort_unstable_by_key(|k| k.0);
         }
-        for &(kind, flags, value) in &self.kept {
+        // Type 0 is reserved, but nobody may be stopped from passing it on.
+        let (before, after) = self.kept.split_at(self.kept.partition_point(|k| k.0 < iana::AS_PATH));
+        before.iter().for_each(|&(kind, flags, value)| write(&mut rest, flags, kind, value));
+        write(&mut rest, TRANSITIVE, iana::AS_PATH, path);
+        for &(kind, flags, value) in after {
             match &aggregator {
                 Some(wide) if kind == iana::AGGREGATOR => write(&mut rest, flags, kind, wide),
                 _ => write(&mut rest, flags, kind, value),
