@@ -24,6 +24,7 @@
 //!     `community=aa:nn[,aa:nn:mm]`: carried, all of them.
 //!   - `format=list` (if absent) or `lines`: one object on each line. Either is made while it is read, in slices between which
 //!     the speaker does other work: a change meanwhile is shown as it was or as it is.
+//! - `/v1/mrt`: every path of every peer as received, an MRT file (TABLE_DUMP_V2, RFC 6396).
 //! - `/v1/watch`: what happens from now on, one JSON object on each line: `event` (`peerUp`, `peerDown`, `bestPath`, `lost`),
 //!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
 //!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.
@@ -35,14 +36,17 @@ mod peer;
 pub mod routes;
 mod watch;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Serialize;
 use tokio::sync::watch as latest;
 
+use crate::mrt::Dump;
 use crate::speaker::{Handle, SpeakerStatus};
 use crate::{kernel, metrics};
 
@@ -93,6 +97,7 @@ pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router
         .route("/v1/peers", get(peers))
         .route("/v1/peer", get(peer::peer))
         .route("/v1/clear", post(peer::clear))
+        .route("/v1/mrt", get(mrt))
         .route("/v1/routes", get(routes::routes))
         .route("/v1/watch", get(watch::watch))
         .with_state(App { speaker, readiness })
@@ -104,6 +109,14 @@ async fn readyz(State(app): State<App>) -> Response {
         Ok(()) => "ok\n".into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
+}
+
+/// `/v1/mrt`.
+async fn mrt(State(app): State<App>) -> Response {
+    let dump = Dump::new(app.speaker);
+    let records =
+        futures::stream::unfold(dump, |mut dump| async { Some((Ok::<_, std::io::Error>(dump.next().await?), dump)) });
+    ([(CONTENT_TYPE, "application/mrt")], Body::from_stream(records)).into_response()
 }
 
 /// `/v1/status`.

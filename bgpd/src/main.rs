@@ -12,6 +12,7 @@
 //! (RFC 4724 section 4); others get a Cease. Kernel routes stay in any case.
 
 mod bfd;
+mod bmp;
 mod control;
 mod events;
 mod feed;
@@ -19,6 +20,7 @@ mod kernel;
 mod link;
 mod log_level;
 mod metrics;
+mod mrt;
 mod peer;
 mod session;
 mod sockopt;

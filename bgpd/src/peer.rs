@@ -36,6 +36,8 @@ pub struct Connection {
     pub sent: Option<Open>,
     /// What the peer said of itself.
     pub open: Option<Open>,
+    /// The same as it came, for BMP: with what is not understood.
+    pub open_body: Box<[u8]>,
 }
 
 impl Connection {
@@ -50,6 +52,7 @@ impl Connection {
             remote: None,
             sent: None,
             open: None,
+            open_body: Box::default(),
         }
     }
 

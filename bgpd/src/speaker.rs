@@ -48,6 +48,7 @@ pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
 pub use self::queries::{RouteQuery, RouteSlice, RouteView, SpeakerStatus};
 use self::restart::OwnRestart;
 use crate::bfd;
+use crate::bmp::Stations;
 use crate::events;
 use crate::peer::Peer;
 use crate::session::Serial;
@@ -64,12 +65,13 @@ pub struct Speaker {
     peers: BTreeMap<PeerId, Peer>,
     by_serial: HashMap<Serial, PeerId>,
     listeners: BTreeMap<SocketAddr, (Rc<TcpListener>, JoinHandle<()>)>,
-    rib: Rib,
+    pub(crate) rib: Rib,
     /// UPDATEs on their way to a socket, kept for its room.
     scratch: Vec<u8>,
     next_serial: Serial,
     subscribers: Vec<mpsc::UnboundedSender<RouteBatch>>,
     events: events::Bus,
+    pub(crate) bmp: Stations,
     bfd: bfd::Handle,
     in_sync: watch::Sender<InSync>,
     /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
@@ -105,6 +107,7 @@ async fn run(
             next_serial: 0,
             subscribers: Vec::new(),
             events: events::Bus::default(),
+            bmp: Stations::default(),
             bfd,
             in_sync,
             look_at_sync: true,
@@ -268,6 +271,9 @@ impl Speaker {
                 let _ = answer.send(self.clear(address, clear, message.as_deref()));
             }
             Command::Watch(subscriber) => self.events.add(subscriber),
+            Command::MrtIndex(answer) => {
+                let _ = answer.send(self.mrt_index());
+            }
             Command::Shutdown(done) => {
                 self.shut_down();
                 let _ = done.send(());
@@ -290,6 +296,7 @@ impl Speaker {
             self.event(id, true, stop());
             self.event(id, false, stop());
         }
+        self.bmp.shut_down();
     }
 }
 

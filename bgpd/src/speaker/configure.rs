@@ -26,6 +26,7 @@ impl Speaker {
             self.remove_peer(id, subcode);
             self.bfd.set(id, None);
         }
+        self.bmp.configure(&config.bmp, &self.myself);
         let listening = self.listen(&config);
         self.config = Some(config.clone());
         let mut refresh_all = false;

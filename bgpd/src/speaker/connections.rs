@@ -207,6 +207,7 @@ impl Speaker {
             }
             peer.cause = Cause::Sent(notification.code, notification.subcode);
             peer.last_error = Some(reason);
+            self.bmp.notification(id, &notification);
         }
         self.write(id, extra, MessageType::Notification, |out| notification.write(out));
     }
@@ -243,6 +244,7 @@ impl Speaker {
             return self.event(id, extra, accepted);
         }
         connection.open = Some(open);
+        connection.open_body = body.into();
         match collision {
             Collision::None => return self.event(id, extra, accepted),
             Collision::CloseNew => return self.event(id, extra, Event::CollisionDump),

@@ -40,6 +40,7 @@ impl Speaker {
         if let Some(peer) = self.peers.get_mut(&id).filter(|_| !extra) {
             peer.last_error = Some(format!("received NOTIFICATION: {}", notification.describe()));
             peer.cause = Cause::Received(notification.code, notification.subcode);
+            self.bmp.notification(id, notification);
         }
         let is_version =
             (notification.code, notification.subcode) == (iana::OPEN_MESSAGE_ERROR, iana::UNSUPPORTED_VERSION);
@@ -58,6 +59,7 @@ impl Speaker {
             Ok(update) => update,
             Err(notification) => return self.event(id, extra, Event::UpdateError(notification)),
         };
+        self.bmp.update(id, session.context.four_octet_as, &update, body);
         for error in &update.errors {
             tracing::debug!("peer {}: attribute {} is malformed: {:?}", id.address, error.kind, error.remedy);
         }
@@ -182,6 +184,8 @@ impl Speaker {
         }
         peer.last_error = None;
         peer.is_warned = [false; 2];
+        let ends = [peer.primary.local, peer.primary.remote];
+        self.bmp.up(id, ends, ours, &peer.primary.open_body, &session.common);
         peer.session = Some(session);
         self.hear(id);
     }
@@ -192,6 +196,7 @@ impl Speaker {
         let Some(session) = peer.session.take() else { return };
         let (index, cause) = (peer.index, std::mem::replace(&mut peer.cause, Cause::ConnectionLost));
         let is_kept = peer.config.graceful_restart.is_some() && cause.keeps_routes(session.survives_notifications());
+        self.bmp.down(id, cause);
         for family in Family::ALL {
             let agreed = session.agreed(family).filter(|_| is_kept);
             let Some(peer) = self.peers.get_mut(&id) else { return };

@@ -14,6 +14,7 @@ use super::queries::{RouteQuery, RouteSlice, SpeakerStatus};
 use super::run;
 use crate::bfd;
 use crate::events::{self, Event};
+use crate::mrt;
 use crate::peer::{PeerDetail, PeerStatus};
 use bgp_plan::config::{Origin, PeerId, SpeakerConfig};
 
@@ -64,6 +65,7 @@ pub(super) enum Command {
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Status(oneshot::Sender<SpeakerStatus>),
     Watch(events::Subscriber),
+    MrtIndex(oneshot::Sender<mrt::Index>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -180,6 +182,13 @@ impl Handle {
         let (subscriber, events) = events::subscription(filter);
         self.send(Command::Watch(subscriber));
         events
+    }
+
+    /// Who a dump of the table is about; `None`: the speaker's thread ended.
+    pub async fn mrt_index(&self) -> Option<mrt::Index> {
+        let (answer, index) = oneshot::channel();
+        self.send(Command::MrtIndex(answer));
+        index.await.ok()
     }
 
     /// Ends all sessions: with graceful restart without a word, so that peers keep the routes; else with Cease.

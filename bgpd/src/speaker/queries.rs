@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use bgp_proto::af::Prefix;
+use bgp_proto::af::{Family, Prefix};
 use bgp_proto::fsm::State;
 use bgp_proto::rib::{Cursor, PeerIndex, PrefixFilter, RouteFilter, RouteInfo, View};
 use jiff::Timestamp;
@@ -10,6 +10,8 @@ use serde::Serialize;
 
 use super::Speaker;
 use crate::events::{Best, Event};
+use crate::mrt;
+use crate::peer::Peer;
 use bgp_plan::config::PeerId;
 
 /// Entries that one slice looks at: a fraction of a millisecond of the speaker's time.
@@ -71,6 +73,21 @@ impl Speaker {
 
     fn peer_index(&self, address: IpAddr) -> Option<PeerIndex> {
         self.peers.iter().find(|(id, _)| id.address == address).map(|(_, p)| p.index)
+    }
+
+    /// See [`mrt::Index`].
+    pub(super) fn mrt_index(&self) -> mrt::Index {
+        let peer = |(id, peer): (&PeerId, &Peer)| {
+            let router_id = self.rib.peer(peer.index).map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id);
+            (bgp_proto::mrt::Peer { router_id, address: id.address, asn: peer.config.remote_as }, peer.since)
+        };
+        let router_id = self.config.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |c| c.router_id);
+        mrt::Index { router_id, peers: self.peers.iter().map(peer).collect() }
+    }
+
+    /// Prefixes of a family that a peer announced.
+    pub(crate) fn received(&self, id: PeerId, family: Family) -> u32 {
+        self.peers.get(&id).map_or(0, |p| self.rib.counts(p.index, family).0)
     }
 
     /// `None`: there is no such peer.

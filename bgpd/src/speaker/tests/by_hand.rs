@@ -15,6 +15,7 @@ use tokio::net::TcpSocket;
 use super::*;
 
 mod beginnings;
+mod bmp;
 mod ends;
 mod restarts;
 
