@@ -118,3 +118,6 @@ pub fn community(text: &str) -> Result<Community, String> {
 pub fn prefix(net: IpNet) -> Prefix {
     Prefix::new(net.addr(), net.prefix_len()).expect("an IpNet's length fits its family")
 }
+
+#[cfg(test)]
+mod tests;

@@ -419,6 +419,9 @@ impl<'a> Planner<'a> {
         let own = end.address.and_then(|a| self.me.address(a));
         peer.source = own.filter(|_| spec.source_address.unwrap_or_default() == SourceAddress::UseNodeIP);
         peer.passive = match (spec.session.passive, end.node, end.address) {
+            (Some(true), Some(_), Some(address)) if !end.is_reverse && self.is_told_to_wait(address) => {
+                self.me.address(address).is_some_and(|own| address > own)
+            }
             (Some(passive), ..) => passive != end.is_reverse,
             (None, Some(_), Some(address)) => self.is_passive_towards(address),
             (None, ..) => settings.passive.unwrap_or_default(),
@@ -485,12 +488,16 @@ impl<'a> Planner<'a> {
 
     /// Of two nodes the one with the lower address waits for the other, unless that one was told to wait.
     fn is_passive_towards(&self, address: IpAddr) -> bool {
+        !self.is_told_to_wait(address) && self.me.address(address).is_some_and(|own| address > own)
+    }
+
+    /// Whether a BGPPeer tells the node with this address to wait for this one.
+    fn is_told_to_wait(&self, address: IpAddr) -> bool {
         let other = self.others.iter().find(|o| o.addresses().any(|a| a == address));
-        let waits = |spec: &BgpPeerSpec, other: &Speaker<'_>| {
+        let tells = |spec: &BgpPeerSpec, other: &Speaker<'_>| {
             spec.session.passive == Some(true) && applies_to(spec, other) == Ok(true) && self.me.is_named_by(spec)
         };
-        let other_waits = other.is_some_and(|o| self.resources.peers.values().any(|p| waits(&p.body.spec, o)));
-        !other_waits && self.me.address(address).is_some_and(|own| address > own)
+        other.is_some_and(|o| self.resources.peers.values().any(|p| tells(&p.body.spec, o)))
     }
 
     /// Gives the session its password, or holds it down.
