@@ -10,7 +10,8 @@
 //! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
 //!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
-//!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost).
+//!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost), `nearLimit` (of its prefixes), `heldDown` (null, or why its
+//!   configuration keeps it down).
 //! - `/v1/peer?peer=ADDRESS`: a list of peers there, each with the fields of `/v1/peers` and `local` and `remote` (ends of the
 //!   connection), `routerId`, `established` (sessions so far), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
 //!   (seconds: `configured`, `negotiated`, `remaining`), `messagesReceived` and `messagesSent` (by type).

@@ -27,7 +27,7 @@ mod sockopt;
 mod speaker;
 
 use std::hash::{BuildHasher as _, Hasher as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -42,6 +42,9 @@ use crate::kernel::Inputs;
 use crate::log_level::LogLevel;
 use crate::speaker::{Handle, Start};
 use bgp_plan::peers::RouterId;
+
+/// In the run directory, which does not outlive the machine's boot.
+const MARKER: &str = "bgpd.restart";
 
 /// Tortie's BGP speaker: announces what this node serves, installs what it learns.
 #[derive(Parser)]
@@ -90,6 +93,37 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
+/// What a previous run of this boot left: kernel routes, by which packets still go, and the marker that peers counted on it.
+async fn how_it_begins(kernel: Option<&dyn Kernel>, run_dir: &Path) -> anyhow::Result<Start> {
+    let marker = run_dir.join(MARKER);
+    let was_counted_on = marker.exists();
+    if was_counted_on {
+        std::fs::remove_file(&marker).with_context(|| format!("cannot remove {}", marker.display()))?;
+    }
+    let routes = match kernel {
+        Some(kernel) => kernel.dump_routes().await.context("cannot read the kernel's routes")?,
+        None => Vec::new(),
+    };
+    let is_left = |is_ipv4| {
+        let mut of_family = routes.iter().filter(|r| r.key.dst.addr().is_ipv4() == is_ipv4);
+        of_family.any(|r| r.route.protocol == fib::PROTOCOL_BGPD)
+    };
+    let preserved = [is_left(true), is_left(false)];
+    // The standard library's hasher has random keys. A process id is 1 in every container.
+    let seed = std::hash::RandomState::new().build_hasher().finish();
+    let restarted = was_counted_on || preserved != [false; 2];
+    Ok(Start { restarted, preserved, no_fib: kernel.is_none(), seed })
+}
+
+/// Tells the next run of this boot that peers keep routes for it.
+async fn leave_marker(mut counted_on: watch::Receiver<bool>, marker: PathBuf) {
+    if counted_on.wait_for(|is| *is).await.is_ok()
+        && let Err(e) = std::fs::write(&marker, "")
+    {
+        tracing::warn!("cannot write {}: {e}; a restart will not be known as one", marker.display());
+    }
+}
+
 async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let router_id = RouterId::parse(arguments.router_id.as_deref().unwrap_or_default()).map_err(anyhow::Error::msg)?;
     let node = match arguments.nodename {
@@ -106,25 +140,12 @@ async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
         true => None,
         false => Some(Arc::new(fib::Netlink::new().context("cannot reach the kernel's routes")?)),
     };
-    // Routes that a previous run left: it was there, and the kernel forwards by them.
-    let preserved = match &kernel {
-        Some(kernel) => {
-            let routes = kernel.dump_routes().await.context("cannot read the kernel's routes")?;
-            let is_left = |is_ipv4| {
-                let mut of_family = routes.iter().filter(|r| r.key.dst.addr().is_ipv4() == is_ipv4);
-                of_family.any(|r| r.route.protocol == fib::PROTOCOL_BGPD)
-            };
-            [is_left(true), is_left(false)]
-        }
-        None => [false; 2],
-    };
-    // The standard library's hasher has random keys. A process id is 1 in every container.
-    let seed = std::hash::RandomState::new().build_hasher().finish();
-    let speaker = Handle::start(Start { restarted: preserved != [false; 2], preserved, seed })
-        .context("cannot start the speaker's thread")?;
+    let start = how_it_begins(kernel.as_deref(), &arguments.run_dir).await?;
+    let speaker = Handle::start(start).context("cannot start the speaker's thread")?;
     let readiness = watch::Sender::new(Readiness::default());
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
+    let _marker = tokio::spawn(leave_marker(speaker.counted_on(), arguments.run_dir.join(MARKER)));
 
     let feed = Feed::new(store, &node, arguments.namespace, arguments.secrets_dir);
     let work = follow(feed, Program { node, router_id, kernel, speaker: speaker.clone(), level }, &readiness);

@@ -20,6 +20,13 @@ struct PeerLabels {
 pub fn text(peers: &[PeerStatus], kernel: Option<kernel::Status>) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("tortie_bgp");
     let (up, received, advertised) = (gauge(), gauge(), gauge());
+    let (flaps, near_limit) = (gauge(), gauge());
+    registry.register("peer_flaps", "Sessions with the peer that were lost", flaps.clone());
+    registry.register(
+        "peer_near_limit",
+        "Whether the peer's prefixes are near their limit or beyond",
+        near_limit.clone(),
+    );
     registry.register("peer_up", "Whether the session is Established", up.clone());
     registry.register("received_prefixes", "Prefixes the peer announces", received.clone());
     registry.register("advertised_prefixes", "Prefixes announced to the peer", advertised.clone());
@@ -28,6 +35,8 @@ pub fn text(peers: &[PeerStatus], kernel: Option<kernel::Status>) -> Result<Stri
         up.get_or_create(&labels).set(peer.up.into());
         received.get_or_create(&labels).set(peer.received.into());
         advertised.get_or_create(&labels).set(peer.advertised.into());
+        flaps.get_or_create(&labels).set(i64::try_from(peer.flaps).unwrap_or(i64::MAX));
+        near_limit.get_or_create(&labels).set(peer.near_limit.into());
     }
     if let Some(kernel) = kernel {
         let routes: [(&str, &str, usize); 3] = [

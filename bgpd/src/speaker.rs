@@ -74,6 +74,7 @@ pub struct Speaker {
     pub(crate) bmp: Stations,
     bfd: bfd::Handle,
     in_sync: watch::Sender<InSync>,
+    counted_on: watch::Sender<bool>,
     /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
     look_at_sync: bool,
     next_look: Instant,
@@ -91,13 +92,14 @@ async fn run(
     bfd: bfd::Handle,
     mut commands: mpsc::UnboundedReceiver<Command>,
     in_sync: watch::Sender<InSync>,
+    counted_on: watch::Sender<bool>,
 ) {
     let flush_wanted = Rc::new(Notify::new());
     let timers_changed = Rc::new(Notify::new());
     let speaker: Shared = Rc::new_cyclic(|myself| {
         RefCell::new(Speaker {
             start,
-            restart: OwnRestart { began: Instant::now(), restarted: start.restarted, preserved: start.preserved },
+            restart: OwnRestart { began: Instant::now(), start },
             config: None,
             peers: BTreeMap::new(),
             by_serial: Default::default(),
@@ -110,6 +112,7 @@ async fn run(
             bmp: Stations::default(),
             bfd,
             in_sync,
+            counted_on,
             look_at_sync: true,
             next_look: Instant::now(),
             holding: [start.restarted; 2],

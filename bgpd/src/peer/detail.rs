@@ -38,6 +38,8 @@ pub struct PeerStatus {
     pub family: &'static str,
     /// Sessions that were lost.
     pub flaps: u64,
+    /// It announces nearly as many prefixes of a family as it may, or more.
+    pub near_limit: bool,
     pub bfd: Option<BfdStatus>,
 }
 
@@ -133,6 +135,7 @@ impl Peer {
             advertised: v4.1 + v6.1,
             family: if id.address.is_ipv4() { "IPv4" } else { "IPv6" },
             flaps: self.counters.flaps,
+            near_limit: self.session.is_some() && self.is_warned != [false; 2],
             bfd,
         }
     }

@@ -145,3 +145,64 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bgp_plan::config::PeerType;
+
+    fn peer(asn: u32, id: [u8; 4], families: [bool; 2]) -> Open {
+        let capabilities = Capabilities { ipv4: families[0], ipv6: families[1], ..Capabilities::default() };
+        Open { asn, hold_time: 90, router_id: id.into(), capabilities }
+    }
+
+    /// RFC 4271 section 6.2, RFC 6286 section 2.2, RFC 5492 section 3.
+    #[test]
+    fn which_opens_are_acceptable() {
+        let config =
+            |remote_as| PeerConfig { v6: false, ..PeerConfig::new("peer", PeerType::Global, 65001, remote_as) };
+        let rows = [
+            ("the peer", 65002, peer(65002, [2; 4], [true, false]), None),
+            ("another AS", 65002, peer(65003, [2; 4], [true, false]), Some(iana::BAD_PEER_AS)),
+            ("any AS, by a template", 0, peer(65003, [2; 4], [true, false]), None),
+            ("our own AS, by a template", 0, peer(65001, [2; 4], [true, false]), Some(iana::BAD_PEER_AS)),
+            ("our identifier in another AS", 65002, peer(65002, [1; 4], [true, false]), None),
+            ("our identifier in our AS", 65001, peer(65001, [1; 4], [true, false]), Some(iana::BAD_BGP_IDENTIFIER)),
+            ("no common family", 65002, peer(65002, [2; 4], [false, true]), Some(iana::UNSUPPORTED_CAPABILITY)),
+        ];
+        for (name, remote_as, theirs, want) in rows {
+            let config = config(remote_as);
+            let ours = our_open(&config, [1; 4].into(), Restart::default());
+            let found = check_open(&config, &ours, &theirs);
+            assert_eq!(found.as_ref().err().map(|n| n.subcode), want, "{name}");
+            if want == Some(iana::UNSUPPORTED_CAPABILITY) {
+                assert_eq!(found.unwrap_err().data, [1, 4, 0, 1, 0, 1], "the family that is missing");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_session_keeps_is_as_both_said() {
+        let mut config = PeerConfig::new("peer", PeerType::Global, 65001, 65002);
+        config.long_lived_stale_time = Some(600);
+        let mut theirs = peer(65002, [2; 4], [true, true]);
+        let gr = GracefulRestart { restart_time: 30, ipv4: Some(true), notification: true, ..Default::default() };
+        theirs.capabilities.graceful_restart = Some(gr);
+        let long_lived = LongLivedFamily { preserved: true, stale_time: 77 };
+        theirs.capabilities.long_lived = Some(LongLived { ipv4: None, ipv6: Some(long_lived) });
+        let session = |config: &PeerConfig| {
+            let ours = our_open(config, [1; 4].into(), Restart::default());
+            Session::new(&ours, &theirs, [10, 0, 0, 1].into())
+        };
+        let secs = Duration::from_secs;
+        let both = session(&config);
+        assert!(both.survives_notifications());
+        let v4 = Agreed { restart_time: secs(30), listed: true, stale_time: secs(0) };
+        assert_eq!(both.agreed(Family::Ipv4), Some(v4));
+        let v6 = Agreed { restart_time: secs(30), listed: false, stale_time: secs(77) };
+        assert_eq!(both.agreed(Family::Ipv6), Some(v6));
+        config.graceful_restart = None;
+        let neither = session(&config);
+        assert_eq!((neither.survives_notifications(), neither.agreed(Family::Ipv4)), (false, None));
+    }
+}

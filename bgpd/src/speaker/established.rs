@@ -14,6 +14,7 @@ use bgp_proto::wire::{MAX_MESSAGE_LEN, MessageType, Notification, RefreshKind, R
 use super::Speaker;
 use super::connections::local_ip;
 use crate::peer::Session;
+use crate::session;
 use bgp_plan::config::{PeerId, Role};
 
 impl Speaker {
@@ -186,7 +187,9 @@ impl Speaker {
         peer.is_warned = [false; 2];
         let ends = [peer.primary.local, peer.primary.remote];
         self.bmp.up(id, ends, ours, &peer.primary.open_body, &session.common);
+        let is_counted_on = session.common.graceful_restart.is_some();
         peer.session = Some(session);
+        self.counted_on.send_if_modified(|now| is_counted_on && !std::mem::replace(now, true));
         self.hear(id);
     }
 
@@ -233,5 +236,7 @@ fn tell_rib(rib: &mut bgp_proto::rib::Rib, index: PeerIndex, session: &Session, 
     info.extended_messages = common.extended_messages;
     info.extended_next_hop = common.extended_next_hop;
     info.export.local_address = local;
+    let is_carried = common.family(if local.is_ipv4() { Family::Ipv6 } else { Family::Ipv4 });
+    info.export.other_address = if is_carried { session::other_address(local) } else { None };
     info.export.four_octet_as = common.four_octet_as;
 }

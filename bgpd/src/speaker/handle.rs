@@ -48,6 +48,7 @@ impl InSync {
 pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     in_sync: watch::Receiver<InSync>,
+    counted_on: watch::Receiver<bool>,
     bfd: bfd::Handle,
 }
 
@@ -77,6 +78,8 @@ pub struct Start {
     pub restarted: bool,
     /// Of each family: the kernel still has the routes of that run, and forwards by them.
     pub preserved: [bool; 2],
+    /// Nothing is forwarded here.
+    pub no_fib: bool,
     /// Seed of the hash tables and of the timers' jitter.
     pub seed: u64,
 }
@@ -97,11 +100,12 @@ impl Handle {
         })?;
         let speakers_bfd = bfd.clone();
         let (in_sync_sender, in_sync) = watch::channel(InSync::default());
+        let (counted_on_sender, counted_on) = watch::channel(false);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         std::thread::Builder::new().name("speaker".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(start, speakers_bfd, received, in_sync_sender));
+            LocalSet::new().block_on(&runtime, run(start, speakers_bfd, received, in_sync_sender, counted_on_sender));
         })?;
-        Ok(Handle { commands, in_sync, bfd })
+        Ok(Handle { commands, in_sync, counted_on, bfd })
     }
 
     /// Replaces the configuration; only peers whose session parameters changed are reset. The answer comes once it is applied;
@@ -138,6 +142,11 @@ impl Handle {
     /// See [`InSync`].
     pub fn in_sync(&self) -> watch::Receiver<InSync> {
         self.in_sync.clone()
+    }
+
+    /// A peer had a session with graceful restart: if this process ends, the next one has restarted.
+    pub fn counted_on(&self) -> watch::Receiver<bool> {
+        self.counted_on.clone()
     }
 
     /// Every configured peer, for display.

@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
 
-use super::{InSync, Speaker};
+use super::{InSync, Speaker, Start};
 use crate::peer::{Peer, Restart};
-use bgp_plan::config::{DEFAULT_RESTART_TIME, PeerConfig, PeerId};
+use bgp_plan::config::{DEFAULT_RESTART_TIME, NextHopMode, PeerConfig, PeerId};
 
 /// How long after it is up a peer without graceful restart counts as still sending its first table.
 const SETTLE_TIME: Duration = Duration::from_secs(5);
@@ -28,15 +28,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub struct OwnRestart {
     pub began: Instant,
-    pub restarted: bool,
-    pub preserved: [bool; 2],
+    pub start: Start,
 }
 
 impl OwnRestart {
-    /// What an OPEN to a peer says: R and F until the restart is over.
+    /// What an OPEN to a peer says: R and F until the restart is over. Without a FIB nothing is forwarded here, so that only
+    /// routes whose next hop is somebody else's were preserved, by those.
     pub fn says(&self, config: &PeerConfig) -> Restart {
-        let restarting = self.restarted && !self.is_over(config);
-        Restart { restarting, preserved: self.preserved.map(|p| p && restarting) }
+        let restarting = self.start.restarted && !self.is_over(config);
+        let is_reflected = config.remote_as == config.local_as && config.next_hop_mode != NextHopMode::SelfAddress;
+        let preserved = if self.start.no_fib { [is_reflected; 2] } else { self.start.preserved };
+        Restart { restarting, preserved: preserved.map(|p| p && restarting) }
     }
 
     fn is_over(&self, config: &PeerConfig) -> bool {
@@ -121,5 +123,37 @@ fn told(peer: &Peer, family: Family) -> Told {
     match !session.common.family(family) || session.end_of_rib[family as usize] || is_silent {
         true => Told::All,
         false => Told::NotYet,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bgp_plan::config::PeerType;
+
+    /// RFC 4724 section 3: F only for what was really preserved.
+    #[test]
+    fn what_an_open_says_of_our_restart() {
+        let ebgp = PeerConfig::new("peer", PeerType::Global, 65001, 65002);
+        let ibgp = PeerConfig { remote_as: 65001, ..ebgp.clone() };
+        let through_us = PeerConfig { next_hop_mode: NextHopMode::SelfAddress, ..ibgp.clone() };
+        let kernel = Start { restarted: true, preserved: [true, false], ..Start::default() };
+        let reflector = Start { restarted: true, no_fib: true, ..Start::default() };
+        let rows = [
+            ("a first start", Start::default(), &ebgp, false, [false; 2]),
+            ("IPv4 routes in the kernel", kernel, &ebgp, true, [true, false]),
+            ("and to an iBGP peer", kernel, &ibgp, true, [true, false]),
+            ("a marker, no routes", Start { preserved: [false; 2], ..kernel }, &ebgp, true, [false; 2]),
+            ("without a FIB, reflected", reflector, &ibgp, true, [true; 2]),
+            ("without a FIB, through us", reflector, &through_us, true, [false; 2]),
+            ("without a FIB, to another AS", reflector, &ebgp, true, [false; 2]),
+        ];
+        for (name, start, peer, restarting, preserved) in rows {
+            let says = OwnRestart { began: Instant::now(), start }.says(peer);
+            assert_eq!(says, Restart { restarting, preserved }, "{name}");
+            let long_ago = Instant::now().checked_sub(Duration::from_secs(121)).unwrap();
+            let says = OwnRestart { began: long_ago, start }.says(peer);
+            assert_eq!(says, Restart::default(), "{name}, when it is over");
+        }
     }
 }

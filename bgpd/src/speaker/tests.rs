@@ -295,7 +295,7 @@ fn frr_keeps_our_routes_over_our_restart_and_we_keep_its() {
             assert!(frr.has("10.1.0.0/16"), "kept while we are away");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let b = Handle::start(Start { restarted: true, preserved: [true; 2], seed: 1 }).unwrap();
+        let b = Handle::start(Start { restarted: true, preserved: [true; 2], seed: 1, ..Start::default() }).unwrap();
         b.originate(vec![origin("10.2.0.0/16")]);
         let mut again = ours;
         again.listen.clear(); // The first speaker's thread is still in this process.

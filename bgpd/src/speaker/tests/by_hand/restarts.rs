@@ -12,7 +12,7 @@ async fn restarted(connect_retry: Duration) -> (Handle, [[IpAddr; 2]; 2]) {
     p.export.default = policy::Action::Accept;
     let second = PeerConfig { remote_as: 65003, ..p.clone() };
     config.peers.insert(PeerId::new(b[1], LOOPBACK_PORT), second);
-    let h = Handle::start(Start { restarted: true, preserved: [true, false], seed: 1 }).unwrap();
+    let h = Handle::start(Start { restarted: true, preserved: [true, false], seed: 1, ..Start::default() }).unwrap();
     h.originate(vec![origin("10.200.0.0/16")]);
     h.configure(config).await.unwrap().unwrap();
     (h, ends)
