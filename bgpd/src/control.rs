@@ -13,7 +13,8 @@
 //!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost), `nearLimit` (of its prefixes), `heldDown` (null, or why its
 //!   configuration keeps it down).
 //! - `/v1/peer?peer=ADDRESS`: a list of peers there, each with the fields of `/v1/peers` and `local` and `remote` (ends of the
-//!   connection), `routerId`, `established` (sessions so far), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
+//!   connection), `routerId`, `established` (sessions so far), `lastCode` (null, or code and subcode
+//!   of the NOTIFICATION that ended the last session), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
 //!   (seconds: `configured`, `negotiated`, `remaining`), `messagesReceived` and `messagesSent` (by type).
 //! - POST `/v1/clear?peer=ADDRESS&soft=in|out|both&message=TEXT`: begins sessions anew, all without `peer`, with `message` for
 //!   the peers' operators; with `soft` only looks at routes again. The answer says how many peers that were: `{"cleared": 1}`.
@@ -148,9 +149,9 @@ async fn peers(State(app): State<App>) -> Response {
 }
 
 async fn metrics(State(app): State<App>) -> Response {
-    let peers = app.speaker.peers().await;
+    let (speaker, peers) = (app.speaker.status().await, app.speaker.details().await);
     let kernel = app.readiness.borrow().kernel.as_ref().map(|k| *k.borrow());
-    match metrics::text(&peers, kernel) {
+    match metrics::text(&speaker, &peers, kernel) {
         Ok(text) => ([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")).into_response(),
     }

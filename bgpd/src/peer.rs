@@ -15,7 +15,7 @@ use bgp_proto::wire::{HEADER_LEN, MessageType};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-pub use self::detail::{PeerDetail, PeerStatus};
+pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus};
 pub use self::handshake::{Restart, Session, check_open, our_open};
 use crate::link::Link;
 use crate::session::Serial;

@@ -45,7 +45,7 @@ pub use self::clear::Clear;
 use self::deadlines::Deadlines;
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
-pub use self::queries::{RouteQuery, RouteSlice, RouteView, SpeakerStatus};
+pub use self::queries::{RibStatus, RouteQuery, RouteSlice, RouteView, SpeakerStatus};
 use self::restart::OwnRestart;
 use crate::bfd;
 use crate::bmp::Stations;
@@ -264,6 +264,10 @@ impl Speaker {
             }
             Command::Status(answer) => {
                 let _ = answer.send(self.status());
+            }
+            Command::Details(answer) => {
+                let all = self.peers.iter().map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id)));
+                let _ = answer.send(all.collect());
             }
             Command::Peer(address, answer) => {
                 let _ = answer.send(

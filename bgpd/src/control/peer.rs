@@ -19,6 +19,9 @@ pub struct PeerParameters {
     peer: String,
 }
 
+/// RFC 9003 section 2, octets.
+const LONGEST_MESSAGE: usize = 255;
+
 /// The query of `/v1/clear`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -66,6 +69,15 @@ pub async fn clear(
         Some(Soft::Out) => Clear::SoftOut,
         Some(Soft::Both) => Clear::Soft,
     };
+    match &parameters.message {
+        Some(_) if clear != Clear::Hard => {
+            return Err(Refusal::bad("message goes with the end of a session, which soft does not bring"));
+        }
+        Some(text) if text.len() > LONGEST_MESSAGE => {
+            return Err(Refusal::bad(format!("message has {} octets; {LONGEST_MESSAGE} are allowed", text.len())));
+        }
+        _ => {}
+    }
     match (app.speaker.clear(wanted, clear, parameters.message).await, wanted) {
         (0, Some(wanted)) => Err(Refusal::no_peer(wanted, &app.speaker.peers().await)),
         (count, _) => Ok(Json(json!({ "cleared": count })).into_response()),

@@ -89,3 +89,50 @@ async fn a_watcher_hears_of_best_paths() {
     assert_eq!((&event["event"], &event["prefix"]), (&"bestPath".into(), &"10.0.0.0/24".into()), "{line}");
     assert!(event["best"].is_null() || event["best"]["peer"].is_null(), "{line}");
 }
+
+#[tokio::test]
+async fn metrics_tell_of_each_session_and_of_the_tables() {
+    let daemon = Daemon::start(3).await;
+    let text = status::get(daemon.server.socket(), "/metrics").await.unwrap().body;
+    let text = String::from_utf8(text).unwrap();
+    let peer = r#"peer="192.0.2.1",name="away""#;
+    for line in [
+        format!("tortie_bgp_peer_up{{{peer}}} 0.0"),
+        format!("tortie_bgp_peer_state{{{peer}}} 3.0"),
+        format!("tortie_bgp_flaps_total{{{peer}}} 0"),
+        format!("tortie_bgp_messages_total{{{peer},direction=\"in\",type=\"update\"}} 0"),
+        format!("tortie_bgp_received_prefixes{{{peer},family=\"IPv4\"}} 0.0"),
+        "tortie_bgp_rib_paths{family=\"IPv4\"} 3.0".into(),
+        "tortie_bgp_flapping_prefixes 0".into(),
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("10.0."), "no series for a prefix: {text}");
+}
+
+#[tokio::test]
+async fn the_status_has_what_stands_below_calicos_table() {
+    let daemon = Daemon::start(1).await;
+    let status = daemon.json("/v1/status").await;
+    assert_eq!((&status["routerId"], &status["localAs"]), (&"10.0.0.1".into(), &65001.into()));
+    assert_eq!(status["waitingFor"], "the store is not in sync yet");
+    assert!(status["flapping"].as_array().is_some_and(Vec::is_empty), "{status}");
+}
+
+#[tokio::test]
+async fn clear_takes_a_message_for_the_peer_but_not_with_soft() {
+    let daemon = Daemon::start(0).await;
+    let clear = async |query: &str| {
+        let path = format!("/v1/clear?{query}");
+        let reply = status::post(daemon.server.socket(), &path).await.unwrap();
+        (reply.status, String::from_utf8(reply.body).unwrap())
+    };
+    assert_eq!(clear("peer=192.0.2.1&message=maintenance").await, (200, r#"{"cleared":1}"#.into()));
+    assert_eq!(clear("soft=in").await, (200, r#"{"cleared":1}"#.into()));
+    assert_eq!(clear("soft=in&message=x").await.0, 400);
+    assert_eq!(clear(&format!("message={}", "x".repeat(256))).await.0, 400);
+    assert_eq!(
+        clear("peer=192.0.2.2").await,
+        (404, r#"{"error":"there is no peer 192.0.2.2; did you mean 192.0.2.1?"}"#.into())
+    );
+}

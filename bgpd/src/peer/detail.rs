@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
+use bgp_proto::fsm::restart::Cause;
 use bgp_proto::rib::Rib;
 use bgp_proto::wire::MessageType;
 use bgp_proto::wire::iana::Role;
@@ -55,6 +56,8 @@ pub struct PeerDetail {
     pub router_id: Option<Ipv4Addr>,
     /// Sessions that came up since the peer was configured.
     pub established: u64,
+    /// Code and subcode of the NOTIFICATION that ended the last session.
+    pub last_code: Option<(u8, u8)>,
     pub capabilities: Vec<CapabilityStatus>,
     pub families: Vec<FamilyStatus>,
     pub timers: Vec<TimerStatus>,
@@ -148,6 +151,10 @@ impl Peer {
             remote: self.primary.remote,
             router_id: self.primary.open.as_ref().map(|o| o.router_id),
             established: self.counters.established,
+            last_code: match self.cause {
+                Cause::Sent(code, subcode) | Cause::Received(code, subcode) => Some((code, subcode)),
+                Cause::ConnectionLost | Cause::PathLost => None,
+            },
             capabilities: capabilities(self.primary.sent.as_ref(), self.primary.open.as_ref()),
             families: Family::ALL
                 .into_iter()

@@ -61,6 +61,7 @@ pub(super) enum Command {
     NextHopLost(IpAddr),
     Neighbour(PeerId, bfd::Notice),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
+    Details(oneshot::Sender<Vec<PeerDetail>>),
     Peer(IpAddr, oneshot::Sender<Vec<PeerDetail>>),
     Clear(Option<IpAddr>, Clear, Option<String>, oneshot::Sender<usize>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
@@ -154,6 +155,13 @@ impl Handle {
         let (answer, peers) = oneshot::channel();
         self.send(Command::Peers(answer));
         peers.await.unwrap_or_default()
+    }
+
+    /// Everything about every peer.
+    pub async fn details(&self) -> Vec<PeerDetail> {
+        let (answer, details) = oneshot::channel();
+        self.send(Command::Details(answer));
+        details.await.unwrap_or_default()
     }
 
     /// Everything about the peers at an address, for display.

@@ -43,9 +43,18 @@ pub struct SpeakerStatus {
     pub router_id: Option<Ipv4Addr>,
     pub local_as: Option<u32>,
     pub listening: Vec<SocketAddr>,
+    pub rib: Vec<RibStatus>,
     pub attribute_sets: usize,
     pub flap_threshold: u32,
     pub flapping: Vec<Flapping>,
+}
+
+/// The size of a family's table.
+#[derive(Clone, Debug, Serialize)]
+pub struct RibStatus {
+    pub family: String,
+    pub prefixes: u32,
+    pub paths: u32,
 }
 
 /// A prefix whose best path changes too often.
@@ -65,6 +74,13 @@ impl Speaker {
             router_id: config.map(|c| c.router_id),
             local_as: config.map(|c| c.local_as),
             listening: self.listeners.keys().copied().collect(),
+            rib: Family::ALL
+                .into_iter()
+                .map(|family| {
+                    let (prefixes, paths) = self.rib.size(family);
+                    RibStatus { family: family.to_string(), prefixes, paths }
+                })
+                .collect(),
             attribute_sets: self.rib.attribute_sets(),
             flap_threshold: config.map_or(0, |c| c.flap_threshold),
             flapping: Vec::new(),

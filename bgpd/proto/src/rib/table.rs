@@ -167,6 +167,11 @@ impl<K: Key> Table<K> {
         &self.entries
     }
 
+    /// How many prefixes have a path, or had one that somebody has yet to be told is gone.
+    pub fn prefix_count(&self) -> u32 {
+        self.index.len() as u32
+    }
+
     pub fn find(&self, key: K) -> Option<u32> {
         let hash = self.hasher.hash_one(key);
         self.index.find(hash, |&i| self.entries[i as usize].key == key).copied()

@@ -85,6 +85,17 @@ impl Cursor {
 }
 
 impl Rib {
+    /// Prefixes that have a path, and paths, of a family.
+    pub fn size(&self, family: Family) -> (u32, u32) {
+        let prefixes = match family {
+            Family::Ipv4 => self.v4.prefix_count(),
+            Family::Ipv6 => self.v6.prefix_count(),
+        };
+        let learned: u32 = self.shared.peers.iter().flatten().map(|s| s.received[family as usize]).sum();
+        let own = self.shared.origins.keys().filter(|p| p.family() == family).count();
+        (prefixes, learned + own as u32)
+    }
+
     /// Routes for display, from the entries that `steps` looks at, and where to go on; `None`: that was all.
     pub fn routes(
         &self,
