@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
 use std::time::Duration;
 
-use bgp_proto::wire::MAX_MESSAGE_LEN;
+use bgp_proto::wire::{MAX_MESSAGE_LEN, Notification, iana};
 use nix::ifaddrs::InterfaceAddress;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -83,6 +83,14 @@ pub async fn accept(listener: Rc<TcpListener>, speaker: Shared) {
             }
         }
     }
+}
+
+/// Closes a connection that nobody expects, and says so (RFC 4486 section 4).
+pub fn refuse(stream: TcpStream) {
+    let mut message = Vec::new();
+    Notification::cease(iana::CONNECTION_REJECTED).write(&mut message);
+    // A fresh socket takes that much, and nothing depends on it.
+    let _ = SockRef::from(&stream).send(&message);
 }
 
 /// One attempt to connect; tells the speaker how it went.

@@ -58,7 +58,7 @@ impl Speaker {
         let suited = candidates.filter_map(|(id, peer)| welcome(peer).map(|w| (w, peer.last_accepted, *id)));
         let Some((welcome, _, id)) = suited.min() else {
             tracing::debug!("a connection from {address} is refused");
-            return;
+            return session::refuse(stream);
         };
         let serial = self.serial();
         let Some(peer) = self.peers.get_mut(&id) else { return };

@@ -1,6 +1,9 @@
 //! Output: what goes to the kernel's task and to peers.
 
+use std::time::Instant;
+
 use super::{RouteBatch, Speaker};
+use crate::peer::Connection;
 use bgp_plan::config::PeerId;
 
 /// Written to a peer at once.
@@ -44,9 +47,7 @@ impl Speaker {
         let established = peer.session.is_some() && !extra;
         let sent = &mut peer.counters.sent;
         let connection = if extra { peer.extra.as_mut() } else { Some(&mut peer.primary) };
-        let Some(link) = connection.and_then(|c| c.link.as_mut()) else {
-            return;
-        };
+        let Some(Connection { fsm, link: Some(link), .. }) = connection else { return };
         // An error is the reader's to report.
         let mut has_room = matches!(link.flush(), Ok(true));
         while has_room && established && self.rib.has_output(index) {
@@ -56,6 +57,7 @@ impl Speaker {
                 return;
             }
             sent.count_all(&self.scratch);
+            fsm.has_sent(Instant::now());
             has_room = matches!(link.send(&self.scratch), Ok(true));
         }
     }

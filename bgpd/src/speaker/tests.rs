@@ -139,6 +139,7 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
             let asn = |n: usize| 65001 + n as u32;
             let mut p = PeerConfig::new("peer", PeerType::Global, asn(own), asn(1 - own));
             (p.source, p.v4, p.v6) = (Some(ends[own]), false, true);
+            p.password = Some("TCP-MD5 over IPv6 as well".into());
             SpeakerConfig {
                 listen: vec![SocketAddr::new(ends[own], PORT)],
                 peers: BTreeMap::from([(PeerId::new(ends[1 - own], PORT), p)]),

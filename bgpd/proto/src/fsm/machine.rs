@@ -165,6 +165,13 @@ impl Fsm {
         }
     }
 
+    /// UPDATEs went out: they say as well as a KEEPALIVE that we live (RFC 4271 section 8.2.2, Established).
+    pub fn has_sent(&mut self, now: Instant) {
+        if self.timers.keepalive.is_some() {
+            self.timers.keepalive = self.running(now, self.keepalive_time, true);
+        }
+    }
+
     /// SendHoldTimer (RFC 9687): since when the socket has taken nothing of what waits for it; `None`: it takes. A KEEPALIVE is
     /// due often enough that there is always something to take, so this is the timer that every sent message restarts.
     pub fn set_blocked(&mut self, since: Option<Instant>) {

@@ -337,6 +337,18 @@ fn another_keepalive_interval_counts_at_once() {
 }
 
 #[test]
+fn an_update_that_goes_out_puts_off_the_keepalive() {
+    let mut f = fsm(false);
+    let now = Instant::now();
+    for e in [Event::ManualStart, Event::TcpAcked, Event::Open { hold_time: 9, keepalive: 3 }, Event::Keepalive] {
+        f.handle(e, now);
+    }
+    let later = now + Duration::from_secs(2);
+    f.has_sent(later);
+    assert_waits(&f, later, Duration::from_secs(3));
+}
+
+#[test]
 fn timers_are_negotiated() {
     for (ours, theirs, keepalive, want) in [
         (90, 180, None, (90, 30)),

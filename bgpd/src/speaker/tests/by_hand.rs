@@ -161,6 +161,12 @@ impl ByHand {
     }
 }
 
+async fn assert_refused(mut peer: ByHand, why: &str) {
+    let said = Notification::read(&peer.expect(MessageType::Notification).await);
+    assert_eq!(said, Notification::cease(iana::CONNECTION_REJECTED), "{why}");
+    assert_eq!(peer.next().await, None, "{why}");
+}
+
 #[tokio::test]
 async fn a_peer_that_comes_later_is_found_soon() {
     let at = addresses();

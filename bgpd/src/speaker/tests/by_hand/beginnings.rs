@@ -100,7 +100,7 @@ async fn connections_that_say_nothing_lock_nobody_out() {
     let mut config = config_of(at, 65001, 65002);
     only_peer(&mut config).passive = true;
     let h = started(&config).await;
-    assert_eq!(ByHand::connect([at[0], stranger], 64).await.next().await, None, "a stranger");
+    assert_refused(ByHand::connect([at[0], stranger], 64).await, "a stranger").await;
     let mut silent = Vec::new();
     for _ in 0..20 {
         silent.push(ByHand::connect(at, 64).await);

@@ -94,7 +94,7 @@ async fn the_peer_is_told_why_its_session_ends() {
             assert_eq!(peer.next().await, None, "{name}");
             if !text.is_empty() {
                 assert_eq!(last_error(&h).await, format!("administratively down: {text}"));
-                assert_eq!(ByHand::connect(at, 64).await.next().await, None, "nobody is let in meanwhile");
+                assert_refused(ByHand::connect(at, 64).await, "nobody is let in meanwhile").await;
             }
             h.configure(before).await.unwrap().unwrap();
             let mut again = ByHand::connect(at, 64).await;
@@ -128,7 +128,7 @@ async fn a_peer_that_announces_too_much() {
         let said = farewell(&mut peer).await;
         assert_eq!(said, Notification::maximum_prefixes(Family::Ipv4, 3));
         assert!(last_error(&h).await.contains("more than 3 IPv4 prefixes"), "{}", last_error(&h).await);
-        assert_eq!(ByHand::connect(at, 64).await.next().await, None, "it is not let in at once");
+        assert_refused(ByHand::connect(at, 64).await, "it is not let in at once").await;
         match after {
             Some(after) => tokio::time::sleep(after * 2).await,
             None => assert_eq!(h.clear(Some(at[1]), Clear::Hard, None).await, 1),
