@@ -122,13 +122,13 @@ def simulation(data):
     yield "reflectors, failures at random times, all from a seed. Every Loc-RIB is compared with an independent model when it is"
     yield "quiet. One thread."
     yield ""
-    yield f"{data['date']}; {data['machine']['cpu']}, kernel {data['machine']['kernel']}; {data['commit']}."
+    yield f"{data['machine']['cpu']}, kernel {data['machine']['kernel']}; {data['commit']}. Wall time may include that of others on the machine."
     yield ""
-    yield "| speakers | prefixes | seed | failures | first convergence: UPDATEs | simulated s | with failures: UPDATEs | simulated s | wall s | peak MiB | wrong entries |"
-    yield "| ---: |" + " ---: |" * 10
+    yield "| speakers | prefixes | seed | failures | first convergence: UPDATEs | simulated s | with failures: UPDATEs | simulated s | CPU s | wall s | peak MiB | entries compared | wrong |"
+    yield "| ---: |" + " ---: |" * 12
     for r in data["runs"]:
         yield "| " + " | ".join(number(r[k]) for k in (
-            "speakers", "prefixes", "seed", "failures", "start_updates", "start_s", "failure_updates", "failure_s", "wall_s", "peak_mib", "wrong")) + " |"
+            "speakers", "prefixes", "seed", "failures", "start_updates", "start_s", "failure_updates", "failure_s", "cpu_s", "wall_s", "peak_mib", "entries", "wrong")) + " |"
     yield ""
 
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bgp_sim::rng::Rng;
 use bgp_sim::topology::Topology;
@@ -58,26 +58,25 @@ fn main() -> ExitCode {
 fn run(speakers: u32, prefixes: u32, seed: u64, failures: u32) -> (Value, Vec<String>) {
     let mut rng = Rng::new(seed);
     let topology = Topology::new(speakers, prefixes, &mut rng);
-    let started = Instant::now();
+    let started = Clock::start();
     let mut world = World::new(topology, seed, rng.clone());
     world.run();
-    let start_wall = started.elapsed();
+    let took = started.stop();
     let start = world.stats;
     let first = check::check(&world);
     let all = failures::draw(&world.topology, failures, &mut rng);
-    let (begun, restarted) = (world.now, Instant::now());
+    let (begun, restarted) = (world.now, Clock::start());
     world.add_failures(all);
     world.run();
-    let failure_wall = restarted.elapsed();
+    let took = took.and(restarted.stop());
     let second = check::check(&world);
     let end = world.stats;
     let report = json!({
         "speakers": speakers, "prefixes": prefixes, "seed": seed, "failures": failures,
         "start_updates": start.updates, "start_octets": start.octets, "start_s": seconds(start.quiet_since),
-        "start_wall_s": rounded(start_wall),
         "failure_updates": end.updates - start.updates, "failure_octets": end.octets - start.octets,
-        "failure_s": seconds(end.quiet_since.saturating_sub(begun)), "failure_wall_s": rounded(failure_wall),
-        "wall_s": rounded(start_wall + failure_wall), "peak_mib": peak_mib(),
+        "failure_s": seconds(end.quiet_since.saturating_sub(begun)),
+        "wall_s": took.wall_s, "cpu_s": took.cpu_s, "peak_mib": peak_mib(),
         "entries": first.entries + second.entries, "wrong": first.wrong + second.wrong, "malformed": end.malformed,
         "digest": format!("{:016x}", world.digest()),
     });
@@ -89,8 +88,38 @@ fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-fn rounded(d: Duration) -> f64 {
-    (d.as_secs_f64() * 100.0).round() / 100.0
+/// What one phase took of the machine: the comparisons are not in it.
+struct Took {
+    wall_s: f64,
+    cpu_s: f64,
+}
+
+impl Took {
+    fn and(self, other: Took) -> Took {
+        let sum = |a: f64, b: f64| ((a + b) * 100.0).round() / 100.0;
+        Took { wall_s: sum(self.wall_s, other.wall_s), cpu_s: sum(self.cpu_s, other.cpu_s) }
+    }
+}
+
+struct Clock {
+    wall: Instant,
+    cpu_s: f64,
+}
+
+impl Clock {
+    fn start() -> Clock {
+        Clock { cpu_s: cpu_s(), wall: Instant::now() }
+    }
+
+    fn stop(self) -> Took {
+        Took { wall_s: self.wall.elapsed().as_secs_f64(), cpu_s: cpu_s() - self.cpu_s }
+    }
+}
+
+/// User and system time of this process, which has one thread.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    stat.split_whitespace().next().and_then(|ns| ns.parse::<f64>().ok()).unwrap_or(0.0) / 1e9
 }
 
 /// The most memory the process has held.
