@@ -56,6 +56,7 @@ pub(super) fn write_updates<K: Key>(
 ) {
     let start = out.len();
     let limits = groups.limits;
+    let mut has_tried = false;
     while out.len() < limit {
         let Some((group, member, paths)) = groups.of_mut(peer) else { return };
         match &mut member.position {
@@ -72,8 +73,10 @@ pub(super) fn write_updates<K: Key>(
                 return;
             }
             Position::InStream(_) => {
-                // Somebody who hears nothing of it (the source of it all) does not push the others out of the stream.
-                if out.len() == start && group.stream.len() > limits.patience {
+                // Somebody who hears nothing of it (the source of it all) does not push the others out of the stream at
+                // once. A peer that has heard all there is goes on, whoever else is stalled.
+                if out.len() == start && group.stream.len() > limits.patience && std::mem::replace(&mut has_tried, true)
+                {
                     return;
                 }
                 let chunk = encode(table, shared, group, paths, limits);

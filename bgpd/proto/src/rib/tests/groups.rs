@@ -227,3 +227,24 @@ fn every_peer_ends_with_what_it_should_have() {
         assert_eq!((world.rib.attribute_sets(), world.rib.v4.empty_len()), (0, 0), "seed {seed}");
     }
 }
+
+#[test]
+fn who_reads_hears_everything_while_others_of_the_group_read_nothing() {
+    let mut world = World::new(1);
+    // The first two are one group, and only the first reads.
+    for round in 0..5 {
+        for n in 0..PREFIXES {
+            let mut list = Vec::new();
+            V4::from_prefix(prefix(n)).unwrap().write(&mut list);
+            let mark = (round * PREFIXES as u32 + n as u32 + 1, 3);
+            let octets: Vec<u8> = [mark.0, mark.1, 0].iter().flat_map(|v| v.to_be_bytes()).collect();
+            world.rib.announce(3, Family::Ipv4, &list, received(&[65009], &[(LARGE_COMMUNITIES, octets)]));
+            world.speakers[2].announced.insert(prefix(n), mark);
+        }
+        world.rib.distribute(|_, _| {});
+        world.read(0, usize::MAX);
+        assert_eq!(world.speakers[0].has, world.expected(0), "round {round}");
+    }
+    // Those that were stalled have missed nothing.
+    world.check();
+}
