@@ -28,6 +28,7 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::dynamic::Neighbours;
 use crate::speaker::{Handle, RouteBatch};
 use bgp_plan::origins::ServiceRanges;
 use bgp_plan::peers::Plan;
@@ -91,10 +92,11 @@ pub fn spawn(
     speaker: Handle,
     node: String,
     inputs: watch::Receiver<Inputs>,
+    neighbours: watch::Receiver<Neighbours>,
 ) -> Result<watch::Receiver<Status>, Error> {
     let events = kernel.monitor()?;
     let (status, receiver) = watch::channel(Status::default());
-    let task = Task { kernel, speaker, events, inputs, status, state: State::new(node) };
+    let task = Task { kernel, speaker, events, inputs, neighbours, status, state: State::new(node) };
     tokio::spawn(task.run());
     Ok(receiver)
 }
@@ -104,6 +106,7 @@ struct Task {
     speaker: Handle,
     events: mpsc::Receiver<Vec<Event>>,
     inputs: watch::Receiver<Inputs>,
+    neighbours: watch::Receiver<Neighbours>,
     status: watch::Sender<Status>,
     state: State,
 }
@@ -114,6 +117,8 @@ impl Task {
         self.state.keep_stale_routes();
         let inputs = self.inputs.borrow_and_update().clone();
         self.state.set_inputs(inputs);
+        let neighbours = self.neighbours.borrow_and_update().clone();
+        self.state.set_neighbours(&neighbours);
         self.speaker.set_resolver(self.state.resolver());
         let mut in_sync = self.speaker.in_sync();
         // The first batch of a subscription is the whole truth of that moment, later ones are changes.
@@ -145,6 +150,10 @@ impl Task {
                     }
                     Err(_) => return,
                 },
+                Ok(()) = self.neighbours.changed() => {
+                    let neighbours = self.neighbours.borrow_and_update().clone();
+                    self.state.set_neighbours(&neighbours);
+                }
                 Ok(()) = in_sync.changed() => {
                     // What the speaker heard before it said so waits in `best`.
                     let heard = *in_sync.borrow_and_update();

@@ -14,6 +14,7 @@
 mod bfd;
 mod bmp;
 mod control;
+mod dynamic;
 mod events;
 mod feed;
 mod kernel;
@@ -25,6 +26,7 @@ mod peer;
 mod session;
 mod sockopt;
 mod speaker;
+mod unnumbered;
 
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -41,6 +43,7 @@ use crate::feed::Feed;
 use crate::kernel::Inputs;
 use crate::log_level::LogLevel;
 use crate::speaker::{Handle, Start};
+use crate::unnumbered::Finder;
 use bgp_plan::peers::RouterId;
 
 /// In the run directory, which does not outlive the machine's boot.
@@ -148,7 +151,8 @@ async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let _marker = tokio::spawn(leave_marker(speaker.counted_on(), arguments.run_dir.join(MARKER)));
 
     let feed = Feed::new(store, &node, arguments.namespace, arguments.secrets_dir);
-    let work = follow(feed, Program { node, router_id, kernel, speaker: speaker.clone(), level }, &readiness);
+    let finder = Finder::new(speaker.clone(), start.seed);
+    let work = follow(feed, Program { node, router_id, kernel, speaker: speaker.clone(), finder, level }, &readiness);
     tokio::select! {
         result = work => result?,
         _ = terminate.recv() => {}
@@ -164,12 +168,13 @@ struct Program {
     router_id: RouterId,
     kernel: Option<Arc<dyn Kernel>>,
     speaker: Handle,
+    finder: Finder,
     level: LogLevel,
 }
 
 /// Keeps the program as the resources say, for as long as the process lives.
 async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Readiness>) -> anyhow::Result<()> {
-    let Program { node, router_id, kernel, speaker, level } = program;
+    let Program { node, router_id, kernel, speaker, mut finder, level } = program;
     let mut inputs: Option<watch::Sender<Inputs>> = None;
     let mut waiting_for = String::new();
     let mut noted = Vec::new();
@@ -194,6 +199,7 @@ async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Read
             readiness.send_modify(|r| r.notes.clone_from(&noted));
         }
         let now = Inputs::new(resources, &plan);
+        let interfaces = plan.config.unnumbered.keys().cloned().collect();
         let applied = speaker.configure(plan.config).await.context("the speaker's thread ended")?;
         let problem = applied.err();
         match &problem {
@@ -203,14 +209,18 @@ async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Read
             // Sessions live on, and the next change of a resource tries again.
             Some(e) => tracing::error!("{e}"),
         }
+        if let Err(e) = finder.look_behind(interfaces) {
+            tracing::error!("{e}");
+        }
         match (&inputs, &kernel) {
             (Some(inputs), _) => {
                 inputs.send_replace(now);
             }
             (None, Some(kernel)) => {
                 let (sender, receiver) = watch::channel(now);
-                let status = kernel::spawn(kernel.clone(), speaker.clone(), node.clone(), receiver)
-                    .context("cannot watch the kernel's routes")?;
+                let status =
+                    kernel::spawn(kernel.clone(), speaker.clone(), node.clone(), receiver, finder.neighbours())
+                        .context("cannot watch the kernel's routes")?;
                 readiness.send_modify(|r| r.kernel = Some(status));
                 inputs = Some(sender);
             }

@@ -5,8 +5,12 @@ use std::mem::size_of;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
+use bgp_proto::af::Prefix;
+
 /// `linux/tcp.h`.
 const TCP_MD5SIG: libc::c_int = 14;
+const TCP_MD5SIG_EXT: libc::c_int = 32;
+const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 const MD5_KEY_LEN: usize = 80;
 const TCP_SAVE_SYN: libc::c_int = 27;
 const TCP_SAVED_SYN: libc::c_int = 28;
@@ -70,6 +74,20 @@ pub fn set_min_ttl(socket: &impl AsFd, peer: IpAddr, ttl: u8) -> io::Result<()> 
 
 /// Signs and demands signatures on segments to and from `peer`; `None` takes the key away.
 pub fn set_md5(socket: &impl AsFd, peer: IpAddr, password: Option<&str>) -> io::Result<()> {
+    set_md5_option(socket, TCP_MD5SIG, (peer, None), password)
+}
+
+/// The same for every address of a range. A key of one address goes before it.
+pub fn set_md5_of_range(socket: &impl AsFd, range: Prefix, password: Option<&str>) -> io::Result<()> {
+    set_md5_option(socket, TCP_MD5SIG_EXT, (range.address(), Some(range.len())), password)
+}
+
+fn set_md5_option(
+    socket: &impl AsFd,
+    option: libc::c_int,
+    (peer, prefix_len): (IpAddr, Option<u8>),
+    password: Option<&str>,
+) -> io::Result<()> {
     let password = password.unwrap_or_default().as_bytes();
     if password.len() > MD5_KEY_LEN {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "a BGP password has at most 80 octets"));
@@ -85,8 +103,10 @@ pub fn set_md5(socket: &impl AsFd, peer: IpAddr, password: Option<&str>) -> io::
         std::ptr::copy_nonoverlapping(address.as_ptr().cast::<u8>(), storage.as_mut_ptr().cast::<u8>(), len);
         storage.assume_init()
     };
-    let option = TcpMd5Sig { address, flags: 0, prefix_len: 0, key_len: password.len() as u16, ifindex: 0, key };
-    match set(socket, libc::IPPROTO_TCP, TCP_MD5SIG, &option) {
+    let flags = prefix_len.map_or(0, |_| TCP_MD5SIG_FLAG_PREFIX);
+    let prefix_len = prefix_len.unwrap_or_default();
+    let value = TcpMd5Sig { address, flags, prefix_len, key_len: password.len() as u16, ifindex: 0, key };
+    match set(socket, libc::IPPROTO_TCP, option, &value) {
         // Taking away a key that is not there.
         Err(e) if password.is_empty() && e.kind() == io::ErrorKind::NotFound => Ok(()),
         result => result,

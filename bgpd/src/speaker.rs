@@ -19,6 +19,7 @@ mod configure;
 mod connections;
 mod deadlines;
 mod established;
+mod guests;
 mod handle;
 mod neighbour;
 mod output;
@@ -49,6 +50,7 @@ pub use self::queries::{RibStatus, RouteQuery, RouteSlice, RouteView, SpeakerSta
 use self::restart::OwnRestart;
 use crate::bfd;
 use crate::bmp::Stations;
+use crate::dynamic::{Guests, Neighbours};
 use crate::events;
 use crate::peer::Peer;
 use crate::session::Serial;
@@ -73,6 +75,9 @@ pub struct Speaker {
     events: events::Bus,
     pub(crate) bmp: Stations,
     bfd: bfd::Handle,
+    guests: Guests,
+    /// Of the interfaces of unnumbered peers.
+    neighbours: Neighbours,
     in_sync: watch::Sender<InSync>,
     counted_on: watch::Sender<bool>,
     /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
@@ -111,6 +116,8 @@ async fn run(
             events: events::Bus::default(),
             bmp: Stations::default(),
             bfd,
+            guests: Guests::default(),
+            neighbours: Neighbours::new(),
             in_sync,
             counted_on,
             look_at_sync: true,
@@ -254,6 +261,7 @@ impl Speaker {
                 self.flush_wanted.notify_one();
             }
             Command::NextHopLost(address) => self.next_hop_lost(address),
+            Command::SetNeighbours(neighbours) => self.set_neighbours(neighbours),
             Command::Neighbour(id, notice) => self.neighbour(id, notice),
             Command::Peers(answer) => {
                 let _ = answer

@@ -249,6 +249,9 @@ pub enum PeerType {
     NodeSpecific,
     #[serde(rename = "local workload")]
     LocalWorkload,
+    /// It came by itself, from inside a range.
+    #[serde(rename = "dynamic")]
+    Dynamic,
 }
 
 /// Peers as a list, each with its address: a map in JSON has no keys but texts.

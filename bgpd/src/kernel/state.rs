@@ -13,6 +13,7 @@ use fib::{
 use ipnet::IpNet;
 
 use super::{Inputs, Status};
+use crate::dynamic::Neighbours;
 use crate::speaker::{InSync, Resolver, RouteBatch};
 use bgp_plan::config::Origin;
 use bgp_plan::origins::origins;
@@ -35,6 +36,8 @@ struct View {
     routes: Routes,
     links: Links,
     addrs: BTreeSet<Addr>,
+    /// Link-local addresses of neighbours, and the links they are on: no route says so.
+    neighbours: BTreeMap<IpAddr, BTreeSet<u32>>,
     /// Best routes by BGP with their next hops as announced, and peers with the gateways by which they are reached.
     learned: Recursive,
     /// What the speaker asked since the last `ask_again`, and what it was told.
@@ -46,6 +49,10 @@ impl View {
         // RFC 4271 section 5.1.3: an own address is no next hop.
         if self.addrs.iter().any(|a| a.net.addr() == addr) {
             return Vec::new();
+        }
+        if let Some(links) = self.neighbours.get(&addr) {
+            let usable = links.iter().filter(|i| self.links.get(i).is_some_and(Link::is_usable));
+            return usable.map(|i| NextHop { via: addr, ifindex: *i, onlink: false }).collect();
         }
         fib::Resolver { routes: &self.routes, links: &self.links, recursive: &self.learned }.resolve(addr, through)
     }
@@ -160,6 +167,20 @@ impl State {
         self.inputs = inputs;
         self.origins_dirty = true;
         self.peers_dirty = true;
+    }
+
+    /// The neighbours of unnumbered peers: next hops of theirs are on the link, for IPv4 too (RFC 8950).
+    pub fn set_neighbours(&mut self, neighbours: &Neighbours) {
+        let mut by_address: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
+        for (index, address) in neighbours.values() {
+            if let Some(address) = address {
+                by_address.entry((*address).into()).or_default().insert(*index);
+            }
+        }
+        let before = std::mem::replace(&mut lock(&self.view).neighbours, by_address.clone());
+        if before != by_address {
+            self.dirty = Dirty::All;
+        }
     }
 
     /// Makes these the next hops of a prefix; those it had before.

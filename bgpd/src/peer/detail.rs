@@ -127,7 +127,11 @@ impl Peer {
             address: id.address,
             port: id.port,
             peer_type: self.config.peer_type,
-            remote_as: self.config.remote_as,
+            // A template takes any AS: then it is what the OPEN said.
+            remote_as: match (self.config.remote_as, &self.primary.open) {
+                (0, Some(open)) => open.asn,
+                (configured, _) => configured,
+            },
             local_as: self.config.local_as,
             state: self.primary.fsm.state().name(),
             up: self.session.is_some(),

@@ -18,6 +18,7 @@ use bgp_plan::config::{PeerConfig, PeerId, SpeakerConfig};
 
 impl Speaker {
     pub(super) fn configure(&mut self, config: SpeakerConfig) -> Result<(), String> {
+        let config = self.guests.join(config);
         let renamed = self.config.as_ref().is_some_and(|old| old.router_id != config.router_id);
         let gone: Vec<PeerId> =
             self.peers.keys().filter(|id| renamed || !config.peers.contains_key(*id)).copied().collect();
@@ -28,6 +29,7 @@ impl Speaker {
         }
         self.bmp.configure(&config.bmp, &self.myself);
         let listening = self.listen(&config);
+        self.sign_ranges(&config);
         self.config = Some(config.clone());
         let mut refresh_all = false;
         for (id, peer) in config.peers {
@@ -37,6 +39,7 @@ impl Speaker {
             let all: Vec<_> = self.peers.values().map(|p| p.index).collect();
             all.into_iter().for_each(|index| Family::ALL.into_iter().for_each(|f| self.rib.refresh(index, f, false)));
         }
+        self.meet_neighbours();
         self.look_at_sync = true;
         self.flush_wanted.notify_one();
         listening

@@ -54,6 +54,7 @@ impl Speaker {
             SocketAddr::V6(v6) => v6.scope_id(),
             SocketAddr::V4(_) => 0,
         };
+        self.admit(address, scope);
         let candidates = self.peers_at(address).filter(|(id, _)| id.scope == 0 || id.scope == scope);
         let suited = candidates.filter_map(|(id, peer)| welcome(peer).map(|w| (w, peer.last_accepted, *id)));
         let Some((welcome, _, id)) = suited.min() else {
@@ -127,6 +128,7 @@ impl Speaker {
                 peer.state_changed(id, extra, before, after);
             }
             self.tell_of_session(id, before, after);
+            self.note_guest(id, now);
         }
         self.settle(id, extra, after);
         self.schedule(id);

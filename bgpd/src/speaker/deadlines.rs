@@ -52,7 +52,7 @@ impl Deadlines {
 
 impl Speaker {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        [self.deadlines.next(), self.sync_deadline()].into_iter().flatten().min()
+        [self.deadlines.next(), self.sync_deadline(), self.guests.next_deadline()].into_iter().flatten().min()
     }
 
     /// After whatever may have brought a timer of the peer forward.
@@ -91,6 +91,7 @@ impl Speaker {
             }
             self.schedule(id);
         }
+        self.expire_guests(now);
         self.look_if_due(now);
     }
 }

@@ -13,6 +13,7 @@ use super::clear::Clear;
 use super::queries::{RouteQuery, RouteSlice, SpeakerStatus};
 use super::run;
 use crate::bfd;
+use crate::dynamic::Neighbours;
 use crate::events::{self, Event};
 use crate::mrt;
 use crate::peer::{PeerDetail, PeerStatus};
@@ -60,6 +61,7 @@ pub(super) enum Command {
     Resolve(Resolver),
     NextHopLost(IpAddr),
     Neighbour(PeerId, bfd::Notice),
+    SetNeighbours(Neighbours),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Details(oneshot::Sender<Vec<PeerDetail>>),
     Peer(IpAddr, oneshot::Sender<Vec<PeerDetail>>),
@@ -138,6 +140,11 @@ impl Handle {
     /// The address cannot be reached any more (its interface lost its carrier or is gone): a session with it goes down at once.
     pub fn next_hop_lost(&self, address: IpAddr) {
         self.send(Command::NextHopLost(address));
+    }
+
+    /// Who is behind the interfaces of unnumbered peers.
+    pub fn set_neighbours(&self, neighbours: Neighbours) {
+        self.send(Command::SetNeighbours(neighbours));
     }
 
     /// See [`InSync`].

@@ -13,6 +13,7 @@ use crate::control::routes::RouteStatus;
 use bgp_plan::config::{Origin, PeerConfig, PeerType};
 
 mod by_hand;
+mod guests;
 
 const PORT: u16 = 1790;
 
