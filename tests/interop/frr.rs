@@ -2,6 +2,8 @@
 
 harness::scenarios!("frr" needs "needs FRR":
     as4,
+    bfd,
+    bfd_multihop,
     communities,
     ebgp,
     gtsm,
