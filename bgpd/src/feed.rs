@@ -121,3 +121,76 @@ impl Feed {
         changed
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::{Key, Kind};
+    use bgp_plan::peers::{RouterId, plan};
+    use datastore::Store;
+    use datastore::memory::MemoryStore;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    async fn put(store: &MemoryStore, kind: Kind, name: &str, body: Value) {
+        let mut document = json!({"kind": kind.as_str(), "apiVersion": kind.api_version(), "metadata": {"name": name}});
+        document.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        let key = Key::resource(kind, Some("kube-system"), name);
+        store.create(key, document.to_string().into_bytes()).await.unwrap();
+    }
+
+    /// Plans until the only peer is as wanted.
+    async fn until(feed: &mut Feed, wanted: Result<&str, &str>) {
+        let soon = async {
+            loop {
+                let plan = plan("a", feed.next().await.unwrap(), RouterId::Hash).unwrap();
+                let Some(peer) = plan.config.peers.values().next() else { continue };
+                match (&peer.password, &peer.down_reason, wanted) {
+                    (Some(password), None, Ok(wanted)) if **password == *wanted => return,
+                    (None, Some(why), Err(wanted)) if why.contains(wanted) => return,
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), soon).await.expect("the plan comes");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_taken_up_when_it_comes() {
+        let (store, directory) = (Arc::new(MemoryStore::new()), tempfile::tempdir().unwrap());
+        put(&store, Kind::Node, "a", json!({"spec": {"bgp": {"ipv4Address": "10.0.0.1/24"}}})).await;
+        let password = json!({"secretKeyRef": {"name": "bgp", "key": "password"}});
+        let spec = json!({"peerIP": "10.0.0.2", "asNumber": 65001, "password": password});
+        put(&store, Kind::BgpPeer, "tor", json!({ "spec": spec })).await;
+        let mut feed = Feed::new(store.clone(), "a", "kube-system".into(), directory.path().into());
+        until(&mut feed, Err("there is no Secret kube-system/bgp")).await;
+
+        std::fs::create_dir(directory.path().join("bgp")).unwrap();
+        std::fs::write(directory.path().join("bgp/password"), "from a file\n").unwrap();
+        until(&mut feed, Ok("from a file")).await;
+        put(&store, Kind::Secret, "bgp", json!({"data": {"password": "aHVudGVyMg=="}})).await;
+        until(&mut feed, Ok("hunter2")).await;
+        store.delete(Key::resource(Kind::Secret, Some("kube-system"), "bgp"), None).await.unwrap();
+        until(&mut feed, Ok("from a file")).await;
+        std::fs::remove_file(directory.path().join("bgp/password")).unwrap();
+        until(&mut feed, Err("there is no Secret")).await;
+    }
+
+    /// Workloads and services are read once something asks for them, and are all there when it is planned.
+    #[tokio::test]
+    async fn what_few_need_is_watched_when_it_is_needed() {
+        let store = Arc::new(MemoryStore::new());
+        put(&store, Kind::Node, "a", json!({"spec": {"bgp": {"ipv4Address": "10.0.0.1/24"}}})).await;
+        let service =
+            json!({"spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "externalIPs": ["203.0.113.6"]}});
+        put(&store, Kind::Service, "web", service).await;
+        let mut feed = Feed::new(store.clone(), "a", "kube-system".into(), "/nonexistent".into());
+        assert!(feed.next().await.unwrap().local_services.is_empty());
+        let ranges = json!({"spec": {"serviceExternalIPs": [{"cidr": "203.0.113.0/24"}]}});
+        put(&store, Kind::BgpConfiguration, "default", ranges).await;
+        let soon = async { while feed.next().await.unwrap().local_services.is_empty() {} };
+        tokio::time::timeout(Duration::from_secs(20), soon).await.expect("the service comes");
+    }
+}

@@ -64,6 +64,11 @@ impl SpeakerConfig {
             flap_threshold: DEFAULT_FLAP_THRESHOLD,
         }
     }
+
+    /// This node's address of the other family than that of a session's local address.
+    pub fn other_address(&self, local: IpAddr) -> Option<IpAddr> {
+        if local.is_ipv4() { self.own_v6.map(IpAddr::from) } else { self.own_v4.map(IpAddr::from) }
+    }
 }
 
 /// A template: whoever connects from the prefix becomes a passive peer for as long as its session lasts.

@@ -30,6 +30,7 @@ impl Speaker {
         self.bmp.configure(&config.bmp, &self.myself);
         let listening = self.listen(&config);
         self.sign_ranges(&config);
+        self.take_own_addresses(&config);
         self.config = Some(config.clone());
         let mut refresh_all = false;
         for (id, peer) in config.peers {
@@ -43,6 +44,20 @@ impl Speaker {
         self.look_at_sync = true;
         self.flush_wanted.notify_one();
         listening
+    }
+
+    /// The next hops of our own routes where a session is of the other family.
+    fn take_own_addresses(&mut self, config: &SpeakerConfig) {
+        let own = |c: &SpeakerConfig| (c.own_v4, c.own_v6);
+        if self.config.as_ref().is_none_or(|old| own(old) == own(config)) {
+            return;
+        }
+        for peer in self.peers.values() {
+            if let Some(info) = self.rib.peer_mut(peer.index) {
+                info.export.other_address = config.other_address(info.export.local_address);
+            }
+            self.rib.regroup(peer.index);
+        }
     }
 
     /// Opens and closes listeners. What can be bound is, whatever else cannot.

@@ -174,6 +174,9 @@ impl Speaker {
         session.context.first_as = (!session.context.ibgp && !is_transparent).then_some(theirs.asn);
         let index = peer.index;
         tell_rib(&mut self.rib, index, &session, theirs, local);
+        if let Some(info) = self.rib.peer_mut(index) {
+            info.export.other_address = self.config.as_ref().and_then(|c| c.other_address(local));
+        }
         for family in Family::ALL {
             let returned = session.returned(family, SWEEP_TIME);
             if peer.retention[family as usize].returned(returned, now) == Sweep::DropStale {

@@ -167,6 +167,33 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
     });
 }
 
+/// `families: [IPv4, IPv6]`: the next hop of our own routes of the other family is the node's address, live.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_session_over_ipv4_carries_ipv6_routes_too() {
+    in_namespace(|| async {
+        let own = |n: u8| -> std::net::Ipv6Addr { format!("2001:db8::{n}").parse().unwrap() };
+        let (a, b) = (Handle::start(Start::default()).unwrap(), Handle::start(Start::default()).unwrap());
+        a.originate(vec![origin("10.1.0.0/16"), origin("2001:db8:1::/48")]);
+        b.originate(vec![]);
+        let mut ca = config((1, 65001), (2, 65002), PORT);
+        a.configure(ca.clone()).await.unwrap().unwrap();
+        b.configure(config((2, 65002), (1, 65001), PORT)).await.unwrap().unwrap();
+        until("routes", || async { has(&b, "10.1.0.0/16").await }).await;
+        assert!(!has(&b, "2001:db8:1::/48").await, "there is no address to give as next hop");
+        for n in [1, 7] {
+            ca.own_v6 = Some(own(n));
+            a.configure(ca.clone()).await.unwrap().unwrap();
+            let next_hop = async || {
+                let routes = shown(&b, RouteView::Best(None)).await;
+                routes.iter().find(|r| r.prefix == "2001:db8:1::/48").and_then(|r| r.next_hop)
+            };
+            until("next hop", || async { next_hop().await == Some(own(n).into()) }).await;
+        }
+        assert!(is_up(&b).await);
+    });
+}
+
 #[tokio::test]
 async fn a_busy_port_is_named_with_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
