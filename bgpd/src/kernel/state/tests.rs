@@ -11,6 +11,8 @@ use super::*;
 use bgp_plan::filters::prefix;
 use bgp_plan::resources::Resources;
 
+mod scale;
+
 const STATIC: u8 = 4;
 
 fn ip(s: &str) -> IpAddr {
