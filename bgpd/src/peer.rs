@@ -184,6 +184,7 @@ impl Peer {
     pub fn rib_info(id: PeerId, config: &PeerConfig, router_id: Ipv4Addr) -> PeerInfo {
         let is_ebgp = config.remote_as != config.local_as;
         PeerInfo {
+            remote_as: config.remote_as,
             is_ebgp,
             rr_client: config.rr_client && config.cluster_id.is_some() && !is_ebgp,
             cluster_id: config.cluster_id,

@@ -6,6 +6,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 
 use crate::wire::attribute::Attributes;
+use crate::wire::iana;
 
 /// Names an interned attribute set. Valid while somebody holds a reference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,12 +23,43 @@ pub struct AttrSet {
     pub attributes: Attributes,
     pub as_path_len: u32,
     pub neighbour_as: u32,
-    /// NO_ADVERTISE is among its communities.
-    pub no_advertise: bool,
-    /// NO_EXPORT or NO_EXPORT_SUBCONFED is (we know no confederations).
-    pub no_export: bool,
+    pub marks: Marks,
     hash: u64,
     references: u32,
+}
+
+/// Well-known communities of a set. NO_PEER (RFC 3765) asks for what only an operator can decide, and is passed on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// RFC 1997.
+    pub no_advertise: bool,
+    /// NO_EXPORT or NO_EXPORT_SUBCONFED (RFC 1997; we know no confederations).
+    pub no_export: bool,
+    /// RFC 7999: a learned route stays in the AS, as section 3.2 wants. Its prefix may be as long as it likes anyway.
+    pub blackhole: bool,
+    /// RFC 8326.
+    pub graceful_shutdown: bool,
+    /// RFC 9494.
+    pub llgr_stale: bool,
+    pub no_llgr: bool,
+}
+
+impl Marks {
+    fn of(attributes: &Attributes) -> Marks {
+        let mut marks = Marks::default();
+        for community in attributes.communities() {
+            match community {
+                iana::NO_ADVERTISE => marks.no_advertise = true,
+                iana::NO_EXPORT | iana::NO_EXPORT_SUBCONFED => marks.no_export = true,
+                iana::BLACKHOLE => marks.blackhole = true,
+                iana::GRACEFUL_SHUTDOWN => marks.graceful_shutdown = true,
+                iana::LLGR_STALE => marks.llgr_stale = true,
+                iana::NO_LLGR => marks.no_llgr = true,
+                _ => {}
+            }
+        }
+        marks
+    }
 }
 
 /// The interned sets, counted by reference.
@@ -53,10 +85,8 @@ impl AttrTable {
             self.retain(AttrId(id), 1);
             return AttrId(id);
         }
-        let (no_advertise, no_export) = super::export::bounds(&attributes);
         let set = AttrSet {
-            no_advertise,
-            no_export,
+            marks: Marks::of(&attributes),
             as_path_len: attributes.as_path_len(),
             neighbour_as: attributes.neighbour_as().unwrap_or(0),
             attributes,

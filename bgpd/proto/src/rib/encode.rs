@@ -8,10 +8,14 @@ use super::group::Terms;
 use super::path_items::PathItems;
 use super::{LOCAL, PeerIndex, PeerInfo, Shared, Table};
 use crate::af::{Family, Key};
-use crate::wire::attribute::{self, Attributes, narrow_path, prepend_path};
+use crate::wire::as_path::{narrow_path, prepend_path};
+use crate::wire::attribute::{self, Attributes, Raw};
 use crate::wire::iana::{self, OPTIONAL, TRANSITIVE};
 use crate::wire::pack::{Layout, MpNextHop};
 use crate::wire::{MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN};
+
+/// The T bit of an extended community's type (RFC 4360 section 2).
+const NON_TRANSITIVE: u8 = 0x40;
 
 /// What goes into NEXT_HOP or MP_REACH_NLRI.
 pub(super) type NextHop = MpNextHop;
@@ -101,7 +105,7 @@ impl<'a, K: Key> Writer<'a, K> {
     }
 }
 
-/// Appends the attributes for a peer. NEXT_HOP is for IPv4; MP_REACH_NLRI is written with the prefixes.
+/// Appends the attributes for a group. NEXT_HOP is for IPv4; MP_REACH_NLRI is written with the prefixes.
 fn write_attributes(
     out: &mut Vec<u8>,
     family: Family,
@@ -131,27 +135,12 @@ fn write_attributes(
         if let Some(med) = set.med {
             attribute::write(out, OPTIONAL, iana::MULTI_EXIT_DISC, &med.to_be_bytes());
         }
-        let local_pref = set.local_pref.unwrap_or(DEFAULT_LOCAL_PREF);
+        // RFC 8326 section 4.1: inside the AS the route is used no more where there is another.
+        let local_pref = if to.graceful_shutdown { 0 } else { set.local_pref.unwrap_or(DEFAULT_LOCAL_PREF) };
         attribute::write(out, TRANSITIVE, iana::LOCAL_PREF, &local_pref.to_be_bytes());
     }
-    let reflected = from.filter(|from| !from.is_ebgp && !to.is_ebgp);
-    let mut as4_aggregator = None;
-    for a in set.iter() {
-        match a.kind {
-            iana::AS_PATH | iana::ORIGINATOR_ID | iana::CLUSTER_LIST => {}
-            iana::AGGREGATOR if !to.export.four_octet_as && a.value.len() == 8 => {
-                let asn = u32::from_be_bytes([a.value[0], a.value[1], a.value[2], a.value[3]]);
-                let short = u16::try_from(asn).unwrap_or_else(|_| {
-                    as4_aggregator = Some(a.value);
-                    iana::AS_TRANS
-                });
-                let value = [&short.to_be_bytes()[..], &a.value[4..]].concat();
-                attribute::write(out, a.flags, a.kind, &value);
-            }
-            _ => attribute::write(out, a.flags, a.kind, a.value),
-        }
-    }
-    if let Some(from) = reflected {
+    let as4_aggregator = write_rest(out, to, set);
+    if let Some(from) = from.filter(|from| !from.is_ebgp && !to.is_ebgp) {
         // RFC 4456 section 8.
         let originator = set.originator_id().unwrap_or(from.router_id);
         attribute::write(out, OPTIONAL, iana::ORIGINATOR_ID, &originator.octets());
@@ -164,5 +153,52 @@ fn write_attributes(
     }
     if let Some(value) = as4_aggregator {
         attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_AGGREGATOR, value);
+    }
+    if to.is_down_or_beside() && set.only_to_customer().is_none() {
+        // RFC 9234 section 5: from here on it goes down only.
+        attribute::write(out, OPTIONAL | TRANSITIVE, iana::ONLY_TO_CUSTOMER, &to.local_as.to_be_bytes());
+    }
+}
+
+/// Appends what is passed on; returns the AGGREGATOR that a two-octet peer gets in AS4_AGGREGATOR.
+fn write_rest<'a>(out: &mut Vec<u8>, to: &Terms, set: &'a Attributes) -> Option<&'a [u8]> {
+    let mut as4_aggregator = None;
+    let mut shutdown = to.graceful_shutdown.then_some(iana::GRACEFUL_SHUTDOWN);
+    for a in set.iter() {
+        match a.kind {
+            iana::AS_PATH | iana::ORIGINATOR_ID | iana::CLUSTER_LIST => {}
+            iana::COMMUNITIES => {
+                // RFC 8326 section 4.1.
+                let add = shutdown.take().filter(|&s| set.communities().all(|c| c != s));
+                let octets = add.map(u32::to_be_bytes);
+                let value = [a.value, octets.as_ref().map_or(&[], <[u8; 4]>::as_slice)].concat();
+                attribute::write(out, a.flags, a.kind, &value);
+            }
+            // RFC 4360 section 6, RFC 5701 section 3: what is not transitive stays in the AS.
+            iana::EXTENDED_COMMUNITIES if to.is_ebgp => write_transitive(out, a, 8),
+            iana::IPV6_EXTENDED_COMMUNITIES if to.is_ebgp => write_transitive(out, a, 20),
+            iana::AGGREGATOR if !to.export.four_octet_as && a.value.len() == 8 => {
+                let asn = u32::from_be_bytes([a.value[0], a.value[1], a.value[2], a.value[3]]);
+                let short = u16::try_from(asn).unwrap_or_else(|_| {
+                    as4_aggregator = Some(a.value);
+                    iana::AS_TRANS
+                });
+                let value = [&short.to_be_bytes()[..], &a.value[4..]].concat();
+                attribute::write(out, a.flags, a.kind, &value);
+            }
+            _ => attribute::write(out, a.flags, a.kind, a.value),
+        }
+    }
+    if let Some(shutdown) = shutdown {
+        attribute::write(out, OPTIONAL | TRANSITIVE, iana::COMMUNITIES, &shutdown.to_be_bytes());
+    }
+    as4_aggregator
+}
+
+/// Appends extended communities of `width` octets each, without those that have the non-transitive bit.
+fn write_transitive(out: &mut Vec<u8>, a: Raw<'_>, width: usize) {
+    let kept: Vec<u8> = a.value.chunks_exact(width).filter(|c| c[0] & NON_TRANSITIVE == 0).flatten().copied().collect();
+    if !kept.is_empty() {
+        attribute::write(out, a.flags, a.kind, &kept);
     }
 }

@@ -10,8 +10,6 @@ use super::stream::{Audience, Chunk, Op};
 use super::{AttrId, LOCAL, PeerIndex, PeerInfo, Shared, Table};
 use crate::af::Key;
 use crate::policy::{Action, Policy};
-use crate::wire::attribute::Attributes;
-use crate::wire::iana;
 use crate::wire::update::write_end_of_rib;
 use crate::wire::{RefreshKind, RouteRefresh};
 
@@ -267,10 +265,23 @@ fn exported<K: Key>(
         return None;
     }
     let set = shared.attrs.get(path.used);
-    if set.no_advertise || (set.no_export && to.is_ebgp) {
+    let is_local = path.peer == LOCAL;
+    let marks = set.marks;
+    if marks.no_advertise || (to.is_ebgp && (marks.no_export || (marks.blackhole && !is_local))) {
         return None;
     }
-    let is_local = path.peer == LOCAL;
+    // RFC 9494 section 4.3: whoever does not know the mark would prefer the route.
+    if marks.llgr_stale && !to.long_lived {
+        return None;
+    }
+    // RFC 9234 section 5: what came from above or from the side goes down only.
+    if to.is_up_or_beside() && set.attributes.only_to_customer().is_some() {
+        return None;
+    }
+    // RFC 8212 section 2.
+    if to.requires_policy && to.is_ebgp && to.export.policy.rules.is_empty() {
+        return None;
+    }
     to.next_hop(K::FAMILY, &set.attributes, path.peer)?;
     if accepts_all {
         return Some((path.used, path.peer));
@@ -307,14 +318,4 @@ fn may_pass(from: Option<&PeerInfo>, to: &Terms) -> bool {
         Some(from) if !from.is_ebgp && !to.is_ebgp => from.rr_client || to.rr_client,
         _ => true,
     }
-}
-
-/// Whether a set's communities keep it here (RFC 1997): not to anybody, not to another AS.
-pub(super) fn bounds(attributes: &Attributes) -> (bool, bool) {
-    let mut bounds = (false, false);
-    for community in attributes.communities() {
-        bounds.0 |= community == iana::NO_ADVERTISE;
-        bounds.1 |= matches!(community, iana::NO_EXPORT | iana::NO_EXPORT_SUBCONFED);
-    }
-    bounds
 }

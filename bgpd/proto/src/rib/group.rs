@@ -25,6 +25,7 @@ use super::path_items::{PathItem, PathItems};
 use super::stream::{Chunk, Cursor, Op, Stream};
 use super::{LOCAL, Path, PeerIndex, PeerInfo, Table};
 use crate::af::{Family, Key};
+use crate::wire::iana::Role;
 
 /// No peer: no route is announced.
 pub const NOBODY: PeerIndex = PeerIndex::MAX;
@@ -62,6 +63,8 @@ pub struct Terms {
     pub extended_next_hop: bool,
     pub requires_policy: bool,
     pub graceful_shutdown: bool,
+    pub long_lived: bool,
+    pub role: Option<Role>,
 }
 
 impl Terms {
@@ -78,7 +81,19 @@ impl Terms {
             extended_next_hop: info.extended_next_hop,
             requires_policy: info.requires_policy,
             graceful_shutdown: info.graceful_shutdown,
+            long_lived: info.long_lived,
+            role: info.role.filter(|_| info.is_ebgp),
         }
+    }
+
+    /// The peers are our providers, our equals, or a route server.
+    pub fn is_up_or_beside(&self) -> bool {
+        matches!(self.role, Some(Role::Customer | Role::RouteServerClient | Role::Peer))
+    }
+
+    /// The peers are our customers, our equals, or a route server's clients.
+    pub fn is_down_or_beside(&self) -> bool {
+        matches!(self.role, Some(Role::Provider | Role::RouteServer | Role::Peer))
     }
 }
 

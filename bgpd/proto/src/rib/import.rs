@@ -1,11 +1,12 @@
 //! What is made of a route that comes in: loop checks and import policy; and a route as policies see it.
 
-use super::{AttrId, DEFAULT_LOCAL_PREF, Path, PeerIndex, PeerInfo, Shared, Table};
+use super::{AttrId, DEFAULT_LOCAL_PREF, Path, PeerIndex, PeerInfo, Shared, Stale, Table};
 use crate::af::{Key, Prefix};
 use crate::policy::{self, Action, Community, Operation, PRIORITY_BASE, SessionType};
 use crate::wire::attribute::Attributes;
 use crate::wire::iana;
-use crate::wire::nlri::prefixes;
+use crate::wire::iana::Role;
+use crate::wire::nlri::paths;
 
 /// Takes a list of prefixes that a peer announced.
 pub(super) fn announce<K: Key>(
@@ -16,16 +17,18 @@ pub(super) fn announce<K: Key>(
     attributes: Attributes,
 ) {
     let received = shared.attrs.intern(attributes);
+    let info = shared.peer(peer);
     // Where policy does not look at the prefix, one answer does for all of the list.
-    let uniform = shared.peer(peer).is_some_and(|p| p.import.rules.is_empty() || p.import.accepts_all(K::FAMILY));
+    let uniform = info.is_some_and(|p| p.import.rules.is_empty() || p.import.accepts_all(K::FAMILY));
+    let add_path = info.is_some_and(|p| p.add_path_receive[K::FAMILY as usize]);
     let mut used = AttrId::NONE;
     let mut fresh = 0;
-    for (i, key) in prefixes::<K>(list).enumerate() {
+    for (i, (id, key)) in paths::<K>(list, add_path).enumerate() {
         if i == 0 || !uniform {
             shared.attrs.release(used);
-            used = shared.import(peer, key.prefix(), received);
+            used = shared.import(peer, key.prefix(), received, Stale::No);
         }
-        fresh += u32::from(table.insert(shared, key, Path { received, used, id: 0, peer, stale: false }));
+        fresh += u32::from(table.insert(shared, key, Path { received, used, id, peer, stale: Stale::No }));
     }
     shared.attrs.release(used);
     shared.attrs.release(received);
@@ -36,20 +39,38 @@ pub(super) fn announce<K: Key>(
 
 impl Shared {
     /// Loop checks and import policy: the set to use, with a reference for the caller, or NONE.
-    pub(super) fn import(&mut self, peer: PeerIndex, prefix: Prefix, received: AttrId) -> AttrId {
+    pub(super) fn import(&mut self, peer: PeerIndex, prefix: Prefix, received: AttrId, stale: Stale) -> AttrId {
         let Some(info) = self.peers[usize::from(peer)].as_ref().map(|s| &s.info) else {
             return AttrId::NONE;
         };
-        let attributes = &self.attrs.get(received).attributes;
-        if is_loop(info, attributes) {
+        let set = self.attrs.get(received);
+        let attributes = &set.attributes;
+        if is_loop(info, attributes) || is_refused(info, attributes) {
             return AttrId::NONE;
         }
         let route = RouteView { prefix, attributes, interface: None, is_local: false, is_ebgp: info.is_ebgp };
-        let changed = match info.import.decide(&route) {
+        let mut changed = match info.import.decide(&route) {
             Some(rule) if rule.action == Action::Accept => operate(&rule.operations, attributes),
             None if info.import.default == Action::Accept => None,
             Some(_) | None => return AttrId::NONE,
         };
+        let mut change = |f: &dyn Fn(&mut Attributes)| f(changed.get_or_insert_with(|| attributes.clone()));
+        if info.is_ebgp && set.marks.graceful_shutdown {
+            // RFC 8326 section 4.2: used only where there is nothing else.
+            change(&|a| a.local_pref = Some(0));
+        }
+        if info.is_ebgp
+            && matches!(info.role, Some(Role::Customer | Role::RouteServerClient | Role::Peer))
+            && attributes.only_to_customer().is_none()
+        {
+            // RFC 9234 section 5: it came from above or from the side.
+            let octets = info.remote_as.to_be_bytes();
+            change(&|a| a.set(iana::OPTIONAL | iana::TRANSITIVE, iana::ONLY_TO_CUSTOMER, &octets));
+        }
+        if stale == Stale::LongLived {
+            // RFC 9494 section 4.2.
+            change(&|a| add_community(a, Community::Standard(iana::LLGR_STALE)));
+        }
         match changed {
             Some(changed) => self.attrs.intern(changed),
             None => {
@@ -58,6 +79,20 @@ impl Shared {
             }
         }
     }
+}
+
+/// What no policy can let pass.
+fn is_refused(info: &PeerInfo, attributes: &Attributes) -> bool {
+    // RFC 8212 section 2.
+    let has_policy = !info.requires_policy || !info.is_ebgp || !info.import.rules.is_empty();
+    // RFC 9234 section 5: a route leak.
+    let is_leak = match (info.role.filter(|_| info.is_ebgp), attributes.only_to_customer()) {
+        (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
+        (Some(Role::Peer), Some(asn)) => asn != info.remote_as,
+        _ => false,
+    };
+    // RFC 9774 section 3.
+    !has_policy || is_leak || (info.rejects_as_sets && attributes.has_as_set())
 }
 
 /// RFC 4271 section 9 (own AS in the path) and RFC 4456 section 8.
@@ -126,20 +161,23 @@ pub(super) fn operate(operations: &[Operation], attributes: &Attributes) -> Opti
         match operation {
             Operation::SetPriority(p) => changed.local_pref = Some(PRIORITY_BASE.saturating_sub(*p)),
             Operation::PrependAsPath(ases) => changed.prepend(ases),
-            Operation::AddCommunity(community) => {
-                let (kind, octets) = match *community {
-                    Community::Standard(c) => (iana::COMMUNITIES, c.to_be_bytes().to_vec()),
-                    Community::Large(a, b, c) => {
-                        (iana::LARGE_COMMUNITIES, [a, b, c].iter().flat_map(|v| v.to_be_bytes()).collect())
-                    }
-                };
-                let had = changed.value(kind);
-                if !had.chunks_exact(octets.len()).any(|c| c == octets) {
-                    let value = [had, &octets].concat();
-                    changed.set(iana::OPTIONAL | iana::TRANSITIVE, kind, &value);
-                }
-            }
+            Operation::AddCommunity(community) => add_community(&mut changed, *community),
         }
     }
     Some(changed)
+}
+
+/// Adds a community that is not there yet.
+fn add_community(attributes: &mut Attributes, community: Community) {
+    let (kind, octets) = match community {
+        Community::Standard(c) => (iana::COMMUNITIES, c.to_be_bytes().to_vec()),
+        Community::Large(a, b, c) => {
+            (iana::LARGE_COMMUNITIES, [a, b, c].iter().flat_map(|v| v.to_be_bytes()).collect())
+        }
+    };
+    let had = attributes.value(kind);
+    if !had.chunks_exact(octets.len()).any(|c| c == octets) {
+        let value = [had, &octets].concat();
+        attributes.set(iana::OPTIONAL | iana::TRANSITIVE, kind, &value);
+    }
 }

@@ -27,12 +27,13 @@ use self::bitmap::Bitmap;
 use self::decision::{Candidate, DEFAULT_LOCAL_PREF};
 pub use self::export::ExportConfig;
 use self::group::{Groups, Terms};
-pub use self::table::{Entry, Path, Table};
+pub use self::table::{Entry, Path, Stale, Table};
 pub use self::view::{Cursor, PrefixFilter, RouteFilter, RouteInfo, View};
 use crate::af::{Family, Key, Prefix, V4, V6};
 use crate::policy::{Community, PRIORITY_BASE, Policy};
 use crate::wire::attribute::Attributes;
-use crate::wire::nlri::prefixes;
+use crate::wire::iana::Role;
+use crate::wire::nlri::paths;
 
 /// Names a peer in paths.
 pub type PeerIndex = u16;
@@ -62,6 +63,7 @@ pub struct PeerInfo {
     pub rr_client: bool,
     pub cluster_id: Option<Ipv4Addr>,
     pub local_as: u32,
+    pub remote_as: u32,
     pub local_router_id: Ipv4Addr,
     pub allow_own_as: u8,
     pub import: Policy,
@@ -79,6 +81,10 @@ pub struct PeerInfo {
     pub requires_policy: bool,
     /// RFC 8326: what the peer is told carries GRACEFUL_SHUTDOWN.
     pub graceful_shutdown: bool,
+    /// RFC 9494, negotiated: it knows LLGR_STALE.
+    pub long_lived: bool,
+    /// RFC 9234: ours towards the peer; of no effect inside the AS.
+    pub role: Option<Role>,
 }
 
 impl PeerInfo {
@@ -91,6 +97,7 @@ impl PeerInfo {
             rr_client: false,
             cluster_id: None,
             local_as,
+            remote_as: local_as,
             local_router_id,
             allow_own_as: 0,
             import: Policy::default(),
@@ -102,6 +109,8 @@ impl PeerInfo {
             rejects_as_sets: false,
             requires_policy: false,
             graceful_shutdown: false,
+            long_lived: false,
+            role: None,
         }
     }
 }
@@ -110,7 +119,9 @@ impl PeerInfo {
 #[derive(Debug)]
 struct PeerSlot {
     info: PeerInfo,
+    /// Paths in the Adj-RIB-In, and those of them that loop checks and policy let pass.
     received: [u32; 2],
+    accepted: [u32; 2],
 }
 
 /// What tables of all families need for their decisions.
@@ -133,6 +144,15 @@ impl Shared {
 
     fn slot_mut(&mut self, peer: PeerIndex) -> Option<&mut PeerSlot> {
         self.peers.get_mut(usize::from(peer))?.as_mut()
+    }
+
+    /// A path that passed came or went.
+    fn count(&mut self, family: Family, path: &Path, change: i32) {
+        if path.used != AttrId::NONE
+            && let Some(slot) = self.slot_mut(path.peer)
+        {
+            slot.accepted[family as usize] = slot.accepted[family as usize].wrapping_add_signed(change);
+        }
     }
 
     fn release(&mut self, path: &Path) {
@@ -166,6 +186,7 @@ impl Shared {
         let is_ebgp = peer.is_some_and(|p| p.is_ebgp);
         let router_id = peer.map_or(Ipv4Addr::UNSPECIFIED, |p| p.router_id);
         Some(Candidate {
+            is_long_lived_stale: set.marks.llgr_stale,
             local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
             is_local: path.peer == LOCAL,
             as_path_len: set.as_path_len,
@@ -177,6 +198,7 @@ impl Shared {
             router_id: if is_ebgp { router_id } else { attributes.originator_id().unwrap_or(router_id) },
             cluster_list_len: attributes.cluster_list().len() as u32,
             peer: peer.map_or(Ipv4Addr::UNSPECIFIED.into(), |p| p.address),
+            path_id: path.id,
         })
     }
 }
@@ -234,7 +256,7 @@ impl Rib {
 
     /// Makes room for a peer.
     pub fn add_peer(&mut self, info: PeerInfo) -> PeerIndex {
-        let slot = PeerSlot { info, received: [0; 2] };
+        let slot = PeerSlot { info, received: [0; 2], accepted: [0; 2] };
         let peers = &mut self.shared.peers;
         match (1..peers.len()).find(|&i| peers[i].is_none()) {
             Some(free) => {
@@ -276,18 +298,25 @@ impl Rib {
         (slot.received[family as usize], self.out[family as usize].count(peer))
     }
 
-    /// A list of prefixes that a peer announced.
+    /// How many of the paths received from a peer passed its loop checks and policy: what a limit on prefixes counts, since
+    /// some peers send back what they were told.
+    pub fn accepted(&self, peer: PeerIndex, family: Family) -> u32 {
+        self.shared.slot(peer).map_or(0, |s| s.accepted[family as usize])
+    }
+
+    /// A list of prefixes that a peer announced, with path identifiers if [`PeerInfo::add_path_receive`] says so.
     pub fn announce(&mut self, peer: PeerIndex, family: Family, list: &[u8], attributes: Attributes) {
         with_table!(self, family, |table, shared| import::announce(table, shared, peer, list, attributes));
     }
 
     /// A list of prefixes that a peer withdrew.
     pub fn withdraw(&mut self, peer: PeerIndex, family: Family, list: &[u8]) {
+        let add_path = self.peer(peer).is_some_and(|p| p.add_path_receive[family as usize]);
         let removed = with_table!(self, family, |table, shared| {
             let mut removed = 0;
-            for key in prefixes(list) {
+            for (id, key) in paths(list, add_path) {
                 if let Some(at) = table.find(key) {
-                    removed += u32::from(table.remove(shared, at, peer, 0));
+                    removed += u32::from(table.remove(shared, at, peer, id));
                 }
             }
             removed
@@ -297,8 +326,9 @@ impl Rib {
 
     /// All paths of a peer, or only the stale ones, are gone.
     pub fn remove_paths(&mut self, peer: PeerIndex, family: Family, only_stale: bool) {
-        let removed =
-            with_table!(self, family, |table, shared| table.remove_where(shared, peer, |p| p.stale || !only_stale));
+        let removed = with_table!(self, family, |table, shared| {
+            table.remove_where(shared, peer, |p| p.stale != Stale::No || !only_stale)
+        });
         self.uncount(peer, family, removed);
     }
 
@@ -316,13 +346,25 @@ impl Rib {
         }
     }
 
+    /// RFC 9494 section 4.2: what is stale is kept for long. Routes with NO_LLGR go; the others are marked and are used only
+    /// where there is nothing else.
+    pub fn mark_long_lived_stale(&mut self, peer: PeerIndex, family: Family) {
+        let removed = with_table!(self, family, |table, shared| table.mark_long_lived_stale(shared, peer));
+        self.uncount(peer, family, removed);
+        self.reimport_family(peer, family);
+    }
+
     /// Applies the import policy again to what the peer announced.
     pub fn reimport(&mut self, peer: PeerIndex) {
-        for family in Family::ALL {
-            with_table!(self, family, |table, shared| {
-                table.reimport(shared, peer, |shared, key, received| shared.import(peer, key.prefix(), received))
-            });
-        }
+        Family::ALL.into_iter().for_each(|f| self.reimport_family(peer, f));
+    }
+
+    fn reimport_family(&mut self, peer: PeerIndex, family: Family) {
+        with_table!(self, family, |table, shared| {
+            table.reimport(shared, peer, |shared, key, path| {
+                shared.import(peer, key.prefix(), path.received, path.stale)
+            })
+        });
     }
 
     /// The full set of our own routes.
@@ -351,7 +393,7 @@ impl Rib {
                         table.remove(shared, at, LOCAL, 0);
                     }
                     let id = shared.attrs.intern(attributes);
-                    table.insert(shared, key, Path { received: id, used: id, id: 0, peer: LOCAL, stale: false });
+                    table.insert(shared, key, Path { received: id, used: id, id: 0, peer: LOCAL, stale: Stale::No });
                     shared.attrs.release(id);
                 }
             });

@@ -33,6 +33,11 @@ impl PathItems {
         self.items.get(item as usize).copied().flatten()
     }
 
+    #[cfg(test)]
+    pub fn is_empty(&self) -> bool {
+        self.of_entry.is_empty()
+    }
+
     /// The entry that an item is about: itself in groups without add-path.
     pub fn entry(&self, item: u32, add_path: bool) -> u32 {
         if add_path { self.get(item).map_or(0, |i| i.entry) } else { item }

@@ -25,8 +25,17 @@ pub struct Path {
     /// The path identifier received (RFC 7911); 0 from peers without.
     pub id: u32,
     pub peer: PeerIndex,
-    /// RFC 4724: from before the peer's restart.
-    pub stale: bool,
+    pub stale: Stale,
+}
+
+/// Whether a path is from before the peer's restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stale {
+    No,
+    /// RFC 4724: used as any other for the restart time.
+    Restarting,
+    /// RFC 9494: used where there is nothing else.
+    LongLived,
 }
 
 impl Path {
@@ -226,7 +235,9 @@ impl<K: Key> Table<K> {
             }
         };
         self.decide(shared, at);
+        shared.count(K::FAMILY, &path, 1);
         if let Some(old) = replaced {
+            shared.count(K::FAMILY, &old, -1);
             shared.release(&old);
         }
         replaced.is_none()
@@ -246,6 +257,7 @@ impl<K: Key> Table<K> {
             self.empty.insert(at);
         }
         self.decide(shared, at);
+        shared.count(K::FAMILY, &old, -1);
         shared.release(&old);
         true
     }
@@ -265,8 +277,23 @@ impl<K: Key> Table<K> {
     /// RFC 4724 section 4.2: the peer is gone and said that it would come back.
     pub fn mark_stale(&mut self, peer: PeerIndex) {
         for entry in &mut self.entries {
-            entry.paths.as_mut_slice().iter_mut().filter(|p| p.peer == peer).for_each(|p| p.stale = true);
+            entry.paths.as_mut_slice().iter_mut().filter(|p| p.peer == peer).for_each(|p| p.stale = Stale::Restarting);
         }
+    }
+
+    /// The peer's stale paths are kept for long, but for those with NO_LLGR; returns how many of these there were.
+    pub fn mark_long_lived_stale(&mut self, shared: &mut Shared, peer: PeerIndex) -> u32 {
+        let mut gone = Vec::new();
+        for (at, entry) in (0..).zip(&mut self.entries) {
+            let paths = entry.paths.as_mut_slice().iter_mut();
+            for path in paths.filter(|p| p.peer == peer && p.stale != Stale::No) {
+                path.stale = Stale::LongLived;
+                if shared.attrs.get(path.received).marks.no_llgr {
+                    gone.push((at, path.id));
+                }
+            }
+        }
+        gone.iter().filter(|&&(at, id)| self.remove(shared, at, peer, id)).count() as u32
     }
 
     /// Asks `used` again for each path of the peer; what it returns is a reference that the table takes over.
@@ -274,7 +301,7 @@ impl<K: Key> Table<K> {
         &mut self,
         shared: &mut Shared,
         peer: PeerIndex,
-        mut used: impl FnMut(&mut Shared, K, AttrId) -> AttrId,
+        mut used: impl FnMut(&mut Shared, K, &Path) -> AttrId,
     ) {
         for at in 0..self.entries.len() as u32 {
             self.remember(at);
@@ -282,9 +309,11 @@ impl<K: Key> Table<K> {
             let key = entry.key;
             let mut replaced = Vec::new();
             for path in entry.paths.as_mut_slice().iter_mut().filter(|p| p.peer == peer) {
-                let new = used(shared, key, path.received);
+                let new = used(shared, key, path);
                 let differs = new != path.used;
+                shared.count(K::FAMILY, path, -1);
                 replaced.push((std::mem::replace(&mut path.used, new), differs));
+                shared.count(K::FAMILY, path, 1);
             }
             if replaced.iter().any(|r| r.1) {
                 self.decide(shared, at);

@@ -5,9 +5,10 @@ use crate::policy::Action;
 use crate::wire::attribute::{self, Context};
 use crate::wire::iana::*;
 use crate::wire::update::Update;
-use crate::wire::{MAX_MESSAGE_LEN, MessageType, frame};
+use crate::wire::{MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, MessageType, frame};
 
 mod groups;
+mod rules;
 
 const OWN_AS: u32 = 65000;
 const OWN_ID: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 99);
@@ -73,15 +74,18 @@ struct Told {
     sizes: Vec<usize>,
     announced: Vec<(Prefix, Attributes)>,
     withdrawn: Vec<Prefix>,
+    /// Path identifiers of the two, in the same order.
+    announced_ids: Vec<u32>,
+    withdrawn_ids: Vec<u32>,
     end_of_rib: Vec<Family>,
     /// RFC 7313: 1 begins, 2 ends.
     refresh_marks: Vec<u8>,
 }
 
-fn keys(family: Family, list: &[u8]) -> Vec<Prefix> {
+fn keys(family: Family, add_path: bool, list: &[u8]) -> Vec<(u32, Prefix)> {
     match family {
-        Family::Ipv4 => prefixes::<V4>(list).map(Key::prefix).collect(),
-        Family::Ipv6 => prefixes::<V6>(list).map(Key::prefix).collect(),
+        Family::Ipv4 => paths::<V4>(list, add_path).map(|(id, k)| (id, k.prefix())).collect(),
+        Family::Ipv6 => paths::<V6>(list, add_path).map(|(id, k)| (id, k.prefix())).collect(),
     }
 }
 
@@ -114,7 +118,7 @@ fn heard(rib: &Rib, peer: PeerIndex, out: &[u8]) -> Told {
     };
     let mut told = Told::default();
     let mut rest = out;
-    while let Some(message) = frame(rest, MAX_MESSAGE_LEN).expect("we write what we can read") {
+    while let Some(message) = frame(rest, MAX_EXTENDED_MESSAGE_LEN).expect("we write what we can read") {
         if message.kind == MessageType::RouteRefresh {
             told.refresh_marks.push(message.body[2]);
             rest = &rest[message.len..];
@@ -125,9 +129,17 @@ fn heard(rib: &Rib, peer: PeerIndex, out: &[u8]) -> Told {
         assert!(update.errors.is_empty(), "{:?}", update.errors);
         told.sizes.push(message.len);
         for (family, list, attributes) in update.announced {
-            told.announced.extend(keys(family, list).into_iter().map(|p| (p, attributes.clone())));
+            for (id, prefix) in keys(family, info.add_path_send[family as usize], list) {
+                told.announced.push((prefix, attributes.clone()));
+                told.announced_ids.push(id);
+            }
         }
-        update.withdrawn.into_iter().for_each(|(family, list)| told.withdrawn.extend(keys(family, list)));
+        for (family, list) in update.withdrawn {
+            for (id, prefix) in keys(family, info.add_path_send[family as usize], list) {
+                told.withdrawn.push(prefix);
+                told.withdrawn_ids.push(id);
+            }
+        }
         told.end_of_rib.extend(update.end_of_rib);
         rest = &rest[message.len..];
     }
@@ -314,6 +326,8 @@ fn well_known_communities_keep_a_route_here() {
         ("NO_EXPORT", NO_EXPORT, false, true),
         ("NO_EXPORT_SUBCONFED", NO_EXPORT_SUBCONFED, false, true),
         ("NO_ADVERTISE", NO_ADVERTISE, false, false),
+        ("BLACKHOLE (RFC 7999 section 3.2)", BLACKHOLE, false, true),
+        ("NO_PEER is an operator's to obey (RFC 3765)", NO_PEER, true, true),
     ];
     for (name, community, to_ebgp, to_client) in rows {
         let mut rib = rib(&[Ebgp, Ebgp, Client]);

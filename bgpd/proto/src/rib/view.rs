@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::group::Groups;
 use super::import::has_community;
-use super::{LOCAL, PeerIndex, Rib, Shared, Table};
+use super::{LOCAL, PeerIndex, Rib, Shared, Stale, Table};
 use crate::af::{Family, Key, Prefix};
 use crate::policy::Community;
 use crate::wire::attribute::Attributes;
@@ -174,7 +174,7 @@ fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteI
                 attributes: attributes.clone(),
                 peer: shared.peer(path.peer).map(|p| p.address),
                 best: i < best,
-                stale: path.stale,
+                stale: path.stale != Stale::No,
             });
         }
     }

@@ -377,6 +377,8 @@ impl World {
         }
         self.flush_soon(ends[to]);
         self.pump(ends[1 - to], link);
+        // What was encoded for one peer is for the others of its update group too.
+        self.flush_soon(ends[1 - to]);
     }
 
     fn note(&mut self, link: LinkId, to: usize, octets: &[u8]) {

@@ -2,6 +2,7 @@ use super::*;
 
 fn base(n: u8) -> Candidate {
     Candidate {
+        is_long_lived_stale: false,
         local_pref: 100,
         is_local: false,
         as_path_len: 2,
@@ -13,6 +14,7 @@ fn base(n: u8) -> Candidate {
         router_id: Ipv4Addr::new(10, 0, 0, n),
         cluster_list_len: 0,
         peer: IpAddr::from([192, 0, 2, n]),
+        path_id: 0,
     }
 }
 
@@ -21,17 +23,24 @@ type Change = fn(&mut Candidate);
 /// One row for each step: what the better path has is worth more than every later step against it.
 #[test]
 fn each_step_of_the_rfc_decides_before_the_next() {
-    let rows: [(&str, Change, Change); 10] = [
-        ("9.1.1: higher LOCAL_PREF", |b| b.local_pref = 200, |w| w.as_path_len = 1),
-        ("own routes first", |b| b.is_local = true, |w| w.as_path_len = 1),
-        ("9.1.2.2 a: shorter AS_PATH", |b| b.as_path_len = 1, |b| b.origin = 0),
-        ("b: lower ORIGIN", |b| b.origin = 0, |w| (w.origin, w.med) = (1, 0)),
-        ("c: lower MED of the same neighbour AS", |b| b.is_ebgp = false, |w| w.med = 5),
-        ("d: eBGP over iBGP", |b| b.igp_metric = 99, |w| (w.is_ebgp, w.igp_metric) = (false, 1)),
-        ("e: lower IGP metric", |b| b.igp_metric = 9, |w| w.router_id = Ipv4Addr::new(1, 1, 1, 1)),
-        ("f: lower BGP identifier", |b| b.cluster_list_len = 3, |w| w.router_id = Ipv4Addr::new(20, 0, 0, 0)),
-        ("RFC 4456 9: shorter CLUSTER_LIST", |_| {}, |w| (w.router_id, w.cluster_list_len) = (base(1).router_id, 1)),
-        ("g: lower peer address", |_| {}, |w| w.router_id = base(1).router_id),
+    use Step::*;
+    let rows: [(Step, Change, Change); 12] = [
+        (LongLivedStale, |_| {}, |w| (w.is_long_lived_stale, w.local_pref) = (true, 200)),
+        (LocalPref, |b| b.local_pref = 200, |w| w.is_local = true),
+        (Local, |b| b.is_local = true, |w| w.as_path_len = 1),
+        (AsPathLength, |b| (b.as_path_len, b.origin) = (1, 2), |_| {}),
+        (Origin, |b| b.med = 9, |w| (w.origin, w.med) = (1, 0)),
+        (Med, |b| b.is_ebgp = false, |w| w.med = 5),
+        (Ebgp, |b| b.igp_metric = 99, |w| (w.is_ebgp, w.igp_metric) = (false, 1)),
+        (IgpMetric, |b| b.igp_metric = 9, |w| w.router_id = Ipv4Addr::new(1, 1, 1, 1)),
+        (RouterId, |b| b.cluster_list_len = 3, |w| w.router_id = Ipv4Addr::new(20, 0, 0, 0)),
+        (
+            ClusterListLength,
+            |b| b.peer = [192, 0, 2, 9].into(),
+            |w| (w.router_id, w.cluster_list_len) = (base(1).router_id, 1),
+        ),
+        (PeerAddress, |b| b.path_id = 7, |w| w.router_id = base(1).router_id),
+        (PathId, |_| {}, |w| (w.router_id, w.peer, w.path_id) = (base(1).router_id, base(1).peer, 1)),
     ];
     for (step, better, worse) in rows {
         let (mut b, mut w) = (base(1), base(2));
@@ -39,8 +48,13 @@ fn each_step_of_the_rfc_decides_before_the_next() {
         worse(&mut w);
         for order in [[(0, b), (1, w)], [(1, w), (0, b)]] {
             let mut list = order;
-            select(&mut list);
-            assert_eq!(list[0].0, 0, "{step}");
+            let mut told = None;
+            let left = select_and_tell(&mut list, |i, step| told = Some((i, step)));
+            assert_eq!(list[0].0, 0, "{step:?}");
+            match told {
+                Some(told) => assert_eq!((told, left), ((1, step), 1)),
+                None => assert_eq!((deciding_step(&list[0].1, &list[1].1), left), (step, 2)),
+            }
         }
     }
 }

@@ -10,18 +10,21 @@ use crate::wire::iana::LARGE_COMMUNITIES;
 const KINDS: [Kind; 7] = [Ebgp, Ebgp, Ibgp, Ibgp, Client, Client, Client];
 const PREFIXES: u64 = 40;
 
-/// A path as the model knows it: who announced it, and which of its announcements it is. The higher is preferred.
-type Mark = (u32, u32);
+/// These send and get path identifiers (RFC 7911).
+const ADD_PATH: [bool; 7] = [false, true, false, false, true, true, false];
+
+/// A path as the model knows it: which of all announcements it is, of whom, under which identifier. The higher is preferred.
+type Mark = [u32; 3];
 
 #[derive(Default)]
 struct Speaker {
     is_up: bool,
     rejects_odd: bool,
-    announced: BTreeMap<Prefix, Mark>,
+    announced: BTreeMap<(Prefix, u32), Mark>,
     /// What it has, from what it was told.
-    has: BTreeMap<Prefix, Mark>,
+    has: BTreeMap<(Prefix, u32), Mark>,
     /// RFC 7313: since BoRR, what was not told again.
-    stale: Option<BTreeSet<Prefix>>,
+    stale: Option<BTreeSet<(Prefix, u32)>>,
 }
 
 struct World {
@@ -58,7 +61,9 @@ impl World {
         rib.originate(vec![]);
         let mut world = World { rib, speakers: Vec::new(), random: seed.wrapping_mul(0x9e37_79b9) | 1, version: 0 };
         for (i, &kind) in KINDS.iter().enumerate() {
-            assert_eq!(usize::from(world.rib.add_peer(info(i as u8 + 1, kind))), i + 1);
+            let add_path = [ADD_PATH[i], false];
+            let info = PeerInfo { add_path_receive: add_path, add_path_send: add_path, ..info(i as u8 + 1, kind) };
+            assert_eq!(usize::from(world.rib.add_peer(info)), i + 1);
             world.speakers.push(Speaker::default());
             world.start(i);
         }
@@ -77,12 +82,17 @@ impl World {
         self.rib.start(i as PeerIndex + 1, Family::Ipv4);
     }
 
-    fn list(&mut self) -> (Vec<Prefix>, Vec<u8>) {
+    /// A few prefixes, with path identifiers where the speaker has them.
+    fn list(&mut self, i: usize) -> (Vec<(Prefix, u32)>, Vec<u8>) {
         let count = 1 + self.below(6);
-        let prefixes: BTreeSet<Prefix> = (0..count).map(|_| prefix(self.below(PREFIXES))).collect();
+        let mut id = || if ADD_PATH[i] { 1 + self.below(3) as u32 } else { 0 };
+        let ids: Vec<u32> = (0..count).map(|_| id()).collect();
+        let paths: BTreeSet<_> = ids.into_iter().map(|id| (prefix(self.below(PREFIXES)), id)).collect();
         let mut list = Vec::new();
-        prefixes.iter().for_each(|p| V4::from_prefix(*p).unwrap().write(&mut list));
-        (prefixes.into_iter().collect(), list)
+        for &(prefix, id) in &paths {
+            crate::wire::nlri::write(&mut list, ADD_PATH[i].then_some(id), V4::from_prefix(prefix).unwrap());
+        }
+        (paths.into_iter().collect(), list)
     }
 
     fn step(&mut self) {
@@ -91,18 +101,18 @@ impl World {
         match self.below(20) {
             0..7 if self.speakers[i].is_up => {
                 self.version += 1;
-                let mark = (self.version, u32::from(peer));
-                let (prefixes, list) = self.list();
-                let octets: Vec<u8> = [mark.0, mark.1, 0].iter().flat_map(|v| v.to_be_bytes()).collect();
+                let mark = [self.version, u32::from(peer), 0];
+                let (paths, list) = self.list(i);
+                let octets: Vec<u8> = mark.iter().flat_map(|v| v.to_be_bytes()).collect();
                 let mut set = received(&[65009], &[(LARGE_COMMUNITIES, octets)]);
-                set.local_pref = Some(mark.0);
+                set.local_pref = Some(mark[0]);
                 self.rib.announce(peer, Family::Ipv4, &list, set);
-                self.speakers[i].announced.extend(prefixes.into_iter().map(|p| (p, mark)));
+                self.speakers[i].announced.extend(paths.into_iter().map(|p| (p, mark)));
             }
             7..10 if self.speakers[i].is_up => {
-                let (prefixes, list) = self.list();
+                let (paths, list) = self.list(i);
                 self.rib.withdraw(peer, Family::Ipv4, &list);
-                self.speakers[i].announced.retain(|p, _| !prefixes.contains(p));
+                self.speakers[i].announced.retain(|p, _| !paths.contains(p));
             }
             10..14 => self.read(i, 1),
             14 => self.read(i, usize::MAX),
@@ -158,19 +168,23 @@ impl World {
         let peer = i as PeerIndex + 1;
         let told = heard(&self.rib, peer, message);
         let Speaker { has, stale, .. } = &mut self.speakers[i];
-        for (prefix, set) in told.announced {
-            let mark = set.large_communities().next().map(|[a, b, _]| (a, b)).unwrap();
-            assert_ne!(mark.1, u32::from(peer), "{prefix} goes back to peer {peer}");
-            has.insert(prefix, mark);
+        let mut again = |path| {
             stale.iter_mut().for_each(|s| {
-                s.remove(&prefix);
+                s.remove(&path);
             });
+        };
+        for ((prefix, set), id) in told.announced.into_iter().zip(told.announced_ids) {
+            let mark = set.large_communities().next().unwrap();
+            assert_ne!(mark[1], u32::from(peer), "{prefix} goes back to peer {peer}");
+            let before = has.insert((prefix, id), mark);
+            if let (Some(before), true) = (before, ADD_PATH[i]) {
+                assert_eq!(before[1], mark[1], "an identifier stays with the path");
+            }
+            again((prefix, id));
         }
-        for prefix in told.withdrawn {
-            assert!(has.remove(&prefix).is_some(), "{prefix} is withdrawn from peer {peer}, which does not have it");
-            stale.iter_mut().for_each(|s| {
-                s.remove(&prefix);
-            });
+        for path in told.withdrawn.into_iter().zip(told.withdrawn_ids) {
+            assert!(has.remove(&path).is_some(), "{path:?} is withdrawn from peer {peer}, which does not have it");
+            again(path);
         }
         match told.refresh_marks[..] {
             [] => {}
@@ -180,16 +194,21 @@ impl World {
         }
     }
 
-    fn expected(&self, i: usize) -> BTreeMap<Prefix, Mark> {
-        let mut expected = BTreeMap::new();
+    /// What a peer should have: of each prefix the best path, or with add-path all of them.
+    fn expected(&self, i: usize) -> BTreeSet<(Prefix, Mark)> {
+        let mut expected = BTreeSet::new();
         for n in 0..PREFIXES {
             let prefix = prefix(n);
-            let best = self.speakers.iter().filter_map(|s| s.announced.get(&prefix)).max();
-            let Some(&mark) = best else { continue };
-            let source = mark.1 as usize - 1;
-            let reflected = [KINDS[source], KINDS[i]] != [Ibgp, Ibgp];
-            if source != i && reflected && !(self.speakers[i].rejects_odd && is_odd(prefix)) {
-                expected.insert(prefix, mark);
+            let of =
+                |s: &Speaker| s.announced.range((prefix, 0)..=(prefix, u32::MAX)).map(|p| *p.1).collect::<Vec<_>>();
+            let all: Vec<Mark> = self.speakers.iter().flat_map(of).collect();
+            let best = all.iter().max().copied();
+            for mark in if ADD_PATH[i] { all } else { best.into_iter().collect() } {
+                let source = mark[1] as usize - 1;
+                let reflected = [KINDS[source], KINDS[i]] != [Ibgp, Ibgp];
+                if source != i && reflected && !(self.speakers[i].rejects_odd && is_odd(prefix)) {
+                    expected.insert((prefix, mark));
+                }
             }
         }
         expected
@@ -202,8 +221,9 @@ impl World {
         }
         for i in (0..KINDS.len()).filter(|&i| self.speakers[i].is_up) {
             let expected = self.expected(i);
-            assert_eq!(self.speakers[i].has, expected, "peer {}", i + 1);
-            assert_eq!(self.rib.counts(i as PeerIndex + 1, Family::Ipv4).1, expected.len() as u32);
+            let has = &self.speakers[i].has;
+            assert_eq!(has.iter().map(|(p, mark)| (p.0, *mark)).collect::<BTreeSet<_>>(), expected, "peer {}", i + 1);
+            assert_eq!(self.rib.counts(i as PeerIndex + 1, Family::Ipv4).1, has.len() as u32);
             assert!(!self.rib.has_output(i as PeerIndex + 1));
         }
     }
@@ -225,6 +245,7 @@ fn every_peer_ends_with_what_it_should_have() {
         world.check();
         world.rib.reap();
         assert_eq!((world.rib.attribute_sets(), world.rib.v4.empty_len()), (0, 0), "seed {seed}");
+        assert!(world.rib.out[0].paths.is_empty(), "seed {seed}");
     }
 }
 
