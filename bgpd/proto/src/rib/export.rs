@@ -52,9 +52,7 @@ pub(super) fn write_updates<K: Key>(
     out: &mut Vec<u8>,
     limit: usize,
 ) {
-    let start = out.len();
     let limits = groups.limits;
-    let mut has_tried = false;
     while out.len() < limit {
         let Some((group, member, paths)) = groups.of_mut(peer) else { return };
         match &mut member.position {
@@ -71,10 +69,8 @@ pub(super) fn write_updates<K: Key>(
                 return;
             }
             Position::InStream(_) => {
-                // Somebody who hears nothing of it (the source of it all) does not push the others out of the stream at
-                // once. A peer that has heard all there is goes on, whoever else is stalled.
-                if out.len() == start && group.stream.len() > limits.patience && std::mem::replace(&mut has_tried, true)
-                {
+                // Who is the source of all that is pending does not push the others out of the stream for it.
+                if group.stream.len() > limits.patience && !is_owed(table, group, paths, peer) {
                     return;
                 }
                 let chunk = encode(table, shared, group, paths, limits);
@@ -100,6 +96,15 @@ pub(super) fn write_updates<K: Key>(
             }
         }
     }
+}
+
+/// Whether anything that is pending in its group is for a peer: it has, or may get, a route that is not its own.
+fn is_owed<K: Key>(table: &Table<K>, group: &Group, paths: &PathItems, peer: PeerIndex) -> bool {
+    let source = |item| match group.terms.add_path {
+        true => paths.get(item).map(|p| p.peer),
+        false => table.entries()[item as usize].best().map(|p| p.peer),
+    };
+    group.pending.iter().any(|item| group.adj.has(peer, item) || source(item).is_some_and(|s| s != peer))
 }
 
 /// Routes to write, sorted into messages.
