@@ -2,11 +2,13 @@
 
 harness::scenarios!("bird" needs "needs BIRD":
     as4,
+    bfd,
     ebgp,
     gtsm,
     gtsm_wrong,
     hold_time,
     ibgp,
+    link_local,
     reflectors,
     refresh,
     restart_ours,

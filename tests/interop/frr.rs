@@ -18,4 +18,5 @@ harness::scenarios!("frr" needs "needs FRR":
     refresh,
     restart_ours,
     restart_theirs,
+    unnumbered,
 );
