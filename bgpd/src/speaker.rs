@@ -66,6 +66,8 @@ pub struct Speaker {
     config: Option<SpeakerConfig>,
     peers: BTreeMap<PeerId, Peer>,
     by_serial: HashMap<Serial, PeerId>,
+    /// Counts the times that a connection came, went, took another's place, or became a session.
+    moves: u64,
     listeners: BTreeMap<SocketAddr, (Rc<TcpListener>, JoinHandle<()>)>,
     pub(crate) rib: Rib,
     /// UPDATEs on their way to a socket, kept for its room.
@@ -108,6 +110,7 @@ async fn run(
             config: None,
             peers: BTreeMap::new(),
             by_serial: Default::default(),
+            moves: 0,
             listeners: BTreeMap::new(),
             rib: new_rib(start),
             scratch: Vec::new(),
@@ -201,16 +204,23 @@ impl Speaker {
     pub fn input(speaker: &Shared, serial: Serial, octets: &[u8]) -> Option<usize> {
         let mut this = speaker.borrow_mut();
         let mut used = 0;
+        let (mut id, mut extra) = this.connection_of(serial)?;
+        let mut max_len = this.max_message_len(id, extra);
+        let mut known = this.moves;
         loop {
-            // A message may end its own connection.
-            let (id, extra) = this.connection_of(serial)?;
-            match wire::frame(&octets[used..], this.max_message_len(id, extra)) {
+            match wire::frame(&octets[used..], max_len) {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     used += frame.len;
                     this.message(id, extra, frame.kind, frame.body);
                 }
                 Err(notification) => this.event(id, extra, Event::HeaderError(notification)),
+            }
+            if known != this.moves {
+                // The message ended its own connection, or changed what it is.
+                (id, extra) = this.connection_of(serial)?;
+                max_len = this.max_message_len(id, extra);
+                known = this.moves;
             }
         }
         if this.rib.has_changes() {

@@ -122,6 +122,7 @@ impl Speaker {
             peer.why = None;
         }
         if before != after {
+            self.moves += 1;
             if let Some(peer) = self.peers.get_mut(&id) {
                 peer.counters.established += u64::from(after == State::Established);
                 peer.counters.flaps += u64::from(before == State::Established && !by_operator);
@@ -150,6 +151,7 @@ impl Speaker {
             && let Some(next) = peer.extra.take()
         {
             peer.primary = next;
+            self.moves += 1;
         }
     }
 
