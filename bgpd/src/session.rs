@@ -16,7 +16,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bgp_proto::wire::{MAX_MESSAGE_LEN, Notification, iana};
-use nix::ifaddrs::InterfaceAddress;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
@@ -109,23 +108,6 @@ pub async fn connect(speaker: Shared, id: PeerId, config: Box<PeerConfig>, seria
     };
     let result = attempt.await;
     Speaker::connected(&speaker, id, serial, result);
-}
-
-/// An address of the other family on the interface that has ours: next hop of that family's routes over the session. Asked of
-/// the kernel, which on a node with many workloads takes a while: only for sessions that carry both families.
-pub fn other_address(local: IpAddr) -> Option<IpAddr> {
-    let ip = |a: &InterfaceAddress| {
-        let address = a.address.as_ref()?;
-        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-    };
-    let is_next_hop = |a: &IpAddr| match a {
-        IpAddr::V4(v4) => local.is_ipv6() && !v4.is_loopback(),
-        IpAddr::V6(v6) => local.is_ipv4() && !v6.is_loopback() && !v6.is_unicast_link_local(),
-    };
-    let all: Vec<InterfaceAddress> = nix::ifaddrs::getifaddrs().ok()?.collect();
-    let interface = &all.iter().find(|a| ip(a) == Some(local))?.interface_name;
-    all.iter().filter(|a| a.interface_name == *interface).filter_map(ip).find(is_next_hop)
 }
 
 /// TTL, GTSM and MD5 of a connection that is about to be made.

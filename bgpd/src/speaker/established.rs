@@ -14,7 +14,6 @@ use bgp_proto::wire::{MAX_MESSAGE_LEN, MessageType, Notification, RefreshKind, R
 use super::Speaker;
 use super::connections::local_ip;
 use crate::peer::Session;
-use crate::session;
 use bgp_plan::config::{PeerId, Role};
 
 impl Speaker {
@@ -239,7 +238,5 @@ fn tell_rib(rib: &mut bgp_proto::rib::Rib, index: PeerIndex, session: &Session, 
     info.extended_messages = common.extended_messages;
     info.extended_next_hop = common.extended_next_hop;
     info.export.local_address = local;
-    let is_carried = common.family(if local.is_ipv4() { Family::Ipv6 } else { Family::Ipv4 });
-    info.export.other_address = if is_carried { session::other_address(local) } else { None };
     info.export.four_octet_as = common.four_octet_as;
 }
