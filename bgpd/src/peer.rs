@@ -19,7 +19,7 @@ pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus};
 pub use self::handshake::{Restart, Session, check_open, our_open};
 use crate::link::Link;
 use crate::session::Serial;
-use bgp_plan::config::{NextHopMode, PeerConfig, PeerId};
+use bgp_plan::config::{MaxPrefixes, NextHopMode, PeerConfig, PeerId};
 
 /// A second connection that comes so soon after a session is up belongs to the same beginning: both sides began one.
 const SAME_BEGINNING: Duration = Duration::from_secs(5);
@@ -172,6 +172,12 @@ impl Peer {
     /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
     pub fn may_have_restarted(&self) -> bool {
         self.session.as_ref().is_some_and(|s| s.common.graceful_restart.is_some() && s.since.elapsed() > SAME_BEGINNING)
+    }
+
+    /// Whether so many prefixes of a family are worth a warning.
+    pub fn is_near_limit(&self, count: u32) -> bool {
+        let share = |max: MaxPrefixes| u64::from(max.limit) * u64::from(max.warn_at);
+        self.config.max_prefixes.is_some_and(|max| u64::from(count) * 100 >= share(max))
     }
 
     pub fn next_deadline(&self) -> Option<Instant> {

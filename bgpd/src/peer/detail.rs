@@ -142,7 +142,7 @@ impl Peer {
             advertised: v4.1 + v6.1,
             family: if id.address.is_ipv4() { "IPv4" } else { "IPv6" },
             flaps: self.counters.flaps,
-            near_limit: self.session.is_some() && self.is_warned != [false; 2],
+            near_limit: Family::ALL.into_iter().any(|f| self.is_near_limit(rib.accepted(self.index, f))),
             bfd,
         }
     }

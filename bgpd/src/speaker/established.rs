@@ -127,7 +127,10 @@ impl Speaker {
             }
             Sweep::DropStale => self.rib.remove_paths(index, family, true),
             Sweep::DropAll => self.rib.remove_paths(index, family, false),
-            Sweep::MarkLongLived => self.rib.mark_stale(index, family),
+            Sweep::MarkLongLived => {
+                self.rib.mark_stale(index, family);
+                self.rib.mark_long_lived_stale(index, family);
+            }
         }
         self.flush_wanted.notify_one();
     }
@@ -136,10 +139,10 @@ impl Speaker {
     pub(super) fn check_limit(&mut self, id: PeerId, family: Family) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let Some(max) = peer.config.max_prefixes else { return };
-        let count = self.rib.counts(peer.index, family).0;
+        let count = self.rib.accepted(peer.index, family);
         let address = id.address;
         let is_over = count > max.limit;
-        let is_near = u64::from(count) * 100 >= u64::from(max.limit) * u64::from(max.warn_at);
+        let is_near = peer.is_near_limit(count);
         let warned = std::mem::replace(&mut peer.is_warned[family as usize], is_near);
         if is_over && max.ends_session {
             let again = max.restart_after.map_or(Again::Never, Again::After);
@@ -232,9 +235,11 @@ fn tell_rib(rib: &mut bgp_proto::rib::Rib, index: PeerIndex, session: &Session, 
     let Some(info) = rib.peer_mut(index) else { return };
     let common = &session.common;
     info.router_id = theirs.router_id;
+    info.remote_as = theirs.asn;
     info.is_ebgp = !session.context.ibgp;
     info.add_path_receive = common.add_path.map(|a| a.receive);
     info.add_path_send = common.add_path.map(|a| a.send);
+    info.long_lived = common.long_lived.is_some();
     info.extended_messages = common.extended_messages;
     info.extended_next_hop = common.extended_next_hop;
     info.export.local_address = local;

@@ -114,6 +114,10 @@ async fn a_peer_that_announces_too_much() {
         only_peer(&mut config).max_prefixes = limit(ends, after);
         let open = open(65002, [10, 0, 0, 6]);
         let (h, mut peer) = established(&mut config, at, &open).await;
+        // A loop is not accepted, and does not count.
+        let looped: &[(u8, &[u8])] =
+            &[(ORIGIN, &[0]), (AS_PATH, &[2, 2, 0, 0, 0xfd, 0xea, 0, 0, 0xfd, 0xe9]), (NEXT_HOP, &[10, 9, 9, 9])];
+        peer.send(&update(looped, 200)).await;
         peer.send(&update(PLAIN, 1)).await;
         until("route", || has(&h, "10.1.0.0/16")).await;
         assert_eq!(last_error(&h).await, "");

@@ -1,5 +1,7 @@
 //! Our own restart, as peers see it (RFC 4724 section 4.1).
 
+use bgp_proto::wire::open::{LongLived, LongLivedFamily};
+
 use super::*;
 
 /// A speaker that restarted, with two passive peers at addresses of their own.
@@ -59,4 +61,32 @@ async fn a_peer_that_stays_away_is_not_waited_for_to_announce() {
     end_of_rib(&mut first).await;
     first.expect(MessageType::Update).await;
     assert!(!h.in_sync().borrow().v4, "the sweep waits for the restart time");
+}
+
+/// RFC 9494 section 4: after the restart time routes stay for long, marked and least preferred, but for those with NO_LLGR.
+#[tokio::test]
+async fn a_peer_that_stays_away_for_long() {
+    let at = addresses();
+    let mut config = config_of(at, 65001, 65002);
+    (only_peer(&mut config).passive, only_peer(&mut config).long_lived_stale_time) = (true, Some(600));
+    let h = started(&config).await;
+    let mut open = open(65002, [10, 0, 0, 6]);
+    open.capabilities.graceful_restart.as_mut().unwrap().restart_time = 1;
+    let family = LongLivedFamily { preserved: true, stale_time: 2 };
+    open.capabilities.long_lived = Some(LongLived { ipv4: Some(family), ipv6: None });
+    let mut peer = ByHand::connect(at, 64).await;
+    peer.establish(&open).await;
+    peer.send(&update(PLAIN, 2)).await;
+    let no_llgr = iana::NO_LLGR.to_be_bytes();
+    let not_for_long = [PLAIN, &[(iana::COMMUNITIES, &no_llgr)]].concat();
+    peer.send(&update(&not_for_long, 1)).await;
+    until("routes", || has(&h, "10.2.0.0/16")).await;
+    drop(peer);
+    until("stale", || async { shown(&h, RouteView::Best(None)).await.iter().all(|r| r.stale) }).await;
+    assert!(has(&h, "10.1.0.0/16").await);
+    until("the restart time is over", || async { !has(&h, "10.1.0.0/16").await }).await;
+    let left = shown(&h, RouteView::Best(None)).await;
+    assert_eq!((left.len(), left[0].prefix.as_str()), (1, "10.2.0.0/16"));
+    assert_eq!(left[0].communities, ["65535:6"], "LLGR_STALE");
+    until("the stale time is over", || async { !has(&h, "10.2.0.0/16").await }).await;
 }
