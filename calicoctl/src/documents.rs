@@ -254,7 +254,7 @@ fn recognise(value: &Value) -> Result<Kind, FieldError> {
 
 /// Gives the document the envelope that is stored: a namespace where its kind has one, and a spec.
 fn normalise(kind: Kind, value: &mut Value, namespace: Option<&str>) {
-    if kind != Kind::EndpointSlice
+    if !matches!(kind, Kind::EndpointSlice | Kind::Secret)
         && let Some(map) = value.as_object_mut()
     {
         map.entry("spec").or_insert_with(|| Value::Object(Map::new()));

@@ -456,6 +456,16 @@ fn a_bad_document_means_that_nothing_is_applied_and_every_error_is_told() {
 }
 
 #[test]
+fn a_secret_is_applied_and_shown_as_kubernetes_does() {
+    let fleet = Fleet::new();
+    fleet.apply("apiVersion: v1\nkind: Secret\nmetadata: {name: bgp, namespace: kube-system}\nstringData: {password: hunter2}\n");
+    let table = fleet.get(&["secret", "-n", "kube-system"]);
+    assert!(table.contains("bgp") && table.contains("Opaque") && !table.contains("aHVudGVyMg"), "{table}");
+    let yaml = fleet.get(&["secret", "bgp", "-n", "kube-system", "-o", "yaml"]);
+    assert!(yaml.contains("password: aHVudGVyMg==") && !yaml.contains("hunter2"), "{yaml}");
+}
+
+#[test]
 fn an_update_keeps_what_others_wrote() {
     let fleet = Fleet::new();
     let web =
