@@ -433,3 +433,20 @@ async fn learned_routes_have_the_nodes_address_as_source() {
     lab.settle().await;
     assert_eq!(source(&lab), None, "the host has no such address");
 }
+
+/// RFC 8950: the neighbour of an unnumbered peer is a next hop of both families, on the links that it is behind.
+#[tokio::test]
+async fn a_neighbour_behind_a_link_is_reached_without_a_route() {
+    let mut lab = Lab::new(&[]).await;
+    lab.learn(&[("10.70.0.0/24", &["fe80::1"]), ("2001:db8:7::/48", &["fe80::1"])]);
+    assert!(lab.settle().await.1.is_empty(), "nobody knows where it is");
+    let behind = |links: &[(&str, u32)]| -> Neighbours {
+        links.iter().map(|(name, index)| (name.to_string(), (*index, "fe80::1".parse().ok()))).collect()
+    };
+    lab.state.set_neighbours(&behind(&[("eth0", 1)]));
+    assert_eq!(lab.settle().await.1, ["10.70.0.0/24 fe80::1@1", "2001:db8:7::/48 fe80::1@1"]);
+    lab.state.set_neighbours(&behind(&[("eth0", 1), ("eth1", 2)]));
+    assert_eq!(lab.settle().await.1[0], "10.70.0.0/24 fe80::1@1 fe80::1@2");
+    lab.state.set_neighbours(&Neighbours::new());
+    assert!(lab.settle().await.1.is_empty());
+}
