@@ -21,12 +21,16 @@
 //! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
 //!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
 //!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown
-//!     before the session's own next hop and AS are put in.
+//!     as they are sent.
 //!   - `prefix=PREFIX` with `match=longer` (it and what lies inside it; if absent), `exact` or `covering`;
 //!     `community=aa:nn[,aa:nn:mm]`: carried, all of them.
 //!   - `format=list` (if absent) or `lines`: one object on each line. Either is made while it is read, in slices between which
 //!     the speaker does other work: a change meanwhile is shown as it was or as it is.
 //! - `/v1/mrt`: every path of every peer as received, an MRT file (TABLE_DUMP_V2, RFC 6396).
+//! - `/v1/why?target=PREFIX|ADDRESS`: the prefix, or the longest one around it, as `prefix`; `paths`, the best first, with the
+//!   fields of a route and `fate` (`best`, `multipath`, `lost`, `unusable`), `why` (a sentence), `import` (what loop checks and
+//!   rules made of it), `nextHopMetric` (null: out of reach); `peers` with `told` (null, or what it is sent) and `why`;
+//!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`).
 //! - `/v1/watch`: what happens from now on, one JSON object on each line: `event` (`peerUp`, `peerDown`, `bestPath`, `lost`),
 //!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
 //!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.
@@ -37,6 +41,7 @@ mod error;
 mod peer;
 pub mod routes;
 mod watch;
+mod why;
 
 use axum::body::Body;
 use axum::extract::State;
@@ -101,6 +106,7 @@ pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router
         .route("/v1/clear", post(peer::clear))
         .route("/v1/mrt", get(mrt))
         .route("/v1/routes", get(routes::routes))
+        .route("/v1/why", get(why::why))
         .route("/v1/watch", get(watch::watch))
         .with_state(App { speaker, readiness })
 }

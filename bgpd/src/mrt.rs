@@ -105,6 +105,7 @@ mod tests {
             attributes: Attributes { next_hop: [192, 0, 2, 1].into(), ..Attributes::originated(100, &[], &[]) },
             peer: from.map(|n| [192, 0, 2, n].into()),
             best: true,
+            path_id: 0,
             stale: false,
         };
         let routes = vec![route(1, Some(1)), route(1, Some(2)), route(2, None), route(3, Some(7)), route(4, Some(2))];

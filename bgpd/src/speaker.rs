@@ -295,6 +295,9 @@ impl Speaker {
             Command::Clear(address, clear, message, answer) => {
                 let _ = answer.send(self.clear(address, clear, message.as_deref()));
             }
+            Command::Explain(target, answer) => {
+                let _ = answer.send(self.rib.explain(target));
+            }
             Command::Watch(subscriber) => self.events.add(subscriber),
             Command::MrtIndex(answer) => {
                 let _ = answer.send(self.mrt_index());

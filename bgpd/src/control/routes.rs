@@ -9,6 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bgp_proto::af::Prefix;
 use bgp_proto::rib::{Cursor, PrefixFilter, RouteFilter, RouteInfo};
+use bgp_proto::wire::attribute::Attributes;
 use serde::{Deserialize, Serialize};
 
 use super::App;
@@ -186,30 +187,47 @@ impl Rows {
 #[serde(rename_all = "camelCase")]
 pub struct RouteStatus {
     pub prefix: String,
+    #[serde(flatten)]
+    pub attributes: Shown,
+    pub peer: Option<IpAddr>,
+    pub path_id: u32,
+    pub best: bool,
+    pub stale: bool,
+}
+
+/// The attributes of a route for display.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Shown {
     /// `None`: a route of this node.
     pub next_hop: Option<IpAddr>,
     pub as_path: Vec<u32>,
     pub local_pref: Option<u32>,
     pub med: Option<u32>,
     pub communities: Vec<String>,
-    pub peer: Option<IpAddr>,
-    pub best: bool,
-    pub stale: bool,
 }
 
-impl From<RouteInfo> for RouteStatus {
-    fn from(route: RouteInfo) -> RouteStatus {
-        let attributes = &route.attributes;
+impl From<&Attributes> for Shown {
+    fn from(attributes: &Attributes) -> Shown {
         let standard = attributes.communities().map(|c| format!("{}:{}", c >> 16, c & 0xffff));
         let large = attributes.large_communities().map(|[a, b, c]| format!("{a}:{b}:{c}"));
-        RouteStatus {
-            prefix: route.prefix.to_string(),
-            next_hop: Some(attributes.next_hop).filter(|_| route.peer.is_some()),
+        Shown {
+            next_hop: Some(attributes.next_hop).filter(|hop| !hop.is_unspecified()),
             as_path: attributes.ases().collect(),
             local_pref: attributes.local_pref,
             med: attributes.med,
             communities: standard.chain(large).collect(),
+        }
+    }
+}
+
+impl From<RouteInfo> for RouteStatus {
+    fn from(route: RouteInfo) -> RouteStatus {
+        RouteStatus {
+            prefix: route.prefix.to_string(),
+            attributes: Shown::from(&route.attributes),
             peer: route.peer,
+            path_id: route.path_id,
             best: route.best,
             stale: route.stale,
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bgp_proto::af::{Family, Prefix};
 use bgp_proto::rib::Cursor;
+use bgp_proto::rib::explain::Explanation;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
@@ -68,6 +69,7 @@ pub(super) enum Command {
     Clear(Option<IpAddr>, Clear, Option<String>, oneshot::Sender<usize>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Status(oneshot::Sender<SpeakerStatus>),
+    Explain(Prefix, oneshot::Sender<Option<Explanation>>),
     Watch(events::Subscriber),
     MrtIndex(oneshot::Sender<mrt::Index>),
     Shutdown(oneshot::Sender<()>),
@@ -199,6 +201,13 @@ impl Handle {
         let (answer, status) = oneshot::channel();
         self.send(Command::Status(answer));
         status.await.unwrap_or_default()
+    }
+
+    /// Why a prefix, or the longest one that it lies inside of, goes the way it goes.
+    pub async fn explain(&self, target: Prefix) -> Option<Explanation> {
+        let (answer, explanation) = oneshot::channel();
+        self.send(Command::Explain(target, answer));
+        explanation.await.unwrap_or_default()
     }
 
     /// What happens from now on; see [`events`] for how it ends.

@@ -107,7 +107,7 @@ impl Speaker {
     }
 
     /// `None`: there is no such peer.
-    pub(super) fn routes(&self, query: &RouteQuery, from: Cursor) -> Option<RouteSlice> {
+    pub(super) fn routes(&mut self, query: &RouteQuery, from: Cursor) -> Option<RouteSlice> {
         let mut filter = query.filter.clone();
         let view = match query.view {
             RouteView::Best(None) => View::Best,
@@ -117,7 +117,10 @@ impl Speaker {
             }
             RouteView::Received(None) => View::Received(None),
             RouteView::Received(Some(address)) => View::Received(Some(self.peer_index(address)?)),
-            RouteView::Advertised(address) => View::Advertised(self.peer_index(address)?),
+            RouteView::Advertised(address) => {
+                let peer = self.peer_index(address)?;
+                return Some(self.rib.advertised(peer, &filter, from, SLICE));
+            }
         };
         Some(self.rib.routes(view, &filter, from, SLICE))
     }

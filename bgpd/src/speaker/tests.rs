@@ -105,8 +105,8 @@ async fn exchange_and_withdraw() {
     until("session", || async { is_up(&a).await && is_up(&b).await }).await;
     until("routes", || async { has(&b, "10.1.0.0/16").await && has(&b, "10.2.0.0/16").await }).await;
     let r = shown(&b, RouteView::Best(None)).await;
-    assert_eq!(r[0].as_path, [65001], "eBGP puts the AS in front");
-    assert_eq!(r[0].next_hop, Some(address(1)), "the next hop is the session's local address");
+    assert_eq!(r[0].attributes.as_path, [65001], "eBGP puts the AS in front");
+    assert_eq!(r[0].attributes.next_hop, Some(address(1)), "the next hop is the session's local address");
     a.originate(vec![origin("10.2.0.0/16")]);
     until("withdrawal", || async { !has(&b, "10.1.0.0/16").await }).await;
     until("in sync", || async { *b.in_sync().borrow() == InSync { v4: true, v6: true } }).await;
@@ -155,7 +155,10 @@ fn a_session_over_ipv6_carries_ipv6_routes() {
         until("routes", || async { has(&b, "2001:db8:1::/48").await && has(&b, "2001:db8:2::3/128").await }).await;
         let routes = shown(&b, RouteView::Best(None)).await;
         assert_eq!(routes.len(), 2, "no IPv4 route: {routes:?}");
-        assert!(routes.iter().all(|r| r.next_hop == Some(ends[0]) && r.as_path == [65001]), "{routes:?}");
+        assert!(
+            routes.iter().all(|r| r.attributes.next_hop == Some(ends[0]) && r.attributes.as_path == [65001]),
+            "{routes:?}"
+        );
         a.originate(vec![origin("2001:db8:1::/48")]);
         until("withdrawal", || async { !has(&b, "2001:db8:2::3/128").await }).await;
         until("in sync", || async { *b.in_sync().borrow() == InSync { v4: true, v6: true } }).await;
@@ -186,7 +189,7 @@ fn a_session_over_ipv4_carries_ipv6_routes_too() {
             a.configure(ca.clone()).await.unwrap().unwrap();
             let next_hop = async || {
                 let routes = shown(&b, RouteView::Best(None)).await;
-                routes.iter().find(|r| r.prefix == "2001:db8:1::/48").and_then(|r| r.next_hop)
+                routes.iter().find(|r| r.prefix == "2001:db8:1::/48").and_then(|r| r.attributes.next_hop)
             };
             until("next hop", || async { next_hop().await == Some(own(n).into()) }).await;
         }

@@ -121,7 +121,7 @@ struct Batch {
 pub(super) struct Reach {
     pub(super) source: PeerIndex,
     pub(super) set: AttrId,
-    item: u32,
+    pub(super) item: u32,
 }
 
 /// Encodes the next of what is pending in a group.
@@ -139,8 +139,8 @@ fn encode<K: Key>(
     let accepts_all = group.terms.export.policy.accepts_all(K::FAMILY);
     for item in items {
         match exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made) {
-            Some((set, source)) => batch.reach.push(Reach { source, set, item }),
-            None => gone.push(item),
+            Ok((set, source)) => batch.reach.push(Reach { source, set, item }),
+            Err(_) => gone.push(item),
         }
     }
     let mut chunk = Chunk::default();
@@ -214,7 +214,7 @@ fn tell<K: Key>(
         let route = group
             .adj
             .has(peer, item)
-            .then(|| exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made));
+            .then(|| exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made).ok());
         match route.flatten() {
             Some((set, source)) => batch.reach.push(Reach { source, set, item }),
             None if backlog.told.remove(item) => withdrawn.push(item),
@@ -245,9 +245,31 @@ fn tell<K: Key>(
     batch.made.into_iter().for_each(|id| shared.attrs.release(id));
 }
 
-/// The set to send for an item and where it comes from; `None`: nobody of the group may have it. Sets that a policy makes are
+/// Why the peers of a group do not get a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Withheld {
+    /// There is none that can be used.
+    NoRoute,
+    /// From one iBGP peer to another, and we do not reflect.
+    Ibgp,
+    NoAdvertise,
+    NoExport,
+    LongLivedStale,
+    OnlyToCustomer,
+    /// RFC 8212.
+    NoPolicy,
+    NoNextHop,
+    /// The first export rule that matches rejects it.
+    Rule,
+    /// No rule of the peer matches, and the export rules of the node reject it.
+    NotExported,
+    /// No rule matches.
+    Default,
+}
+
+/// The set to send for an item and where it comes from, or why nobody of the group may have it. Sets that a policy makes are
 /// noted in `made`: their reference is the caller's to release.
-fn exported<K: Key>(
+pub(super) fn exported<K: Key>(
     table: &Table<K>,
     shared: &mut Shared,
     to: &Terms,
@@ -255,41 +277,44 @@ fn exported<K: Key>(
     item: u32,
     accepts_all: bool,
     made: &mut Vec<AttrId>,
-) -> Option<(AttrId, PeerIndex)> {
+) -> Result<(AttrId, PeerIndex), Withheld> {
     let entry = &table.entries()[paths.entry(item, to.add_path) as usize];
     let path = if to.add_path {
-        let wanted = paths.get(item)?;
-        *entry.paths().iter().find(|p| (p.peer, p.id) == (wanted.peer, wanted.received_id))?
+        let wanted = paths.get(item).ok_or(Withheld::NoRoute)?;
+        *entry.paths().iter().find(|p| (p.peer, p.id) == (wanted.peer, wanted.received_id)).ok_or(Withheld::NoRoute)?
     } else {
-        *entry.best()?
+        *entry.best().ok_or(Withheld::NoRoute)?
     };
     if to.add_path && !shared.is_eligible(&path) {
-        return None;
+        return Err(Withheld::NoRoute);
     }
     if !may_pass(shared.peer(path.peer), to) {
-        return None;
+        return Err(Withheld::Ibgp);
     }
     let set = shared.attrs.get(path.used);
     let is_local = path.peer == LOCAL;
     let marks = set.marks;
-    if marks.no_advertise || (to.is_ebgp && (marks.no_export || (marks.blackhole && !is_local))) {
-        return None;
+    if marks.no_advertise {
+        return Err(Withheld::NoAdvertise);
+    }
+    if to.is_ebgp && (marks.no_export || (marks.blackhole && !is_local)) {
+        return Err(Withheld::NoExport);
     }
     // RFC 9494 section 4.3: whoever does not know the mark would prefer the route.
     if marks.llgr_stale && !to.long_lived {
-        return None;
+        return Err(Withheld::LongLivedStale);
     }
     // RFC 9234 section 5: what came from above or from the side goes down only.
     if to.is_up_or_beside() && set.attributes.only_to_customer().is_some() {
-        return None;
+        return Err(Withheld::OnlyToCustomer);
     }
     // RFC 8212 section 2.
     if to.requires_policy && to.is_ebgp && to.export.policy.rules.is_empty() {
-        return None;
+        return Err(Withheld::NoPolicy);
     }
-    to.next_hop(K::FAMILY, &set.attributes, path.peer)?;
+    to.next_hop(K::FAMILY, &set.attributes, path.peer).ok_or(Withheld::NoNextHop)?;
     if accepts_all {
-        return Some((path.used, path.peer));
+        return Ok((path.used, path.peer));
     }
     let prefix = entry.key.prefix();
     let origin = if is_local { shared.origins.get(&prefix) } else { None };
@@ -302,9 +327,9 @@ fn exported<K: Key>(
     };
     let changed = match to.export.policy.decide(&route) {
         Some(rule) if rule.action == Action::Accept => operate(&rule.operations, &set.attributes),
-        Some(_) => return None,
-        None if is_local => origin.is_some_and(|o| o.export).then_some(None)?,
-        None => (to.export.policy.default == Action::Accept).then_some(None)?,
+        Some(_) => return Err(Withheld::Rule),
+        None if is_local => origin.is_some_and(|o| o.export).then_some(None).ok_or(Withheld::NotExported)?,
+        None => (to.export.policy.default == Action::Accept).then_some(None).ok_or(Withheld::Default)?,
     };
     let id = match changed {
         None => path.used,
@@ -314,7 +339,7 @@ fn exported<K: Key>(
             id
         }
     };
-    Some((id, path.peer))
+    Ok((id, path.peer))
 }
 
 /// RFC 4271 section 9.2: what one iBGP peer said is not for another, unless RFC 4456 section 6 lets a reflector pass it on.

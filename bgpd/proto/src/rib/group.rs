@@ -447,6 +447,15 @@ impl Groups {
         items.any(|&i| self.paths.get(i).as_ref().is_some_and(is_it) && self.is_told(peer, i))
     }
 
+    /// The number under which a path is told to a peer.
+    pub fn item(&self, peer: PeerIndex, entry: u32, path: &Path) -> Option<u32> {
+        if !self.terms(peer)?.add_path {
+            return Some(entry);
+        }
+        let is_it = |item: &PathItem| (item.peer, item.received_id) == (path.peer, path.id);
+        self.paths.of_entry(entry).iter().copied().find(|&i| self.paths.get(i).as_ref().is_some_and(is_it))
+    }
+
     /// Whether nothing at all is waiting to be told.
     pub fn are_idle(&self) -> bool {
         self.groups.iter().flatten().all(|g| g.pending.is_empty() && g.stream.is_empty() && g.behind.is_empty())

@@ -45,7 +45,7 @@ impl Shared {
         };
         let set = self.attrs.get(received);
         let attributes = &set.attributes;
-        if is_loop(info, attributes) || is_refused(info, attributes) {
+        if refusal(info, attributes).is_some() {
             return AttrId::NONE;
         }
         let route = RouteView { prefix, attributes, interface: None, is_local: false, is_ebgp: info.is_ebgp };
@@ -81,26 +81,47 @@ impl Shared {
     }
 }
 
+/// Why a route is turned down whatever policies say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// RFC 4271 section 9.
+    OwnAs,
+    /// RFC 4456 section 8: it is from here.
+    OwnOriginatorId,
+    /// RFC 4456 section 8: it has been in our cluster.
+    OwnClusterId,
+    /// RFC 8212 section 2.
+    NoPolicy,
+    /// RFC 9234 section 5.
+    RouteLeak,
+    /// RFC 9774 section 3.
+    AsSet,
+}
+
 /// What no policy can let pass.
-fn is_refused(info: &PeerInfo, attributes: &Attributes) -> bool {
-    // RFC 8212 section 2.
-    let has_policy = !info.requires_policy || !info.is_ebgp || !info.import.rules.is_empty();
-    // RFC 9234 section 5: a route leak.
+pub(super) fn refusal(info: &PeerInfo, attributes: &Attributes) -> Option<Refusal> {
+    let own = attributes.ases().filter(|&a| a == info.local_as).count();
     let is_leak = match (info.role.filter(|_| info.is_ebgp), attributes.only_to_customer()) {
         (Some(Role::Provider | Role::RouteServer), Some(_)) => true,
         (Some(Role::Peer), Some(asn)) => asn != info.remote_as,
         _ => false,
     };
-    // RFC 9774 section 3.
-    !has_policy || is_leak || (info.rejects_as_sets && attributes.has_as_set())
-}
-
-/// RFC 4271 section 9 (own AS in the path) and RFC 4456 section 8.
-fn is_loop(info: &PeerInfo, attributes: &Attributes) -> bool {
-    let own = attributes.ases().filter(|&a| a == info.local_as).count();
-    own > usize::from(info.allow_own_as)
-        || attributes.originator_id() == Some(info.local_router_id)
-        || info.cluster_id.is_some_and(|id| attributes.cluster_list().any(|c| c == u32::from(id)))
+    let in_our_cluster = |id| attributes.cluster_list().any(|c| c == u32::from(id));
+    if own > usize::from(info.allow_own_as) {
+        Some(Refusal::OwnAs)
+    } else if attributes.originator_id() == Some(info.local_router_id) {
+        Some(Refusal::OwnOriginatorId)
+    } else if info.cluster_id.is_some_and(in_our_cluster) {
+        Some(Refusal::OwnClusterId)
+    } else if info.requires_policy && info.is_ebgp && info.import.rules.is_empty() {
+        Some(Refusal::NoPolicy)
+    } else if is_leak {
+        Some(Refusal::RouteLeak)
+    } else if info.rejects_as_sets && attributes.has_as_set() {
+        Some(Refusal::AsSet)
+    } else {
+        None
+    }
 }
 
 /// A route as policies see it.

@@ -9,6 +9,7 @@ mod bitmap;
 pub mod decision;
 mod encode;
 mod entry_set;
+pub mod explain;
 mod export;
 mod group;
 mod import;

@@ -16,9 +16,12 @@ use crate::wire::attribute::Attributes;
 #[derive(Clone, Debug)]
 pub struct RouteInfo {
     pub prefix: Prefix,
+    /// From [`Rib::advertised`]: what is sent, next hop and all.
     pub attributes: Attributes,
     /// `None`: a route of our own.
     pub peer: Option<IpAddr>,
+    /// As received (RFC 7911); 0 from peers without.
+    pub path_id: u32,
     pub best: bool,
     pub stale: bool,
 }
@@ -30,7 +33,7 @@ pub enum View {
     Best,
     /// All paths of a peer, or of all, as received.
     Received(Option<PeerIndex>),
-    /// What a peer was told, before its own next hop and path are put in.
+    /// What a peer was told, as the table holds it: see [`Rib::advertised`].
     Advertised(PeerIndex),
 }
 
@@ -94,6 +97,20 @@ impl Rib {
         let learned: u32 = self.shared.peers.iter().flatten().map(|s| s.received[family as usize]).sum();
         let own = self.shared.origins.keys().filter(|p| p.family() == family).count();
         (prefixes, learned + own as u32)
+    }
+
+    /// What a peer is told, as it is sent; as [`Rib::routes`].
+    pub fn advertised(
+        &mut self,
+        peer: PeerIndex,
+        filter: &RouteFilter,
+        from: Cursor,
+        steps: u32,
+    ) -> (Vec<RouteInfo>, Option<Cursor>) {
+        let (mut routes, next) = self.routes(View::Advertised(peer), filter, from, steps);
+        // What is to be withdrawn at the next flush is not advertised any more.
+        routes.retain_mut(|r| self.sent(peer, r.prefix, r.peer, r.path_id).map(|a| r.attributes = a).is_some());
+        (routes, next)
     }
 
     /// Routes for display, from the entries that `steps` looks at, and where to go on; `None`: that was all.
@@ -173,6 +190,7 @@ fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteI
                 prefix,
                 attributes: attributes.clone(),
                 peer: shared.peer(path.peer).map(|p| p.address),
+                path_id: path.id,
                 best: i < best,
                 stale: path.stale != Stale::No,
             });

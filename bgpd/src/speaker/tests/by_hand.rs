@@ -246,7 +246,7 @@ async fn a_peer_with_two_octet_numbers() {
     peer.send(&update(&attributes, 1)).await;
     until("route", || has(&h, "10.1.0.0/16")).await;
     let routes = shown(&h, RouteView::Received(None)).await;
-    assert_eq!(routes[0].as_path, [65002, 70000], "the two paths make one");
+    assert_eq!(routes[0].attributes.as_path, [65002, 70000], "the two paths make one");
 }
 
 /// A peer that is gone keeps its routes with graceful restart, but not where the way to it is lost.
