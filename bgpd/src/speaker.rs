@@ -75,6 +75,8 @@ pub struct Speaker {
     next_serial: Serial,
     subscribers: Vec<mpsc::UnboundedSender<RouteBatch>>,
     events: events::Bus,
+    /// When the present window of changes began.
+    flap_window: Instant,
     pub(crate) bmp: Stations,
     bfd: bfd::Handle,
     guests: Guests,
@@ -117,6 +119,7 @@ async fn run(
             next_serial: 0,
             subscribers: Vec::new(),
             events: events::Bus::default(),
+            flap_window: Instant::now(),
             bmp: Stations::default(),
             bfd,
             guests: Guests::default(),

@@ -13,6 +13,7 @@ impl Speaker {
     /// Everything that changed goes to the kernel's task and to every peer whose socket has room.
     pub(super) fn flush(&mut self) {
         let mut batch = RouteBatch::new();
+        self.roll_flaps();
         let is_watched = self.events.is_heard();
         let wanted = is_watched || !self.subscribers.is_empty();
         self.rib.distribute(|prefix, hops| {

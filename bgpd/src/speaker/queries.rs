@@ -1,9 +1,11 @@
 //! What operators ask: slices of routes, and events for those who watch.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Instant;
 
 use bgp_proto::af::{Family, Prefix};
 use bgp_proto::fsm::State;
+use bgp_proto::rib::flap::Flap;
 use bgp_proto::rib::{Cursor, PeerIndex, PrefixFilter, RouteFilter, RouteInfo, View};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -16,6 +18,9 @@ use bgp_plan::config::PeerId;
 
 /// Entries that one slice looks at: a fraction of a millisecond of the speaker's time.
 const SLICE: u32 = 1024;
+
+/// flapThreshold is a number in a minute.
+const FLAP_WINDOW_SECS: u64 = 60;
 
 /// Which routes a query is about.
 #[derive(Clone, Debug)]
@@ -61,15 +66,17 @@ pub struct RibStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Flapping {
     pub prefix: String,
-    /// In the last minute.
+    /// In a minute.
     pub changes: u32,
     /// Whose paths they are.
     pub peers: Vec<IpAddr>,
 }
 
 impl Speaker {
-    pub(super) fn status(&self) -> SpeakerStatus {
+    pub(super) fn status(&mut self) -> SpeakerStatus {
+        self.roll_flaps();
         let config = self.config.as_ref();
+        let threshold = config.map_or(u32::MAX, |c| c.flap_threshold);
         SpeakerStatus {
             router_id: config.map(|c| c.router_id),
             local_as: config.map(|c| c.local_as),
@@ -83,8 +90,22 @@ impl Speaker {
                 .collect(),
             attribute_sets: self.rib.attribute_sets(),
             flap_threshold: config.map_or(0, |c| c.flap_threshold),
-            flapping: Vec::new(),
+            flapping: self.rib.flapping(threshold).into_iter().map(|f| self.flapping(f)).collect(),
         }
+    }
+
+    /// A window of changes of best paths ends after a minute, a quiet one unnoticed.
+    pub(super) fn roll_flaps(&mut self) {
+        let windows = self.flap_window.elapsed().as_secs() / FLAP_WINDOW_SECS;
+        if windows > 0 {
+            (0..windows.min(2)).for_each(|_| self.rib.roll_flaps());
+            self.flap_window = Instant::now();
+        }
+    }
+
+    fn flapping(&self, flap: Flap) -> Flapping {
+        let peers = flap.peers.iter().filter_map(|&p| self.rib.peer(p)).map(|p| p.address).collect();
+        Flapping { prefix: flap.prefix.to_string(), changes: flap.changes, peers }
     }
 
     fn peer_index(&self, address: IpAddr) -> Option<PeerIndex> {

@@ -11,6 +11,7 @@ mod encode;
 mod entry_set;
 pub mod explain;
 mod export;
+pub mod flap;
 mod group;
 mod import;
 mod path_items;
@@ -215,6 +216,7 @@ pub struct Rib {
     held: [bool; 2],
     /// How many entries had to stay when [`Rib::reap`] last looked at each.
     kept: [u32; 2],
+    flaps: flap::Flaps,
     /// Whether our own routes are known: End-of-RIB says so to peers.
     complete: bool,
 }
@@ -251,6 +253,7 @@ impl Rib {
             out: Default::default(),
             held: [false; 2],
             kept: [0; 2],
+            flaps: flap::Flaps::new(seed),
             complete: false,
         }
     }
@@ -498,6 +501,7 @@ impl Rib {
                     }
                     if change.multipath {
                         let entry = &table.entries()[at as usize];
+                        self.flaps.note(entry.key.prefix(), entry.multipath().iter().map(|p| p.peer));
                         each(entry.key.prefix(), next_hops(shared, entry));
                     }
                 }

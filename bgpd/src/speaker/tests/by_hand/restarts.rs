@@ -87,6 +87,6 @@ async fn a_peer_that_stays_away_for_long() {
     until("the restart time is over", || async { !has(&h, "10.1.0.0/16").await }).await;
     let left = shown(&h, RouteView::Best(None)).await;
     assert_eq!((left.len(), left[0].prefix.as_str()), (1, "10.2.0.0/16"));
-    assert_eq!(left[0].communities, ["65535:6"], "LLGR_STALE");
+    assert_eq!(left[0].attributes.communities, ["65535:6"], "LLGR_STALE");
     until("the stale time is over", || async { !has(&h, "10.2.0.0/16").await }).await;
 }
