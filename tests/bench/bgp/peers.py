@@ -81,7 +81,7 @@ class Peer:
         self.config(spec)
         with open(self.path("log"), "w") as log:
             self.proc = subprocess.Popen(self.command(spec), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                         cwd=self.dir, env={**os.environ, **self.env}, start_new_session=True)
+                                         cwd=self.dir, env={**os.environ, **self.env}, process_group=0)
         until = time.time() + START_S
         while time.time() < until and self.proc.poll() is None:
             if self.listening():
@@ -115,7 +115,7 @@ class Peer:
     @staticmethod
     def kill(p, sig):
         try:
-            os.killpg(p.pid, sig)  # a process group of its own, made at start
+            os.killpg(p.pid, sig)  # its own process group, made at start
         except ProcessLookupError:
             pass
 

@@ -98,6 +98,11 @@ def scenario(data, scen):
         yield "Runs that do not count:"
         yield ""
         yield from (f"* {note}" for note in notes)
+    bounds = dict.fromkeys(f"{r['peer']}, {n.split(':')[0]}: the tool was busy for most of it, so the time is an upper bound"
+                           for r in runs for n in r.get("notes", []))
+    if bounds:
+        yield ""
+        yield from (f"* {bound}" for bound in bounds)
     differing = [c for r in runs if r["peer"] == "tortie" for c in r["result"].get("not_right", [])]
     if differing:
         yield ""

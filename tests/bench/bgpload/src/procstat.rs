@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
-use nix::unistd::{SysconfVar, sysconf};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 
 /// One sample over a set of processes and all their descendants.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,12 +40,10 @@ pub fn sample(pids: &[u32]) -> Sample {
     }
     let kids = children();
     let mut todo = pids.to_vec();
-    let hz = sysconf(SysconfVar::CLK_TCK).ok().flatten().unwrap_or(100) as f64;
     while let Some(pid) = todo.pop() {
         todo.extend(kids.get(&pid).into_iter().flatten());
         if let Some(f) = stat(pid) {
-            let ticks: f64 = f[11..13].iter().filter_map(|x| x.parse::<f64>().ok()).sum();
-            out.cpu_s += ticks / hz;
+            out.cpu_s += cpu_s(pid);
             out.threads += f[17].parse::<u64>().unwrap_or(0);
         }
         for line in fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default().lines() {
@@ -59,6 +58,13 @@ pub fn sample(pids: &[u32]) -> Sample {
     out
 }
 
+/// The process's CPU clock: /proc counts in hundredths of a second, which is too coarse for what takes 10 ms.
+fn cpu_s(pid: u32) -> f64 {
+    let clock = i32::try_from(pid).ok().and_then(|pid| clock_getcpuclockid(Pid::from_raw(pid)).ok());
+    let now = clock.and_then(|c| c.now().ok());
+    now.map_or(0.0, |t| t.tv_sec() as f64 + t.tv_nsec() as f64 / 1e9)
+}
+
 /// Whether every one of `pids` still runs.
 pub fn alive(pids: &[u32]) -> bool {
     pids.iter().all(|&p| stat(p).is_some_and(|f| f[0] != "Z"))
@@ -66,5 +72,22 @@ pub fn alive(pids: &[u32]) -> bool {
 
 /// This process's own CPU seconds.
 pub fn own_cpu() -> f64 {
-    sample(&[std::process::id()]).cpu_s
+    cpu_s(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_takes_cpu_time_and_memory() {
+        let before = own_cpu();
+        let mut x = 1u64;
+        while own_cpu() - before < 0.002 {
+            x = std::hint::black_box(x.wrapping_mul(3));
+        }
+        let now = sample(&[std::process::id()]);
+        assert!(now.cpu_s > before && now.rss_kb > 0 && now.threads > 0);
+        assert!(alive(&[std::process::id()]));
+    }
 }

@@ -32,7 +32,11 @@ pub struct Start {
 
 /// Seconds, to the microsecond.
 pub fn secs(d: Duration) -> Value {
-    json!((d.as_secs_f64() * 1e6).round() / 1e6)
+    json!(micro(d.as_secs_f64()))
+}
+
+fn micro(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
 }
 
 /// Three digits.
@@ -168,14 +172,17 @@ impl<'a> Run<'a> {
             self.fail(e, key, who);
             return None;
         }
+        // Less the silence that follows.
+        let tool_cpu_s = procstat::own_cpu() - from.own0;
         e.settle(self.quiet(), self.limit());
-        let v = self.describe(e, who, from, prefixes);
+        let mut v = self.describe(e, who, from, prefixes);
+        v["tool_cpu_s"] = json!(micro(tool_cpu_s));
         self.put(key, v);
         Some(())
     }
 
     fn describe(&self, e: &Engine, who: &[usize], from: Start, prefixes: u32) -> Value {
-        let Start { t0, before, own0 } = from;
+        let Start { t0, before, .. } = from;
         let after = self.sample();
         let at = |t: Option<Instant>| t.map_or(0.0, |t| (t.max(t0) - t0).as_secs_f64());
         let done: Vec<f64> = who.iter().map(|&i| at(e.peers[i].done_at)).collect();
@@ -190,8 +197,8 @@ impl<'a> Run<'a> {
             "last_change_s": r3(who.iter().map(|&i| at(e.peers[i].last_at)).fold(0.0, f64::max)),
             "sent_s": r3(e.peers.iter().map(|p| at(p.sent_at)).fold(0.0, f64::max)),
             "prefixes_per_s": (f64::from(prefixes) / all).round(),
-            "cpu_s": r3(after.cpu_s - before.cpu_s),
-            "tool_cpu_s": r3(procstat::own_cpu() - own0),
+            "cpu_s": micro(after.cpu_s - before.cpu_s),
+            "tool_cpu_s": null,
             "rx_updates": updates, "rx_nlri": nlri,
             "nlri_per_update": r3(nlri as f64 / updates.max(1) as f64),
             "rx_bytes": c(&|p| p.counts.bytes), "repeats": c(&|p| p.counts.repeats),
