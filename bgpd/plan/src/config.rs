@@ -67,7 +67,12 @@ impl SpeakerConfig {
 
     /// This node's address of the other family than that of a session's local address.
     pub fn other_address(&self, local: IpAddr) -> Option<IpAddr> {
-        if local.is_ipv4() { self.own_v6.map(IpAddr::from) } else { self.own_v4.map(IpAddr::from) }
+        match local {
+            IpAddr::V4(_) => self.own_v6.map(IpAddr::from),
+            // On a link without addresses the node's is none that the peer reaches: RFC 8950 has the link-local one.
+            IpAddr::V6(v6) if v6.is_unicast_link_local() => None,
+            IpAddr::V6(_) => self.own_v4.map(IpAddr::from),
+        }
     }
 }
 
