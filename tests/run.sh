@@ -130,6 +130,8 @@ done <"$work/programs"
 timeout -k 5 "$PROGRAM_LIMIT" "$cargo" test --release --locked --workspace --doc --color never >"$work/out" 2>&1 </dev/null || true
 count "$work/out" "documentation"
 
+check "fuzz targets, 3 s each" env CARGO_TARGET_DIR="$root/target/fuzz" PATH="$(dirname "$cargo"):$PATH" bgpd/proto/fuzz/run.sh -t 3
+
 [ -z "$failures" ] || say "Failed:$failures"
 say "Took $(($(date +%s) - started)) s"
 say "$passed passed, $failed failed, $skipped skipped"

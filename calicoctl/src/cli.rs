@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod bgp;
 
-use self::bgp::{ClearArgs, DecodeArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
+use self::bgp::{ClearArgs, DecodeArgs, MrtArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
 
 /// Where the daemons' sockets are.
 const DEFAULT_RUN_DIR: &str = "/run/tortie";
@@ -61,6 +61,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Explains BGP messages, hexadecimal on standard input, and what RFC 7606 makes of them
     Decode(DecodeArgs),
+    /// Writes what peers announced to a file, as MRT (RFC 6396)
+    Mrt(MrtArgs),
     /// Writes the switch's side of the nodes' sessions
     SwitchConfig(SwitchConfigArgs),
     /// IP address management

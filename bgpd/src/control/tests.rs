@@ -42,6 +42,18 @@ impl Daemon {
 }
 
 #[tokio::test]
+async fn the_table_as_a_file_begins_with_its_peers() {
+    let daemon = Daemon::start(3).await;
+    let mut file = status::lines(daemon.server.socket(), "/v1/mrt").await.unwrap();
+    let octets = file.next_octets().await.unwrap().unwrap();
+    // RFC 6396 section 4.3.1: after type, subtype and length our identifier, a view without a name, one peer.
+    assert_eq!(octets[4..8], [0, 13, 0, 1]);
+    assert_eq!(octets[12..20], [10, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(octets[25..29], [192, 0, 2, 1], "the peer's address");
+    assert!(file.next_octets().await.unwrap().is_none(), "routes of our own came from no peer");
+}
+
+#[tokio::test]
 async fn routes_are_one_list_made_of_many_slices() {
     let daemon = Daemon::start(5000).await;
     let all = daemon.json("/v1/routes").await;

@@ -1,10 +1,11 @@
 //! Commands about this node's BGP speaker, and about what speakers would do.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{Output, SocketArgs};
+use super::{DEFAULT_RUN_DIR, Output, SocketArgs};
 use crate::switch_config::Vendor;
 
 #[derive(Debug, Args)]
@@ -129,6 +130,15 @@ pub struct SwitchConfigArgs {
     pub peer: Vec<IpAddr>,
     #[command(flatten)]
     pub resources: ResourceArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MrtArgs {
+    /// Where to write it; `-`: standard output
+    pub file: PathBuf,
+    /// Where the daemons' sockets are
+    #[arg(long, env = "TORTIE_RUN_DIR", value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

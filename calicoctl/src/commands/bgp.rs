@@ -2,6 +2,7 @@
 
 pub mod clear;
 pub mod decode;
+pub mod mrt;
 pub mod peer;
 pub mod peers;
 pub mod plan;

@@ -36,6 +36,7 @@ pub async fn run(command: Command) -> Result<()> {
         Command::Clear(args) => bgp::clear::clear(&args).await,
         Command::Plan(args) => bgp::plan::plan(&args).await,
         Command::Decode(args) => bgp::decode::decode(&args),
+        Command::Mrt(args) => bgp::mrt::mrt(&args).await,
         Command::SwitchConfig(args) => bgp::switch_config::switch_config(&args).await,
         Command::Ipam(command) => ipam::run(command).await,
         Command::Lb(command) => lb::run(&command).await,

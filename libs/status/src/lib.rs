@@ -242,6 +242,24 @@ impl Lines {
         }
     }
 
+    /// The next octets of an answer that has no lines; `None` at its end.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the answer breaks off.
+    pub async fn next_octets(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(octets) = frame.into_data() {
+                        return Ok(Some(octets));
+                    }
+                }
+                Some(Err(e)) => return Err(failed(&self.socket, &self.path, e.to_string())),
+                None => return Ok(None),
+            }
+        }
+    }
+
     async fn whole(self) -> Result<Reply, Error> {
         let body = self.body.collect().await.map_err(|e| failed(&self.socket, &self.path, e.to_string()))?;
         Ok(Reply { status: self.status, body: body.to_bytes().to_vec() })

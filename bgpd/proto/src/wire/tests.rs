@@ -214,6 +214,19 @@ fn two_octet_peers() {
     assert_eq!((&narrow[..], replaced), (&[2, 2, 0x5b, 0xa0, 0, 7][..], true));
 }
 
+/// Found by fuzzing: it made an empty list.
+#[test]
+fn mp_reach_without_prefixes() {
+    let mp: &[u8] = &[0, 1, 1, 4, 192, 0, 2, 1, 0];
+    let b = with(false, 0x80, MP_REACH_NLRI, mp);
+    let update = Update::read(&cx(false), &b).unwrap();
+    assert_eq!(update.announced.len(), 1, "the NLRI field alone");
+    let list: [(u8, u8, &[u8]); 2] = [(0x80, MP_REACH_NLRI, mp), (0xc0, COMMUNITIES, &[1])];
+    let mut b = body(&list);
+    b.truncate(b.len() - 2);
+    assert_eq!(outcome(&cx(false), &b, 0), Reset(3, 1), "RFC 7606 5.2: an error and no prefix");
+}
+
 /// Found by fuzzing: an attribute of type 0 came after the path.
 #[test]
 fn attributes_are_kept_ascending() {

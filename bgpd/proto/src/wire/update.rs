@@ -95,7 +95,9 @@ impl<'a> Update<'a> {
             }
         }
         let mp_reach = found.mp_reach.map(|value| read_mp_reach(cx, value)).transpose()?;
-        let reachable = !nlri.is_empty() || mp_reach.is_some();
+        // What another family announces cannot be seen.
+        let is_empty = |mp: &Option<MpReach<'_>>| mp.as_ref().is_some_and(|mp| mp.nlri.is_empty());
+        let reachable = !nlri.is_empty() || mp_reach.as_ref().is_some_and(|mp| !is_empty(mp));
         if update.withdraws() && !reachable {
             // Without prefixes there is nothing to withdraw, and they may have been lost.
             return Err(Reset::list("an error and no prefix to withdraw", "RFC 7606 section 5.2"));
@@ -141,7 +143,7 @@ impl<'a> Update<'a> {
                 let address = found.next_hop.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
                 (Family::Ipv4, NextHop { address, link_local: None }, nlri)
             }),
-            mp.map(|mp| (mp.family, mp.next_hop, mp.nlri)),
+            mp.filter(|mp| !mp.nlri.is_empty()).map(|mp| (mp.family, mp.next_hop, mp.nlri)),
         ];
         let mut base: Option<Attributes> = None;
         for (family, next_hop, prefixes) in lists.into_iter().flatten() {
