@@ -1,6 +1,7 @@
 //! Attribute sets, each kept once however many paths have it.
 
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
@@ -24,6 +25,8 @@ pub struct AttrSet {
     pub as_path_len: u32,
     pub neighbour_as: u32,
     pub marks: Marks,
+    /// How far away the next hop is; `None`: it cannot be reached.
+    pub metric: Option<u32>,
     hash: u64,
     references: u32,
 }
@@ -76,8 +79,8 @@ impl AttrTable {
         AttrTable { sets: Vec::new(), free: Vec::new(), index: HashTable::new(), hasher: FixedState::with_seed(seed) }
     }
 
-    /// The set's number, with one more reference, which belongs to the caller.
-    pub fn intern(&mut self, attributes: Attributes) -> AttrId {
+    /// The set's number, with one more reference, which belongs to the caller. `resolve` judges the next hop of a new set.
+    pub fn intern(&mut self, attributes: Attributes, resolve: impl FnOnce(IpAddr) -> Option<u32>) -> AttrId {
         let hash = self.hasher.hash_one(&attributes);
         let sets = &mut self.sets;
         let same = |&id: &u32| sets[id as usize].as_ref().is_some_and(|s| s.attributes == attributes);
@@ -87,6 +90,7 @@ impl AttrTable {
         }
         let set = AttrSet {
             marks: Marks::of(&attributes),
+            metric: resolve(attributes.next_hop),
             as_path_len: attributes.as_path_len(),
             neighbour_as: attributes.neighbour_as().unwrap_or(0),
             attributes,
@@ -133,6 +137,16 @@ impl AttrTable {
             *slot = None;
             self.free.push(id.0);
         }
+    }
+
+    /// Judges all next hops again; whether any answer differs.
+    pub fn resolve(&mut self, mut resolve: impl FnMut(IpAddr) -> Option<u32>) -> bool {
+        let mut differs = false;
+        for set in self.sets.iter_mut().flatten() {
+            let metric = resolve(set.attributes.next_hop);
+            differs |= std::mem::replace(&mut set.metric, metric) != metric;
+        }
+        differs
     }
 
     /// How many sets there are.

@@ -334,7 +334,7 @@ pub(super) fn exported<K: Key>(
     let id = match changed {
         None => path.used,
         Some(changed) => {
-            let id = shared.attrs.intern(changed);
+            let id = shared.intern(changed);
             made.push(id);
             id
         }

@@ -461,8 +461,17 @@ impl Groups {
         self.groups.iter().flatten().all(|g| g.pending.is_empty() && g.stream.is_empty() && g.behind.is_empty())
     }
 
+    /// Whether no peer has, or has still to hear of, an entry or a path of it; they are forgotten then.
+    pub fn forget_entry(&mut self, entry: u32, are_idle: bool) -> bool {
+        if are_idle && !self.have_add_path() {
+            return self.groups.iter().flatten().all(|g| g.adj.source(entry) == NOBODY);
+        }
+        let paths = self.paths.of_entry(entry).to_vec();
+        paths.into_iter().all(|item| self.forget_path(item)) && self.forget(entry, false)
+    }
+
     /// Whether no peer of the groups with (or without) add-path has, or has still to hear of, an item; it is forgotten then.
-    pub fn forget(&mut self, item: u32, add_path: bool) -> bool {
+    fn forget(&mut self, item: u32, add_path: bool) -> bool {
         let groups = self.groups.iter().enumerate().filter_map(|(i, g)| Some((i, g.as_ref()?)));
         for (at, group) in groups.filter(|(_, g)| g.terms.add_path == add_path) {
             if group.adj.source(item) != NOBODY || group.pending.contains(item) || !group.stream.is_empty() {
@@ -489,7 +498,7 @@ impl Groups {
 
 impl Groups {
     /// Gives the number of a path back if nobody knows of it any more.
-    pub fn forget_path(&mut self, item: u32) -> bool {
+    fn forget_path(&mut self, item: u32) -> bool {
         let gone = self.forget(item, true);
         if gone {
             self.paths.remove(item);

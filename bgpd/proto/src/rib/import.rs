@@ -16,7 +16,7 @@ pub(super) fn announce<K: Key>(
     list: &[u8],
     attributes: Attributes,
 ) {
-    let received = shared.attrs.intern(attributes);
+    let received = shared.intern(attributes);
     let info = shared.peer(peer);
     // Where policy does not look at the prefix, one answer does for all of the list.
     let uniform = info.is_some_and(|p| p.import.rules.is_empty() || p.import.accepts_all(K::FAMILY));
@@ -72,7 +72,7 @@ impl Shared {
             change(&|a| add_community(a, Community::Standard(iana::LLGR_STALE)));
         }
         match changed {
-            Some(changed) => self.attrs.intern(changed),
+            Some(changed) => self.intern(changed),
             None => {
                 self.attrs.retain(received, 1);
                 received

@@ -162,27 +162,22 @@ impl Shared {
         self.attrs.release(path.used);
     }
 
-    fn metric(&mut self, next_hop: IpAddr) -> Option<u32> {
-        let resolve = &self.resolve;
-        *self.next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop))
+    fn intern(&mut self, attributes: Attributes) -> AttrId {
+        let Shared { attrs, resolve, next_hops, .. } = self;
+        attrs.intern(attributes, |next_hop| *next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop)))
     }
 
-    fn is_eligible(&mut self, path: &Path) -> bool {
-        if path.used == AttrId::NONE {
-            return false;
-        }
-        let next_hop = self.attrs.get(path.used).attributes.next_hop;
-        path.peer == LOCAL || self.metric(next_hop).is_some()
+    fn is_eligible(&self, path: &Path) -> bool {
+        path.used != AttrId::NONE && (path.peer == LOCAL || self.attrs.get(path.used).metric.is_some())
     }
 
     /// What decides about a path; `None` if it cannot be used at all.
-    fn candidate(&mut self, path: &Path) -> Option<Candidate> {
+    fn candidate(&self, path: &Path) -> Option<Candidate> {
         if path.used == AttrId::NONE {
             return None;
         }
-        let next_hop = self.attrs.get(path.used).attributes.next_hop;
-        let igp_metric = if path.peer == LOCAL { 0 } else { self.metric(next_hop)? };
         let set = self.attrs.get(path.used);
+        let igp_metric = if path.peer == LOCAL { 0 } else { set.metric? };
         let attributes = &set.attributes;
         let peer = self.peer(path.peer);
         let is_ebgp = peer.is_some_and(|p| p.is_ebgp);
@@ -396,7 +391,7 @@ impl Rib {
                         // Only what export rules look at differs.
                         table.remove(shared, at, LOCAL, 0);
                     }
-                    let id = shared.attrs.intern(attributes);
+                    let id = shared.intern(attributes);
                     table.insert(shared, key, Path { received: id, used: id, id: 0, peer: LOCAL, stale: Stale::No });
                     shared.attrs.release(id);
                 }
@@ -406,15 +401,11 @@ impl Rib {
 
     /// Replaces the judgement on next hops, and decides again.
     pub fn set_resolver(&mut self, resolve: Box<dyn Fn(IpAddr) -> Option<u32> + Send>) {
-        self.shared.resolve = resolve;
-        let shared = &mut self.shared;
         // Most answers stay the same: decide again only if one differs.
-        let mut differs = false;
-        for (next_hop, metric) in &mut shared.next_hops {
-            let now = (shared.resolve)(*next_hop);
-            differs |= now != *metric;
-            *metric = now;
-        }
+        let Shared { attrs, next_hops, .. } = &mut self.shared;
+        next_hops.clear();
+        let differs = attrs.resolve(|next_hop| *next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop)));
+        self.shared.resolve = resolve;
         if differs {
             self.v4.redecide(&mut self.shared);
             self.v6.redecide(&mut self.shared);
@@ -546,13 +537,11 @@ impl Rib {
             let kept = &mut self.kept[family as usize];
             with_table!(self, family, |table, _shared| {
                 // While somebody is slow not every call looks at all of them.
-                if table.empty_len() == 0 || (!out.are_idle() && table.empty_len() < 2 * *kept) {
+                let are_idle = out.are_idle();
+                if table.empty_len() == 0 || (!are_idle && table.empty_len() < 2 * *kept) {
                     continue;
                 }
-                table.reap(|at| {
-                    let items = out.paths.of_entry(at).to_vec();
-                    items.into_iter().all(|item| out.forget_path(item)) && out.forget(at, false)
-                });
+                table.reap(|at| out.forget_entry(at, are_idle));
                 *kept = table.empty_len();
             });
         }
