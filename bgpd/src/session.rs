@@ -27,10 +27,10 @@ use bgp_plan::config::{PeerConfig, PeerId};
 const BACKLOG: i32 = 4096;
 /// Calico's multihop sessions: no limit on hops.
 const MULTIHOP_TTL: u32 = 255;
-/// Received at once.
-const READ_SIZE: usize = 256 * 1024;
-/// Reads of one connection before others, and what follows from them, have their turn.
-const READS_IN_A_ROW: usize = 4;
+/// Received at once. Then others, and what follows from it, have their turn: peers hear of changes as long as input goes on.
+const READ_SIZE: usize = 128 * 1024;
+/// A quiet session needs no more room.
+const QUIET_SIZE: usize = 2 * MAX_MESSAGE_LEN;
 
 /// Names a connection as long as the process lives.
 pub type Serial = u64;
@@ -147,34 +147,32 @@ pub fn set_accepted_options(stream: &TcpStream, peer: IpAddr, config: &PeerConfi
 }
 
 pub async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
-    // Grows to READ_SIZE with the first large read, so that quiet sessions stay small.
-    let mut buffer = vec![0; 2 * MAX_MESSAGE_LEN];
+    // Grows to READ_SIZE with a large read and shrinks with a small one, so that quiet sessions stay small.
+    let mut buffer = vec![0; QUIET_SIZE];
     let mut filled = 0;
     loop {
         if stream.readable().await.is_err() {
             break;
         }
-        for _ in 0..READS_IN_A_ROW {
-            match stream.try_read(&mut buffer[filled..]) {
-                Ok(0) => return Speaker::ended(&speaker, serial, "the peer closed the connection".into()),
-                Ok(n) => {
-                    filled += n;
-                    let Some(used) = Speaker::input(&speaker, serial, &buffer[..filled]) else {
-                        return;
-                    };
-                    let full = filled == buffer.len();
-                    buffer.copy_within(used..filled, 0);
-                    filled -= used;
-                    if !full {
-                        break;
-                    }
-                    if buffer.len() < READ_SIZE {
-                        buffer.resize(READ_SIZE, 0);
-                    }
+        match stream.try_read(&mut buffer[filled..]) {
+            Ok(0) => return Speaker::ended(&speaker, serial, "the peer closed the connection".into()),
+            Ok(n) => {
+                filled += n;
+                let Some(used) = Speaker::input(&speaker, serial, &buffer[..filled]) else {
+                    return;
+                };
+                let is_full = filled == buffer.len();
+                buffer.copy_within(used..filled, 0);
+                filled -= used;
+                if is_full && buffer.len() < READ_SIZE {
+                    buffer.resize(READ_SIZE, 0);
+                } else if n < QUIET_SIZE && filled < QUIET_SIZE && buffer.len() > QUIET_SIZE {
+                    buffer.truncate(QUIET_SIZE);
+                    buffer.shrink_to_fit();
                 }
-                Err(e) if e.kind() == ErrorKind::WouldBlock => break,
-                Err(e) => return Speaker::ended(&speaker, serial, format!("connection lost: {e}")),
             }
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+            Err(e) => return Speaker::ended(&speaker, serial, format!("connection lost: {e}")),
         }
         tokio::task::yield_now().await;
     }

@@ -18,17 +18,37 @@ impl AttrId {
     pub const NONE: AttrId = AttrId(u32::MAX);
 }
 
-/// A set with what the decision process asks most.
+/// A set with what the decision process asks most. There are as many as UPDATEs: every octet counts.
 #[derive(Debug)]
 pub struct AttrSet {
     pub attributes: Attributes,
-    pub as_path_len: u32,
     pub neighbour_as: u32,
-    pub marks: Marks,
-    /// How far away the next hop is; `None`: it cannot be reached.
-    pub metric: Option<u32>,
-    hash: u64,
+    metric: u32,
+    hash: u32,
     references: u32,
+    as_path_len: u16,
+    pub marks: Marks,
+}
+
+const _: () = assert!(size_of::<Option<AttrSet>>() <= 96);
+
+/// What [`AttrSet::metric`] has for a next hop that cannot be reached.
+const UNREACHABLE: u32 = u32::MAX;
+
+impl AttrSet {
+    pub fn as_path_len(&self) -> u32 {
+        self.as_path_len.into()
+    }
+
+    /// How far away the next hop is; `None`: it cannot be reached.
+    pub fn metric(&self) -> Option<u32> {
+        (self.metric != UNREACHABLE).then_some(self.metric)
+    }
+}
+
+/// A table's hash of the half of it that is kept.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 /// Well-known communities of a set. NO_PEER (RFC 3765) asks for what only an operator can decide, and is passed on.
@@ -81,17 +101,17 @@ impl AttrTable {
 
     /// The set's number, with one more reference, which belongs to the caller. `resolve` judges the next hop of a new set.
     pub fn intern(&mut self, attributes: Attributes, resolve: impl FnOnce(IpAddr) -> Option<u32>) -> AttrId {
-        let hash = self.hasher.hash_one(&attributes);
+        let hash = self.hasher.hash_one(&attributes) as u32;
         let sets = &mut self.sets;
         let same = |&id: &u32| sets[id as usize].as_ref().is_some_and(|s| s.attributes == attributes);
-        if let Some(&id) = self.index.find(hash, same) {
+        if let Some(&id) = self.index.find(spread(hash), same) {
             self.retain(AttrId(id), 1);
             return AttrId(id);
         }
         let set = AttrSet {
             marks: Marks::of(&attributes),
-            metric: resolve(attributes.next_hop),
-            as_path_len: attributes.as_path_len(),
+            metric: resolve(attributes.next_hop).unwrap_or(UNREACHABLE),
+            as_path_len: attributes.as_path_len().try_into().unwrap_or(u16::MAX),
             neighbour_as: attributes.neighbour_as().unwrap_or(0),
             attributes,
             hash,
@@ -108,7 +128,7 @@ impl AttrTable {
             }
         };
         let sets = &self.sets;
-        self.index.insert_unique(hash, id, |&i| sets[i as usize].as_ref().map_or(0, |s| s.hash));
+        self.index.insert_unique(spread(hash), id, |&i| sets[i as usize].as_ref().map_or(0, |s| spread(s.hash)));
         AttrId(id)
     }
 
@@ -131,7 +151,7 @@ impl AttrTable {
         let Some(set) = slot else { return };
         set.references -= 1;
         if set.references == 0 {
-            if let Ok(found) = self.index.find_entry(set.hash, |&i| i == id.0) {
+            if let Ok(found) = self.index.find_entry(spread(set.hash), |&i| i == id.0) {
                 found.remove();
             }
             *slot = None;
@@ -143,7 +163,7 @@ impl AttrTable {
     pub fn resolve(&mut self, mut resolve: impl FnMut(IpAddr) -> Option<u32>) -> bool {
         let mut differs = false;
         for set in self.sets.iter_mut().flatten() {
-            let metric = resolve(set.attributes.next_hop);
+            let metric = resolve(set.attributes.next_hop).unwrap_or(UNREACHABLE);
             differs |= std::mem::replace(&mut set.metric, metric) != metric;
         }
         differs

@@ -301,8 +301,16 @@ impl Groups {
         (self.groups[at].as_mut(), &mut self.paths)
     }
 
+    /// A session is gone, with what its peer was told.
+    pub fn stop(&mut self, peer: PeerIndex) {
+        self.leave(peer);
+        if !self.have_add_path() {
+            self.paths = PathItems::default();
+        }
+    }
+
     /// Takes a peer out of its group; what is left of it.
-    pub fn leave(&mut self, peer: PeerIndex) -> Option<Member> {
+    fn leave(&mut self, peer: PeerIndex) -> Option<Member> {
         let member = self.members.get_mut(usize::from(peer))?.take()?;
         let slot = &mut self.groups[member.group];
         if let Some(group) = slot {

@@ -167,8 +167,13 @@ impl Shared {
         attrs.intern(attributes, |next_hop| *next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop)))
     }
 
+    fn metric(&mut self, next_hop: IpAddr) -> Option<u32> {
+        let Shared { resolve, next_hops, .. } = self;
+        *next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop))
+    }
+
     fn is_eligible(&self, path: &Path) -> bool {
-        path.used != AttrId::NONE && (path.peer == LOCAL || self.attrs.get(path.used).metric.is_some())
+        path.used != AttrId::NONE && (path.peer == LOCAL || self.attrs.get(path.used).metric().is_some())
     }
 
     /// What decides about a path; `None` if it cannot be used at all.
@@ -177,7 +182,7 @@ impl Shared {
             return None;
         }
         let set = self.attrs.get(path.used);
-        let igp_metric = if path.peer == LOCAL { 0 } else { set.metric? };
+        let igp_metric = if path.peer == LOCAL { 0 } else { set.metric()? };
         let attributes = &set.attributes;
         let peer = self.peer(path.peer);
         let is_ebgp = peer.is_some_and(|p| p.is_ebgp);
@@ -186,7 +191,7 @@ impl Shared {
             is_long_lived_stale: set.marks.llgr_stale,
             local_pref: attributes.local_pref.unwrap_or(DEFAULT_LOCAL_PREF),
             is_local: path.peer == LOCAL,
-            as_path_len: set.as_path_len,
+            as_path_len: set.as_path_len(),
             origin: attributes.origin,
             neighbour_as: set.neighbour_as,
             med: attributes.med.unwrap_or(0),
@@ -417,7 +422,7 @@ impl Rib {
         let Some(info) = self.shared.peer(peer) else { return };
         let terms = Terms::of(info, family);
         let out = &mut self.out[family as usize];
-        out.leave(peer);
+        out.stop(peer);
         let fresh = out.join(peer, terms, Bitmap::default());
         if let Some((_, member, _)) = out.of_mut(peer) {
             member.end_of_rib_due = true;
@@ -427,7 +432,7 @@ impl Rib {
 
     /// The session is gone: nothing is advertised any more.
     pub fn stop(&mut self, peer: PeerIndex, family: Family) {
-        self.out[family as usize].leave(peer);
+        self.out[family as usize].stop(peer);
         self.note_all(family);
     }
 
