@@ -2,6 +2,8 @@
 
 harness::scenarios!("exabgp" needs "needs ExaBGP":
     as4,
+    capabilities_all,
+    capabilities_few,
     ebgp,
     ibgp,
     refresh,

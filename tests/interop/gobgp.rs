@@ -2,8 +2,11 @@
 
 harness::scenarios!("gobgp" needs "needs GoBGP":
     as4,
+    capabilities_all,
     ebgp,
     gtsm,
     ibgp,
+    md5,
     refresh,
+    shutdown,
 );

@@ -6,11 +6,13 @@
 //! - [`wire`]: namespaces on one bridge, our nodes, the store
 //! - [`router`]: the other speakers, and what they say of sessions and routes
 //! - [`steps`]: what is done, and what has to come true
+//! - [`stream`], [`flap`]: datagrams that are counted; a peer that comes and goes
 //! - [`capture`]: what went over the wire, judged by tshark
 //!
 //! Addresses follow from names: `node1` is 10.0.0.1 and fd00::1, `leaf12` is 10.0.0.12 and fd00::12.
 
 pub mod capture;
+pub mod flap;
 pub mod router;
 pub mod scenario;
 pub mod steps;
@@ -81,8 +83,8 @@ pub fn play(family: &str, name: &str) -> Result<()> {
     let scenario = Scenario::read(&dir).with_context(|| format!("scenario {}", dir.display()))?;
     let mut wire = Wire::build(&scenario)?;
     let played = steps::play(&mut wire, &scenario);
-    let logs = if played.is_err() { wire.log_tails() } else { String::new() };
-    played.and_then(|()| wire.judge(&scenario)).with_context(|| format!("{family}/{name}\n{logs}"))?;
+    let evidence = if played.is_err() { wire.evidence(&scenario) } else { String::new() };
+    played.and_then(|()| wire.judge(&scenario)).with_context(|| format!("{family}/{name}\n{evidence}"))?;
     say(&format!("{family}/{name}: {:.1} s", started.elapsed().as_secs_f64()));
     Ok(())
 }

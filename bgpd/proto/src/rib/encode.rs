@@ -21,12 +21,11 @@ const NON_TRANSITIVE: u8 = 0x40;
 pub(super) type NextHop = MpNextHop;
 
 impl Terms {
-    /// An address of ours that can be the next hop of a family's routes.
+    /// An address of ours that can be the next hop of a family's routes: the session's own if it may be, which with RFC 8950 is
+    /// so for IPv4 over IPv6, where the link need have no IPv4 at all.
     fn own_address(&self, family: Family) -> Option<IpAddr> {
         let addresses = [Some(self.export.local_address), self.export.other_address];
-        let same_family = addresses.into_iter().flatten().find(|&a| Family::of(a) == family);
-        // RFC 8950 section 4.
-        same_family.or_else(|| addresses.into_iter().flatten().find(|&a| self.can_carry(family, a)))
+        addresses.into_iter().flatten().find(|&a| self.can_carry(family, a))
     }
 
     fn can_carry(&self, family: Family, next_hop: IpAddr) -> bool {

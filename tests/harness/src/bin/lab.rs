@@ -1,6 +1,6 @@
 //! `lab`: builds the network of the seed out of namespaces and proves that it works; see `lab quickstart --help`.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use harness::capability::{self, Capability};
 use harness::cluster::{Options, Store};
 use harness::evidence::say;
-use harness::interop::stream;
+use harness::interop::{flap, stream};
 use harness::switch::Tor;
 use harness::traffic::{self, Transport};
 use harness::{exec, guard, main_job};
@@ -87,6 +87,20 @@ enum Command {
     /// Counts datagrams until SIGTERM.
     #[command(hide = true)]
     Count { at: SocketAddr },
+    /// A BGP peer that comes up and goes down so many times, and then stays.
+    #[command(hide = true)]
+    Flap {
+        to: SocketAddr,
+        #[arg(long)]
+        asn: u16,
+        #[arg(long)]
+        router_id: Ipv4Addr,
+        #[arg(long)]
+        times: u32,
+        /// Ends instead.
+        #[arg(long)]
+        ends: bool,
+    },
     /// Keeps this namespace's kernel in step with its GoBGP.
     #[command(hide = true)]
     GobgpFib,
@@ -144,6 +158,7 @@ fn run(command: Command) -> Result<()> {
         Command::Transfer { to } => traffic::transfer(to),
         Command::Pour { to } => stream::pour(to),
         Command::Count { at } => stream::count(at),
+        Command::Flap { to, asn, router_id, times, ends } => flap::flap(to, asn, router_id, times, ends),
         Command::GobgpFib => harness::switch::gobgp_fib(),
     }
 }

@@ -59,6 +59,7 @@ impl Kind {
 /// A peer of a scenario.
 pub struct Router {
     kind: Kind,
+    /// With a cgroup for the router alone: other things run in the namespace too.
     netns: Netns,
     dir: PathBuf,
     processes: Vec<Process>,
@@ -71,14 +72,11 @@ impl Router {
     /// When a file cannot be written.
     pub fn new(netns: Netns, kind: Kind, config: &FilePath, dir: PathBuf) -> Result<Self> {
         fs::create_dir_all(&dir)?;
+        let netns = Netns { cgroup: netns.cgroup.join("router"), ..netns };
+        fs::create_dir_all(&netns.cgroup)?;
         let router = Self { kind, netns, dir, processes: Vec::new() };
         router.configure(config)?;
         Ok(router)
-    }
-
-    /// The namespace it runs in.
-    pub fn netns(&self) -> &Netns {
-        &self.netns
     }
 
     /// Starts it, and waits until it answers.

@@ -50,6 +50,9 @@ pub struct Scenario {
 pub struct Script {
     /// Our nodes.
     pub nodes: BTreeMap<String, NodeSpec>,
+    /// Namespaces on the wire without a speaker: a step runs something there.
+    #[serde(default)]
+    pub hosts: Vec<String>,
     /// Seconds that a step may take.
     #[serde(default = "default_limit")]
     pub limit: f64,
@@ -90,6 +93,9 @@ pub struct Step {
     pub actions: Vec<Action>,
     #[serde(default)]
     pub expect: Expect,
+    /// How often all of it is done.
+    #[serde(default = "one")]
+    pub times: usize,
     /// Once true, it has to stay true for so many seconds.
     #[serde(default)]
     pub stays: f64,
@@ -119,10 +125,20 @@ pub enum Action {
         router: String,
         command: String,
     },
-    /// A command in a speaker's namespace.
+    /// A command in a speaker's namespace; `lab` is the lab's program.
     Run {
         on: String,
         command: String,
+    },
+    /// A command that runs until the end.
+    Spawn {
+        on: String,
+        command: String,
+    },
+    /// Remembers how much memory our bgpd uses, or, the second time, checks that it uses so many KiB more at most.
+    Memory {
+        node: String,
+        more: u64,
     },
     /// Seconds.
     Wait(f64),
@@ -287,7 +303,7 @@ mod tests {
 
     #[test]
     fn every_scenario_can_be_read() {
-        for family in ["frr", "bird", "gobgp", "openbgpd", "exabgp"] {
+        for family in ["frr", "bird", "gobgp", "openbgpd", "exabgp", "scripted"] {
             for name in names(family) {
                 Scenario::read(&directory(family).join(&name)).unwrap_or_else(|e| panic!("{family}/{name}: {e:#}"));
             }

@@ -11,11 +11,15 @@ use super::scenario::{Action, Expect, Paths, Scenario, Shows, Step};
 use super::stream::Stream;
 use super::wire::Wire;
 use super::{Path, Sessions, Table};
+use crate::cluster::program;
 use crate::guard;
 use crate::node::Node;
+use crate::process::{Process, Spec};
 
 /// How often an expectation is looked at: every look starts programs of the peer.
 const POLL: Duration = Duration::from_millis(100);
+/// A command of a step may take longer than most.
+const RUN_LIMIT: Duration = Duration::from_secs(120);
 
 /// Plays every step.
 ///
@@ -24,7 +28,10 @@ const POLL: Duration = Duration::from_millis(100);
 pub fn play(wire: &mut Wire, scenario: &Scenario) -> Result<()> {
     let limit = Duration::from_secs_f64(scenario.script.limit);
     for step in &scenario.script.steps {
-        play_step(wire, scenario, step, limit).with_context(|| format!("step \"{}\"", step.name))?;
+        for time in 1..=step.times {
+            play_step(wire, scenario, step, limit)
+                .with_context(|| format!("step \"{}\", time {time} of {}", step.name, step.times))?;
+        }
     }
     Ok(())
 }
@@ -65,7 +72,18 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
         Action::Thaw(name) => wire.signal(name, Signal::SIGCONT),
         Action::Reload { router, file } => router_of(wire, router)?.reload(&scenario.file(file)),
         Action::Tell { router, command } => router_of(wire, router)?.tell(command).map(|_| ()),
-        Action::Run { on, command } => wire.netns(on)?.run(&["sh", "-c", command]).map(|_| ()),
+        Action::Run { on, command } => {
+            let argv = ["sh", "-c", &with_lab(command)?];
+            wire.netns(on)?.exec(&argv).shown_as(format!("{on}# {command}")).limit(RUN_LIMIT).run()?.ok().map(|_| ())
+        }
+        Action::Spawn { on, command } => {
+            let argv = ["sh", "-c", &format!("exec {}", with_lab(command)?)].map(String::from).to_vec();
+            let log = guard::dir(wire.id()).join(format!("spawned-{on}.log"));
+            let process = Process::spawn(wire.netns(on)?, Spec { name: command.clone(), argv, env: Vec::new(), log })?;
+            wire.spawned.push(process);
+            Ok(())
+        }
+        Action::Memory { node, more } => memory(wire, node, *more),
         Action::Wait(seconds) => {
             std::thread::sleep(Duration::from_secs_f64(*seconds));
             Ok(())
@@ -88,6 +106,22 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
             Ok(())
         }
     }
+}
+
+fn with_lab(command: &str) -> Result<String> {
+    let lab = program("lab")?.display().to_string();
+    Ok(command.strip_prefix("lab ").map_or(command.to_string(), |rest| format!("{lab} {rest}")))
+}
+
+/// KiB that our bgpd keeps in memory (`VmRSS` of proc(5)).
+fn memory(wire: &mut Wire, name: &str, more: u64) -> Result<()> {
+    let bgpd = wire.nodes.get(name).and_then(|n| n.bgpd.as_ref()).with_context(|| format!("no bgpd of {name} runs"))?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", bgpd.pid()))?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let now: u64 = line.split_whitespace().next().context("no VmRSS")?.parse()?;
+    let before = *wire.memory.entry(name.to_string()).or_insert(now);
+    crate::evidence::say(&format!("bgpd of {name}: {before} KiB, now {now} KiB"));
+    if now > before + more { bail!("bgpd of {name} grew from {before} to {now} KiB") } else { Ok(()) }
 }
 
 fn router_of<'a>(wire: &'a mut Wire, name: &str) -> Result<&'a mut super::router::Router> {

@@ -15,11 +15,12 @@ use crate::exec::Output;
 use crate::guard::{self, Guard};
 use crate::netns::Netns;
 use crate::node::Node;
+use crate::process::Process;
 
 /// felix's route protocol: what bgpd takes as served here.
 const FELIX: u8 = 201;
 /// How long our bgpd may take to be ready: it has nobody to wait for.
-const READY_LIMIT: Duration = Duration::from_secs(20);
+const READY_LIMIT: Duration = Duration::from_secs(60);
 /// Forwarding, and addresses that are usable at once.
 const SETTINGS: [&str; 8] = [
     "net.ipv4.ip_forward=1",
@@ -32,11 +33,18 @@ const SETTINGS: [&str; 8] = [
     "net.ipv6.conf.all.accept_dad=0",
 ];
 
+/// Frames that a failure shows.
+const SHOWN: usize = 40;
+
 /// A running scenario. Dropping it removes everything.
 pub struct Wire {
     pub nodes: BTreeMap<String, Node>,
     pub routers: BTreeMap<String, Router>,
     pub streams: Vec<Stream>,
+    pub spawned: Vec<Process>,
+    /// By node, in KiB: what its bgpd used when it was first asked.
+    pub memory: BTreeMap<String, u64>,
+    namespaces: BTreeMap<String, Netns>,
     args: BTreeMap<String, Vec<String>>,
     capture: Option<Capture>,
     dir: PathBuf,
@@ -56,11 +64,12 @@ impl Wire {
         let bridge = make("wire")?;
         bridge.ip(&["link add br0 type bridge mcast_snooping 0", "link set br0 up"])?;
         let store = dir.join("store.db").display().to_string();
-        let mut nodes = BTreeMap::new();
+        let (mut nodes, mut namespaces) = (BTreeMap::new(), BTreeMap::new());
         for (name, spec) in &scenario.script.nodes {
             let netns = make(name)?;
             connect(&netns, &bridge)?;
             serve(&netns, spec)?;
+            namespaces.insert(name.clone(), netns.clone());
             let mut node = Node::new(netns, &v4(number(name)?).to_string(), cgroup.join(name), &dir)?;
             node.set_store_env(vec![("DATASTORE_TYPE".into(), "sqlite".into()), ("SQLITE_PATH".into(), store.clone())]);
             nodes.insert(name.clone(), node);
@@ -69,12 +78,29 @@ impl Wire {
         for (name, (kind, config)) in &scenario.routers {
             let netns = make(name)?;
             connect(&netns, &bridge)?;
-            routers.insert(name.clone(), Router::new(netns, *kind, config, dir.join(name))?);
+            routers.insert(name.clone(), Router::new(netns.clone(), *kind, config, dir.join(name))?);
+            namespaces.insert(name.clone(), netns);
+        }
+        for name in &scenario.script.hosts {
+            let netns = make(name)?;
+            connect(&netns, &bridge)?;
+            namespaces.insert(name.clone(), netns);
         }
         let ports: Vec<String> = nodes.keys().cloned().collect();
         let capture = Capture::start(&bridge, &ports, &dir)?;
         let args = scenario.script.nodes.iter().map(|(name, spec)| (name.clone(), spec.args.clone())).collect();
-        let mut wire = Self { nodes, routers, streams: Vec::new(), args, capture: Some(capture), dir, guard };
+        let mut wire = Self {
+            nodes,
+            routers,
+            streams: Vec::new(),
+            spawned: Vec::new(),
+            memory: BTreeMap::new(),
+            namespaces,
+            args,
+            capture: Some(capture),
+            dir,
+            guard,
+        };
         wire.calicoctl(&["apply", "-f", &scenario.file("resources.yaml").display().to_string()])?;
         for router in wire.routers.values_mut() {
             router.start()?;
@@ -141,8 +167,7 @@ impl Wire {
     /// # Errors
     /// When there is none of that name.
     pub fn netns(&self, name: &str) -> Result<&Netns> {
-        let router = self.routers.get(name).map(Router::netns);
-        router.or_else(|| self.nodes.get(name).map(|n| &n.netns)).with_context(|| format!("nobody is called {name}"))
+        self.namespaces.get(name).with_context(|| format!("nobody is called {name}"))
     }
 
     /// Ends the capture and looks at it: nothing malformed from us, and everything that the scenario expects.
@@ -180,9 +205,13 @@ impl Wire {
         Ok(())
     }
 
-    /// The end of every log, for the message of a failure.
-    pub fn log_tails(&self) -> String {
+    /// The end of every log and of the conversation, for the message of a failure.
+    pub fn evidence(&mut self, scenario: &Scenario) -> String {
         let mut text = String::new();
+        if let Some(Ok(captured)) = self.capture.take().map(|c| c.stop(&scenario.script.ports)) {
+            let frames = captured.frames("bgp && !tcp.analysis.retransmission").unwrap_or_default();
+            text += &format!("--- BGP on the wire\n{}\n", frames[frames.len().saturating_sub(SHOWN)..].join("\n"));
+        }
         for (name, node) in &self.nodes {
             let log = std::fs::read_to_string(self.dir.join(name).join("bgpd.log")).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
@@ -190,6 +219,9 @@ impl Wire {
             if let Ok(peers) = node.status("bgpd", "/v1/peers") {
                 text += &format!("{peers}\n");
             }
+        }
+        for process in &self.spawned {
+            text += &format!("--- {}\n{}\n", process.log_path().display(), process.log_tail());
         }
         for (name, router) in &self.routers {
             text += &format!("--- {name}\n{}\n", router.log_tail());

@@ -1,0 +1,5 @@
+//! bgpd with a peer that is a script: one test for each directory below `tests/interop/scripted`.
+
+harness::scenarios!("scripted" needs "needs BPF":
+    flaps,
+);
