@@ -423,6 +423,12 @@ impl Groups {
         waits || (member.end_of_rib_due && complete)
     }
 
+    /// Octets that wait in the stream of a peer's group.
+    #[cfg(test)]
+    pub fn stream_len(&self, peer: PeerIndex) -> usize {
+        self.of(peer).map_or(0, |(group, _)| group.stream.len())
+    }
+
     /// How many routes a peer has been told.
     pub fn count(&self, peer: PeerIndex) -> u32 {
         let Some((group, member)) = self.of(peer) else { return 0 };

@@ -274,3 +274,44 @@ fn who_reads_hears_everything_while_others_of_the_group_read_nothing() {
     // Those that were stalled have missed nothing.
     world.check();
 }
+
+/// 500 clients of which one reads nothing: what waits for it is bounded, the others hear everything, and it does in the end.
+#[test]
+fn one_of_500_that_never_reads_costs_bounded_memory() {
+    const CLIENTS: u16 = 500;
+    let mut rib = Rib::new(1);
+    let stream = 4000;
+    rib.out[0].limits = Limits { chunk_items: 64, chunk_octets: 1000, stream, patience: 1000 };
+    for n in 0..CLIENTS {
+        let address = [10, 1, (n >> 8) as u8, n as u8];
+        let info = PeerInfo { address: address.into(), router_id: address.into(), ..info(1, Client) };
+        let peer = rib.add_peer(info);
+        rib.start(peer, Family::Ipv4);
+    }
+    rib.originate(vec![]);
+    let stalled = CLIENTS;
+    let mut heard_of = vec![0_u32; usize::from(CLIENTS)];
+    for round in 1..=3 {
+        for source in 1..CLIENTS {
+            let mut list = Vec::new();
+            let prefix = Prefix::new([10, 2 + (source >> 8) as u8, source as u8, 0].into(), 26).unwrap();
+            V4::from_prefix(prefix).unwrap().write(&mut list);
+            rib.announce(source, Family::Ipv4, &list, Attributes { med: Some(round), ..received(&[], &[]) });
+        }
+        rib.distribute(|_, _| {});
+        for peer in 1..CLIENTS {
+            let told = told(&mut rib, peer);
+            heard_of[usize::from(peer) - 1] += told.announced.len() as u32;
+            assert!(rib.out[0].stream_len(peer) <= stream + 2000, "what waits is bounded");
+        }
+    }
+    assert!(
+        heard_of[..usize::from(CLIENTS) - 1].iter().all(|&n| n == 3 * u32::from(CLIENTS - 2)),
+        "each change, each once"
+    );
+    let told = told(&mut rib, stalled);
+    assert_eq!(told.announced.len(), usize::from(CLIENTS) - 1, "only what is so now");
+    assert!(told.announced.iter().all(|(_, set)| set.med == Some(3)));
+    rib.reap();
+    assert_eq!(rib.out[0].stream_len(1), 0);
+}
