@@ -30,7 +30,7 @@
 //! - `/v1/why?target=PREFIX|ADDRESS`: the prefix, or the longest one around it, as `prefix`; `paths`, the best first, with the
 //!   fields of a route and `fate` (`best`, `multipath`, `lost`, `unusable`), `why` (a sentence), `import` (what loop checks and
 //!   rules made of it), `nextHopMetric` (null: out of reach); `peers` with `told` (null, or what it is sent) and `why`;
-//!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`).
+//!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`, `rule`).
 //! - `/v1/watch`: what happens from now on, one JSON object on each line: `event` (`peerUp`, `peerDown`, `bestPath`, `lost`),
 //!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
 //!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.

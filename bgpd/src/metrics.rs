@@ -149,11 +149,12 @@ fn families(all: &mut Metrics, peers: &[PeerDetail]) {
         all.gauges(name, help, values);
     };
     each("received_prefixes", "Prefixes the peer announces", &|f| Some(f.received.into()));
+    each("accepted_prefixes", "Those that loop checks and policy let pass", &|f| Some(f.accepted.into()));
     each("advertised_prefixes", "Prefixes announced to the peer", &|f| Some(f.advertised.into()));
     each("end_of_rib", "Whether the peer has said End-of-RIB", &|f| Some(f64::from(u8::from(f.end_of_rib))));
     each("prefix_limit", "Most prefixes the peer may announce; absent without a limit", &|f| f.limit.map(Into::into));
     each("prefix_limit_used", "Share of the limit that is used", &|f| {
-        f.limit.map(|limit| f64::from(f.received) / f64::from(limit.max(1)))
+        f.limit.map(|limit| f64::from(f.accepted) / f64::from(limit.max(1)))
     });
 }
 

@@ -50,7 +50,8 @@ pub fn origins(name: &str, resources: &Resources, routes: &Routes, links: &Links
         }
         let is_service = is_host(key.dst) && route.target == Target::Blackhole;
         for range in rules.services.aggregates.iter().filter(|r| is_service && **r != key.dst && r.contains(&key.dst)) {
-            origins.entry(*range).or_insert_with(|| rules.origin(*range, None, PRIORITY_LOCAL, Action::Accept));
+            let verdict = (Action::Accept, "a service range that stands for the addresses in it");
+            origins.entry(*range).or_insert_with(|| rules.origin(*range, None, PRIORITY_LOCAL, verdict));
         }
         // Of two routes for one prefix the kernel uses the one with the lower priority, which comes first.
         let verdict = rules.verdict(key.dst, key.priority, &route.target);
@@ -167,35 +168,58 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn origin(&self, net: IpNet, interface: Option<String>, priority: u32, verdict: Action) -> Origin {
+    fn origin(
+        &self,
+        net: IpNet,
+        interface: Option<String>,
+        priority: u32,
+        (verdict, rule): (Action, &'static str),
+    ) -> Origin {
         Origin {
             prefix: prefix(net),
             communities: self.communities(net),
             interface,
             priority: Some(priority),
             export: verdict == Action::Accept,
+            rule,
         }
     }
 
-    fn verdict(&self, net: IpNet, priority: u32, target: &Target) -> Action {
-        let accept_if = |condition| if condition { Action::Accept } else { Action::Reject };
+    /// The export rules, and which of them it was.
+    fn verdict(&self, net: IpNet, priority: u32, target: &Target) -> (Action, &'static str) {
+        use Action::{Accept, Reject};
         if self.pools.iter().any(|p| p.disable_bgp_export && p.cidr.contains(&net)) {
-            return Action::Reject;
+            return (Reject, "its pool has disableBGPExport");
         }
         if let Some(block) = self.own_blocks.iter().find(|b| b.contains(&net)) {
             let normal = self.normal_priority[usize::from(net.addr().is_ipv6())];
-            return accept_if(*block == net || priority < normal);
+            return match (*block == net, priority < normal) {
+                (true, _) => (Accept, "a block of this node"),
+                (false, true) => (Accept, "inside a block of this node, with a better priority than is normal"),
+                (false, false) => (Reject, "inside a block of this node, which stands for it"),
+            };
         }
         let pool_allows = |wanted| self.pools.iter().any(|p| !p.disabled && p.allows(wanted) && p.cidr.contains(&net));
         match target {
-            Target::Blackhole if is_host(net) && !self.is_excluded => accept_if(
-                self.is_announced_alone(net) || self.services.aggregates.contains(&net) || {
-                    let is_in_range = self.services.own.iter().any(|r| r.contains(&net));
-                    !is_in_range && pool_allows(AllowedUse::LoadBalancer)
-                },
-            ),
-            Target::Link { .. } if is_host(net) => accept_if(pool_allows(AllowedUse::Workload)),
-            _ => Action::Reject,
+            Target::Blackhole if is_host(net) && self.is_excluded => {
+                (Reject, "the node's label excludes it from serving traffic from outside")
+            }
+            Target::Blackhole if is_host(net) => {
+                if self.is_announced_alone(net) || self.services.aggregates.contains(&net) {
+                    (Accept, "a service address in a range that BGPConfiguration announces")
+                } else if self.services.own.iter().any(|r| r.contains(&net)) {
+                    (Reject, "a service address whose whole range is announced")
+                } else if pool_allows(AllowedUse::LoadBalancer) {
+                    (Accept, "a service address in a pool for load balancers")
+                } else {
+                    (Reject, "a service address in no range or pool that is announced")
+                }
+            }
+            Target::Link { .. } if is_host(net) => match pool_allows(AllowedUse::Workload) {
+                true => (Accept, "the address of a workload in a pool"),
+                false => (Reject, "the address of a workload in no enabled pool"),
+            },
+            _ => (Reject, "neither a block nor an address"),
         }
     }
 

@@ -194,6 +194,7 @@ fn a_table_load_delays_no_packet() {
                 interface: None,
                 priority: None,
                 export: true,
+                rule: "",
             };
             handle.originate((0..ROUTES).map(origin).collect());
         }

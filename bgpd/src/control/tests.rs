@@ -28,6 +28,7 @@ impl Daemon {
             interface: None,
             priority: None,
             export: true,
+            rule: "",
         };
         speaker.originate((0..n).map(origin).collect());
         let dir = tempfile::tempdir().unwrap();

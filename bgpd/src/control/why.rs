@@ -58,6 +58,7 @@ struct OriginWhy {
     interface: Option<String>,
     priority: Option<u32>,
     announced: bool,
+    rule: &'static str,
 }
 
 impl From<Explanation> for Why {
@@ -99,7 +100,12 @@ impl From<Hearer> for PeerWhy {
 
 impl From<Origin> for OriginWhy {
     fn from(origin: Origin) -> OriginWhy {
-        OriginWhy { interface: origin.interface, priority: origin.priority, announced: origin.export }
+        OriginWhy {
+            interface: origin.interface,
+            priority: origin.priority,
+            announced: origin.export,
+            rule: origin.rule,
+        }
     }
 }
 

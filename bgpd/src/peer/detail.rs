@@ -80,6 +80,8 @@ pub struct FamilyStatus {
     pub family: String,
     pub negotiated: bool,
     pub received: u32,
+    /// Of those, what loop checks and policy let pass.
+    pub accepted: u32,
     pub advertised: u32,
     pub end_of_rib: bool,
     /// What stale routes of the peer wait for, and how much longer, in seconds.
@@ -179,6 +181,7 @@ impl Peer {
             family: family.to_string(),
             negotiated: self.session.as_ref().is_some_and(|s| s.common.family(family)),
             received,
+            accepted: rib.accepted(self.index, family),
             advertised,
             end_of_rib: self.session.as_ref().is_some_and(|s| s.end_of_rib[family as usize]),
             retention: retention.phase().map(|phase| (phase, left)),

@@ -42,7 +42,7 @@ fn prefix(s: &str) -> Prefix {
 }
 
 fn origin(s: &str) -> Origin {
-    Origin { prefix: prefix(s), communities: vec![], interface: None, priority: None, export: true }
+    Origin { prefix: prefix(s), communities: vec![], interface: None, priority: None, export: true, rule: "" }
 }
 
 /// A speaker at `own` with one peer; both sides connect.

@@ -53,6 +53,8 @@ pub struct Origin {
     pub priority: Option<u32>,
     /// Whether it is announced where no export rule of the peer matches it.
     pub export: bool,
+    /// Why, or why not: a sentence for explanations.
+    pub rule: &'static str,
 }
 
 /// What the RIB knows of a peer.

@@ -278,7 +278,7 @@ fn the_next_hop_follows_mode_and_origin() {
 
 fn own_route(address: &str, len: u8) -> Origin {
     let prefix = Prefix::new(address.parse().unwrap(), len).unwrap();
-    Origin { prefix, communities: vec![], interface: None, priority: None, export: true }
+    Origin { prefix, communities: vec![], interface: None, priority: None, export: true, rule: "" }
 }
 
 #[test]

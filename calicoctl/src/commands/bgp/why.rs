@@ -26,10 +26,10 @@ fn text(why: &Value, width: Option<usize>) -> String {
             Some(name) => format!("on {name}"),
             None => "a blackhole".into(),
         };
-        let rule = if origin["announced"] == true { "announced" } else { "not announced" };
+        let verdict = if origin["announced"] == true { "announced" } else { "not announced" };
+        let (metric, rule) = (cell(origin, "priority"), cell(origin, "rule"));
         out += &format!(
-            "This node's kernel has it, {interface}, metric {}; by the export rules {rule}.\n",
-            cell(origin, "priority")
+            "A route of this node, {interface}, metric {metric}; {verdict} where no BGPFilter decides: {rule}\n"
         );
     }
     let headings = ["FROM", "NEXT HOP", "METRIC", "AS PATH", "LOCAL PREF", "MED", "FATE", "WHY"];

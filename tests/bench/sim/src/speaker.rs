@@ -87,6 +87,7 @@ impl Speaker {
                 interface: None,
                 priority,
                 export: true,
+                rule: "",
             })
         });
         self.rib.originate(origins.collect());
