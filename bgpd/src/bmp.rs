@@ -275,7 +275,7 @@ impl Monitored {
 }
 
 fn keys<K: Key>(routes: &[RouteInfo]) -> impl Iterator<Item = (u32, K)> {
-    routes.iter().filter_map(|r| K::from_prefix(r.prefix).map(|key| (0, key)))
+    routes.iter().filter_map(|r| K::from_prefix(r.prefix).map(|key| (r.path_id, key)))
 }
 
 /// The socket gets what it takes at once; nobody waits for the rest.

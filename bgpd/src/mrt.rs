@@ -74,7 +74,12 @@ fn write_routes(out: &mut Vec<u8>, index: &Index, now: u32, sequence: &mut u32, 
             .filter_map(|route| {
                 let peer = place(route.peer?)?;
                 let originated = seconds(index.peers[peer].1);
-                Some(Path { peer: peer as u16, originated, path_id: 0, attributes: route.attributes.clone() })
+                Some(Path {
+                    peer: peer as u16,
+                    originated,
+                    path_id: route.path_id,
+                    attributes: route.attributes.clone(),
+                })
             })
             .collect();
         if !paths.is_empty() {

@@ -33,7 +33,7 @@ corpus=${FUZZ_CORPUS:-}
 failed=0
 for target; do
     mkdir -p "$corpus/$target"
-    "${CARGO_TARGET_DIR:-target}/$host/release/$target" "$limit" -max_len=4096 -timeout=5 -rss_limit_mb=1024 \
+    "${CARGO_TARGET_DIR:-target}/$host/release/$target" "$limit" -max_len=4096 -timeout=60 -rss_limit_mb=1024 \
         -verbosity=0 -print_final_stats=1 -artifact_prefix="$corpus/" "$corpus/$target" "seeds/$target" 2>"$corpus/log" ||
         { failed=1; cat "$corpus/log"; }
     echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$corpus/log") executions," \
