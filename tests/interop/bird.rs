@@ -16,6 +16,7 @@ harness::scenarios!("bird" needs "needs BIRD":
     hold_time,
     ibgp,
     link_local,
+    long_lived,
     max_prefixes,
     md5,
     reflectors,

@@ -1,6 +1,7 @@
 //! bgpd with FRR: one test for each directory below `tests/interop/frr`.
 
 harness::scenarios!("frr" needs "needs FRR":
+    add_path,
     as4,
     bfd,
     bfd_multihop,

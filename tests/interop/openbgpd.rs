@@ -1,6 +1,7 @@
 //! bgpd with OpenBGPD: one test for each directory below `tests/interop/openbgpd`.
 
 harness::scenarios!("openbgpd" needs "needs OpenBGPD":
+    add_path,
     as4,
     capabilities_all,
     capabilities_few,
