@@ -86,6 +86,20 @@ impl Switch {
         Ok(Self { netns, config, dir, processes: Vec::new() })
     }
 
+    /// Gives the router another configuration, for its next start; returns the file.
+    ///
+    /// # Errors
+    /// When it cannot be written, or the router is GoBGP.
+    pub fn replace_config(&mut self, text: &str) -> Result<String> {
+        let name = match self.config.tor {
+            Tor::Frr => "bgpd.conf",
+            Tor::Bird => "bird.conf",
+            Tor::Gobgp => bail!("nothing of ours writes GoBGP's configuration"),
+        };
+        fs::write(self.dir.join(name), text)?;
+        Ok(self.file(name))
+    }
+
     /// Starts the router and waits until it answers.
     ///
     /// # Errors
