@@ -113,7 +113,7 @@ impl fmt::Debug for Prefix {
 /// A prefix of one family, packed as the RIB keeps it.
 pub trait Key: Copy + Eq + Hash + fmt::Debug + Sized + 'static {
     const FAMILY: Family;
-    /// From the octets of an NLRI (RFC 4271 section 4.3): as many as `len` needs; bits beyond `len` are dropped.
+    /// From the octets of an NLRI (RFC 4271 section 4.3): as many as `len` needs, or more; bits beyond `len` are dropped.
     fn from_wire(len: u8, octets: &[u8]) -> Self;
     fn prefix(self) -> Prefix;
     /// `None` for a prefix of the other family.
@@ -144,10 +144,7 @@ impl Key for V4 {
     const FAMILY: Family = Family::Ipv4;
 
     fn from_wire(len: u8, octets: &[u8]) -> V4 {
-        let mut a = [0; 4];
-        let n = octets.len().min(4);
-        a[..n].copy_from_slice(&octets[..n]);
-        V4::new(u32::from_be_bytes(a), len.min(32)).expect("the length was limited")
+        V4::new(u32::from_be_bytes(padded(octets)), len.min(32)).expect("the length was limited")
     }
 
     fn prefix(self) -> Prefix {
@@ -161,9 +158,10 @@ impl Key for V4 {
         }
     }
 
+    #[inline]
     fn write(self, out: &mut Vec<u8>) {
-        out.push(self.len);
-        out.extend_from_slice(&self.address.to_be_bytes()[..usize::from(self.len.div_ceil(8))]);
+        let [a, b, c, d] = self.address.to_be_bytes();
+        append(out, &[self.len, a, b, c, d], self.len);
     }
 }
 
@@ -189,10 +187,7 @@ impl Key for V6 {
     const FAMILY: Family = Family::Ipv6;
 
     fn from_wire(len: u8, octets: &[u8]) -> V6 {
-        let mut a = [0; 16];
-        let n = octets.len().min(16);
-        a[..n].copy_from_slice(&octets[..n]);
-        V6::new(u128::from_be_bytes(a), len.min(128)).expect("the length was limited")
+        V6::new(u128::from_be_bytes(padded(octets)), len.min(128)).expect("the length was limited")
     }
 
     fn prefix(self) -> Prefix {
@@ -206,10 +201,31 @@ impl Key for V6 {
         }
     }
 
+    #[inline]
     fn write(self, out: &mut Vec<u8>) {
-        out.push(self.len);
-        out.extend_from_slice(&self.address[..usize::from(self.len.div_ceil(8))]);
+        let mut whole = [0; 17];
+        whole[0] = self.len;
+        whole[1..].copy_from_slice(&self.address);
+        append(out, &whole, self.len);
     }
+}
+
+/// The first octets, with zeros where there are none. A copy of constant length is one instruction, of any other a call.
+#[inline]
+fn padded<const N: usize>(octets: &[u8]) -> [u8; N] {
+    octets.first_chunk().copied().unwrap_or_else(|| {
+        let mut whole = [0; N];
+        whole[..octets.len()].copy_from_slice(octets);
+        whole
+    })
+}
+
+/// Appends the part of a length octet and an address that `len` bits need; as for [`padded`].
+#[inline]
+fn append<const N: usize>(out: &mut Vec<u8>, whole: &[u8; N], len: u8) {
+    let end = out.len() + 1 + usize::from(len.div_ceil(8));
+    out.extend_from_slice(whole);
+    out.truncate(end);
 }
 
 #[cfg(test)]

@@ -16,11 +16,7 @@ impl Speaker {
         self.roll_flaps();
         let is_watched = self.events.is_heard();
         let wanted = is_watched || !self.subscribers.is_empty();
-        self.rib.distribute(|prefix, hops| {
-            if wanted {
-                batch.push((prefix, hops));
-            }
-        });
+        self.rib.distribute_and_tell(wanted.then_some(|prefix, hops| batch.push((prefix, hops))));
         if is_watched {
             self.tell_of_best_paths(batch.iter().map(|(prefix, _)| *prefix));
         }
@@ -37,7 +33,7 @@ impl Speaker {
             self.pump(id, false);
             self.note_blocked(id);
         }
-        self.rib.reap();
+        self.rib.make_room();
         self.check_in_sync();
     }
 

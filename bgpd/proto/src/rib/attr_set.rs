@@ -145,11 +145,16 @@ impl AttrTable {
 
     /// Gives a reference back; the last one frees the set.
     pub fn release(&mut self, id: AttrId) {
+        self.release_many(id, 1);
+    }
+
+    /// Gives references back.
+    pub fn release_many(&mut self, id: AttrId, count: u32) {
         let Some(slot) = self.sets.get_mut(id.0 as usize) else {
             return; // NONE
         };
         let Some(set) = slot else { return };
-        set.references -= 1;
+        set.references -= count;
         if set.references == 0 {
             if let Ok(found) = self.index.find_entry(spread(set.hash), |&i| i == id.0) {
                 found.remove();

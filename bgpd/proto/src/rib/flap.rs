@@ -1,25 +1,21 @@
 //! Prefixes whose best paths change too often.
 //!
-//! A table of a million prefixes must not pay for the few that flap, so changes are first counted by hash in a filter of fixed size; only
-//! a prefix whose count there reaches [`SUSPECT`] is counted by itself, and there are at most [`MOST`] of those. What flaps is
-//! found whatever else is loaded meanwhile; a count may be up to `SUSPECT - 1` too high, where prefixes share a hash.
+//! A table of a million prefixes must not pay for the few that flap: a change costs an octet by the number of its entry, which is
+//! next to the one before. Only a prefix that reaches [`SUSPECT`] is counted by itself, with its peers, and there are at most
+//! [`MOST`] of those. An entry keeps its number to the end of the window ([`Rib::make_room`] has the exception).
 //!
 //! Time is the caller's: it begins a new window each minute ([`Flaps::roll`]).
-
-use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use super::{PeerIndex, Rib};
-use crate::af::Prefix;
+use crate::af::{Family, Key, Prefix};
 
 /// Changes in a window from which a prefix is counted by itself.
 const SUSPECT: u8 = 4;
 /// Prefixes that are counted by themselves.
 const MOST: usize = 4096;
-/// Places of the filter, a power of two: a table load is about one change each.
-const PLACES: usize = 1 << 20;
 /// Peers that are remembered of one prefix.
 const MOST_PEERS: usize = 8;
 
@@ -43,8 +39,8 @@ struct Count {
 #[derive(Debug)]
 pub(super) struct Flaps {
     hasher: FixedState,
-    /// Made with the first change of a window.
-    filter: Vec<u8>,
+    /// Changes in this window, by family and entry; no more than [`SUSPECT`].
+    counts: [Vec<u8>; 2],
     now: HashMap<Prefix, Count, FixedState>,
     last: HashMap<Prefix, Count, FixedState>,
 }
@@ -53,25 +49,33 @@ impl Flaps {
     pub(super) fn new(seed: u64) -> Flaps {
         let hasher = FixedState::with_seed(seed);
         Flaps {
-            filter: Vec::new(),
+            counts: Default::default(),
             now: HashMap::with_hasher(hasher.clone()),
             last: HashMap::with_hasher(hasher.clone()),
             hasher,
         }
     }
 
-    /// The best paths of a prefix changed; these peers' they are now.
-    pub(super) fn note(&mut self, prefix: Prefix, peers: impl Iterator<Item = PeerIndex>) {
-        if self.filter.is_empty() {
-            self.filter = vec![0; PLACES];
+    /// The best paths of an entry changed; these peers' they are now.
+    #[inline]
+    pub(super) fn note<K: Key>(&mut self, at: u32, key: K, peers: impl Iterator<Item = PeerIndex>) {
+        let counts = &mut self.counts[K::FAMILY as usize];
+        let at = at as usize;
+        if at >= counts.len() {
+            counts.resize(at + 1, 0);
         }
-        let place = &mut self.filter[self.hasher.hash_one(prefix) as usize & (PLACES - 1)];
-        *place = place.saturating_add(1);
-        if *place < SUSPECT {
-            return;
+        if counts[at] + 1 < SUSPECT {
+            counts[at] += 1;
+        } else {
+            counts[at] = SUSPECT;
+            self.suspect(key.prefix(), peers);
         }
+    }
+
+    #[cold]
+    fn suspect(&mut self, prefix: Prefix, peers: impl Iterator<Item = PeerIndex>) {
         if self.now.len() >= MOST && !self.now.contains_key(&prefix) {
-            // Those that only share a hash with others, or changed no more since.
+            // Those that changed no more since.
             self.now.retain(|_, c| c.changes > u32::from(SUSPECT));
             if self.now.len() >= MOST {
                 return;
@@ -87,8 +91,20 @@ impl Flaps {
         }
     }
 
+    /// Whether an entry is counted by itself, so that it should keep its number.
+    pub(super) fn is_suspect(&self, family: Family, at: u32) -> bool {
+        self.counts[family as usize].get(at as usize).is_some_and(|&c| c >= SUSPECT)
+    }
+
+    /// The number of an entry will be another's.
+    pub(super) fn forget(&mut self, family: Family, at: u32) {
+        if let Some(count) = self.counts[family as usize].get_mut(at as usize) {
+            *count = 0;
+        }
+    }
+
     fn roll(&mut self) {
-        self.filter = Vec::new();
+        self.counts.iter_mut().for_each(|c| c.fill(0));
         self.last = std::mem::replace(&mut self.now, HashMap::with_hasher(self.hasher.clone()));
     }
 
@@ -112,28 +128,35 @@ impl Rib {
         self.flaps.flapping(threshold)
     }
 
-    /// A window of changes is over.
+    /// A window of changes is over: the numbers of prefixes that are gone are free for others.
     pub fn roll_flaps(&mut self) {
         self.flaps.roll();
+        self.reap();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::af::V4;
 
-    fn prefix(n: u32) -> Prefix {
-        Prefix::new(std::net::Ipv4Addr::from(n << 8).into(), 24).unwrap()
+    fn key(n: u32) -> V4 {
+        let prefix = Prefix::new(std::net::Ipv4Addr::from(n << 8).into(), 24).unwrap();
+        V4::from_prefix(prefix).unwrap()
+    }
+
+    fn note(flaps: &mut Flaps, n: u32, peer: PeerIndex) {
+        flaps.note(n, key(n), [peer].into_iter());
     }
 
     #[test]
     fn what_changes_often_is_named_with_its_peers() {
         let mut flaps = Flaps::new(1);
         for i in 0..10 {
-            flaps.note(prefix(1), [1 + i % 2].into_iter());
+            note(&mut flaps, 1, 1 + i % 2);
         }
-        (0..3).for_each(|_| flaps.note(prefix(2), [1].into_iter()));
-        let want = Flap { prefix: prefix(1), changes: 10, peers: vec![2, 1] };
+        (0..3).for_each(|_| note(&mut flaps, 2, 1));
+        let want = Flap { prefix: key(1).prefix(), changes: 10, peers: vec![2, 1] };
         assert_eq!(flaps.flapping(10), [want]);
         assert_eq!(flaps.flapping(11), []);
         assert_eq!(flaps.flapping(1).len(), 1, "three changes are no suspect");
@@ -142,27 +165,21 @@ mod tests {
     #[test]
     fn a_window_counts_until_the_end_of_the_next() {
         let mut flaps = Flaps::new(1);
-        (0..20).for_each(|_| flaps.note(prefix(1), [1].into_iter()));
+        (0..20).for_each(|_| note(&mut flaps, 1, 1));
         flaps.roll();
-        (0..5).for_each(|_| flaps.note(prefix(1), [2].into_iter()));
-        assert_eq!(flaps.flapping(20), [Flap { prefix: prefix(1), changes: 20, peers: vec![1, 2] }]);
+        (0..5).for_each(|_| note(&mut flaps, 1, 2));
+        assert_eq!(flaps.flapping(20), [Flap { prefix: key(1).prefix(), changes: 20, peers: vec![1, 2] }]);
         flaps.roll();
         assert_eq!(flaps.flapping(20), []);
     }
 
     #[test]
-    fn one_that_flaps_is_found_while_a_table_is_loaded_and_withdrawn() {
+    fn a_number_that_is_given_to_another_prefix_counts_anew() {
         let mut flaps = Flaps::new(1);
-        for n in 0..1_000_000 {
-            flaps.note(prefix(n), [1].into_iter());
-            if n % 40_000 == 0 {
-                flaps.note(prefix(77), [1].into_iter());
-            }
-        }
-        (0..1_000_000).for_each(|n| flaps.note(prefix(n), std::iter::empty()));
-        let found = flaps.flapping(20);
-        assert_eq!(found.iter().map(|f| f.prefix).collect::<Vec<_>>(), [prefix(77)]);
-        assert!((25..=27 + u32::from(SUSPECT)).contains(&found[0].changes), "{found:?}");
-        assert!(flaps.now.len() <= MOST);
+        (0..3).for_each(|_| note(&mut flaps, 1, 1));
+        flaps.forget(Family::Ipv4, 1);
+        (0..3).for_each(|_| flaps.note(1, key(2), [1].into_iter()));
+        assert!(!flaps.is_suspect(Family::Ipv4, 1));
+        assert_eq!(flaps.flapping(1), []);
     }
 }

@@ -159,7 +159,19 @@ impl Shared {
         }
     }
 
+    /// Adds references to a path's sets, which are mostly one.
+    fn retain(&mut self, path: &Path) {
+        if path.received == path.used {
+            return self.attrs.retain(path.received, 2);
+        }
+        self.attrs.retain(path.received, 1);
+        self.attrs.retain(path.used, 1);
+    }
+
     fn release(&mut self, path: &Path) {
+        if path.received == path.used {
+            return self.attrs.release_many(path.received, 2);
+        }
         self.attrs.release(path.received);
         self.attrs.release(path.used);
     }
@@ -319,12 +331,9 @@ impl Rib {
     pub fn withdraw(&mut self, peer: PeerIndex, family: Family, list: &[u8]) {
         let add_path = self.peer(peer).is_some_and(|p| p.add_path_receive[family as usize]);
         let removed = with_table!(self, family, |table, shared| {
-            let mut removed = 0;
-            for (id, key) in paths(list, add_path) {
-                if let Some(at) = table.find(key) {
-                    removed += u32::from(table.remove(shared, at, peer, id));
-                }
-            }
+            let found = table.find_all(paths(list, add_path));
+            let removed = found.iter().filter(|&&(at, id)| table.remove(shared, at, peer, id)).count() as u32;
+            table.recycle_found(found);
             removed
         });
         self.uncount(peer, family, removed);
@@ -485,9 +494,14 @@ impl Rib {
         self.v4.has_changes() || self.v6.has_changes()
     }
 
-    /// Hands what changed to every peer's Adj-RIB-Out, and to `each` with the next hops of the multipath set (`None`: no
-    /// route learned from a peer).
-    pub fn distribute(&mut self, mut each: impl FnMut(Prefix, Option<Vec<IpAddr>>)) {
+    /// Hands what changed to every peer's Adj-RIB-Out.
+    pub fn distribute(&mut self) {
+        self.distribute_and_tell(None::<fn(Prefix, Option<Vec<IpAddr>>)>);
+    }
+
+    /// [`Rib::distribute`]; `each` hears of the prefixes, with the next hops of the multipath set (`None`: no route learned
+    /// from a peer).
+    pub fn distribute_and_tell(&mut self, mut each: Option<impl FnMut(Prefix, Option<Vec<IpAddr>>)>) {
         for family in Family::ALL {
             with_table!(self, family, |table, shared| {
                 let changed = table.take_changed();
@@ -499,8 +513,10 @@ impl Rib {
                     }
                     if change.multipath {
                         let entry = &table.entries()[at as usize];
-                        self.flaps.note(entry.key.prefix(), entry.multipath().iter().map(|p| p.peer));
-                        each(entry.key.prefix(), next_hops(shared, entry));
+                        self.flaps.note(at, entry.key, entry.multipath().iter().map(|p| p.peer));
+                        if let Some(each) = &mut each {
+                            each(entry.key.prefix(), next_hops(shared, entry));
+                        }
                     }
                 }
                 table.recycle(changed);
@@ -537,21 +553,45 @@ impl Rib {
         Family::ALL.into_iter().any(has)
     }
 
-    /// Forgets prefixes that are gone, once every peer knows.
+    /// Forgets prefixes that are gone, of which every peer knows that. Their entries would do no harm: [`Rib::roll_flaps`] does
+    /// this once a minute, and [`Rib::make_room`] where they are many.
     pub fn reap(&mut self) {
+        Family::ALL.into_iter().for_each(|f| self.reap_family(f, false));
+    }
+
+    /// As [`Rib::reap`] where new prefixes would make a table larger though a good part of it is empty. Prefixes that flap keep
+    /// their entries, and so their count.
+    pub fn make_room(&mut self) {
         for family in Family::ALL {
-            let out = &mut self.out[family as usize];
-            let kept = &mut self.kept[family as usize];
-            with_table!(self, family, |table, _shared| {
-                // While somebody is slow not every call looks at all of them.
-                let are_idle = out.are_idle();
-                if table.empty_len() == 0 || (!are_idle && table.empty_len() < 2 * *kept) {
-                    continue;
-                }
-                table.reap(|at| out.forget_entry(at, are_idle));
-                *kept = table.empty_len();
-            });
+            let wastes_room = match family {
+                Family::Ipv4 => self.v4.wastes_room(),
+                Family::Ipv6 => self.v6.wastes_room(),
+            };
+            if wastes_room {
+                self.reap_family(family, true);
+            }
         }
+    }
+
+    fn reap_family(&mut self, family: Family, keeps_suspects: bool) {
+        let out = &mut self.out[family as usize];
+        let kept = &mut self.kept[family as usize];
+        let flaps = &mut self.flaps;
+        with_table!(self, family, |table, _shared| {
+            // While somebody is slow not every call looks at all of them.
+            let are_idle = out.are_idle();
+            if table.empty_len() == 0 || (!are_idle && table.empty_len() < 2 * *kept) {
+                return;
+            }
+            table.reap(|at| {
+                let goes = !(keeps_suspects && flaps.is_suspect(family, at)) && out.forget_entry(at, are_idle);
+                if goes {
+                    flaps.forget(family, at);
+                }
+                goes
+            });
+            *kept = table.empty_len();
+        });
     }
 
     /// How many attribute sets are interned.

@@ -45,6 +45,9 @@ impl Path {
     }
 }
 
+/// So many entries may be empty in any table.
+const LEAST_EMPTY: usize = 4096;
+
 /// What happened to an entry since it was last looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -137,7 +140,7 @@ pub struct Table<K> {
     index: HashTable<u32>,
     hasher: FixedState,
     free: Vec<u32>,
-    /// Entries that lost their last path and keep their number for now.
+    /// Entries without a path, which keep their number for now.
     empty: EntrySet,
     /// Entries that changed since the last [`Table::take_changed`], each once: their multipath sets, or with `notes_all` any
     /// path of theirs.
@@ -146,7 +149,8 @@ pub struct Table<K> {
     changed_best: Bitmap,
     changed_multipath: Bitmap,
     notes_all: bool,
-    /// Room for the decision, kept.
+    /// Room for what is looked up, and for the decision; kept.
+    found: Vec<(u32, u32)>,
     before: Vec<Path>,
     candidates: Vec<(usize, Candidate)>,
     order: Vec<Path>,
@@ -165,6 +169,7 @@ impl<K: Key> Table<K> {
             changed_best: Bitmap::default(),
             changed_multipath: Bitmap::default(),
             notes_all: false,
+            found: Vec::new(),
             before: Vec::new(),
             candidates: Vec::new(),
             order: Vec::new(),
@@ -176,9 +181,9 @@ impl<K: Key> Table<K> {
         &self.entries
     }
 
-    /// How many prefixes have a path, or had one that somebody has yet to be told is gone.
+    /// How many prefixes have a path.
     pub fn prefix_count(&self) -> u32 {
-        self.index.len() as u32
+        self.index.len() as u32 - self.empty.len()
     }
 
     pub fn find(&self, key: K) -> Option<u32> {
@@ -186,9 +191,22 @@ impl<K: Key> Table<K> {
         self.index.find(hash, |&i| self.entries[i as usize].key == key).copied()
     }
 
+    /// The entries of those prefixes of a list that have one, with the list's path identifiers. All are looked up before any is
+    /// touched: each is a cache miss, and so they overlap. Give the vector back with [`Table::recycle_found`].
+    pub fn find_all(&mut self, list: impl Iterator<Item = (u32, K)>) -> Vec<(u32, u32)> {
+        let mut found = std::mem::take(&mut self.found);
+        found.extend(list.filter_map(|(id, key)| Some((self.find(key)?, id))));
+        found
+    }
+
+    pub fn recycle_found(&mut self, mut found: Vec<(u32, u32)>) {
+        found.clear();
+        self.found = found;
+    }
+
     fn find_or_insert(&mut self, key: K) -> u32 {
         let hash = self.hasher.hash_one(key);
-        let (entries, hasher) = (&mut self.entries, &self.hasher);
+        let entries = &mut self.entries;
         if let Some(&at) = self.index.find(hash, |&i| entries[i as usize].key == key) {
             return at;
         }
@@ -203,8 +221,25 @@ impl<K: Key> Table<K> {
                 entries.len() as u32 - 1
             }
         };
-        self.index.insert_unique(hash, at, |&i| hasher.hash_one(entries[i as usize].key));
+        if self.index.len() == self.index.capacity() && self.free.is_empty() {
+            self.grow_index();
+        } else {
+            let (entries, hasher) = (&self.entries, &self.hasher);
+            self.index.insert_unique(hash, at, |&i| hasher.hash_one(entries[i as usize].key));
+        }
         at
+    }
+
+    /// Makes the index anew, twice as large, where every entry is in it. In the order of the entries: growing it by itself
+    /// would read them in the order of their hashes, a cache miss each.
+    fn grow_index(&mut self) {
+        let capacity = 2 * self.index.capacity();
+        // The old one goes first: both together would be the peak of memory.
+        self.index = HashTable::new();
+        self.index = HashTable::with_capacity(capacity.max(self.entries.len()));
+        for (at, entry) in (0..).zip(&self.entries) {
+            self.index.insert_unique(self.hasher.hash_one(entry.key), at, |_| unreachable!("there is room for all"));
+        }
     }
 
     /// Whether changes of paths beyond the multipath sets are noted too.
@@ -223,9 +258,18 @@ impl<K: Key> Table<K> {
             old.stale = path.stale;
             return false;
         }
+        shared.retain(&path);
+        let entry = &mut self.entries[at as usize];
+        if let Paths::None = entry.paths {
+            entry.paths = Paths::One(path);
+            entry.best = u16::from(shared.is_eligible(&path));
+            let is_used = entry.best > 0;
+            self.empty.remove(at);
+            self.note(at, Change { best: is_used, multipath: is_used });
+            shared.count(K::FAMILY, &path, 1);
+            return true;
+        }
         self.remember(at);
-        shared.attrs.retain(path.received, 1);
-        shared.attrs.retain(path.used, 1);
         let entry = &mut self.entries[at as usize];
         let replaced = match entry.paths.as_mut_slice().iter_mut().find(|p| p.is(path.peer, path.id)) {
             Some(old) => Some(std::mem::replace(old, path)),
@@ -250,13 +294,16 @@ impl<K: Key> Table<K> {
             return false;
         };
         let old = entry.paths()[found];
-        self.remember(at);
-        let entry = &mut self.entries[at as usize];
-        entry.paths.remove(found);
-        if entry.paths().is_empty() {
+        if let Paths::One(_) = entry.paths {
+            entry.paths = Paths::None;
+            let was_used = std::mem::take(&mut entry.best) > 0;
             self.empty.insert(at);
+            self.note(at, Change { best: was_used, multipath: was_used });
+        } else {
+            self.remember(at);
+            self.entries[at as usize].paths.remove(found);
+            self.decide(shared, at);
         }
-        self.decide(shared, at);
         shared.count(K::FAMILY, &old, -1);
         shared.release(&old);
         true
@@ -364,13 +411,18 @@ impl<K: Key> Table<K> {
         let (now, before) = (entry.multipath(), &self.before);
         let best = now.is_empty() != before.is_empty() || !now.iter().zip(before).take(1).all(same);
         let multipath = now.len() != before.len() || !now.iter().zip(before).all(same);
-        if best {
+        self.note(at, Change { best, multipath });
+    }
+
+    #[inline]
+    fn note(&mut self, at: u32, change: Change) {
+        if change.best {
             self.changed_best.insert(at);
         }
-        if multipath {
+        if change.multipath {
             self.changed_multipath.insert(at);
         }
-        if (multipath || self.notes_all) && self.changed_bits.insert(at) {
+        if (change.multipath || self.notes_all) && self.changed_bits.insert(at) {
             self.changed.push(at);
         }
     }
@@ -405,21 +457,25 @@ impl<K: Key> Table<K> {
     pub fn reap(&mut self, mut may_go: impl FnMut(u32) -> bool) {
         let mut candidates = Vec::new();
         self.empty.take(usize::MAX, &mut candidates);
-        for at in candidates {
-            let entry = &self.entries[at as usize];
-            if !entry.paths().is_empty() {
-                continue;
-            }
-            if self.changed_bits.contains(at) || !may_go(at) {
+        candidates.retain(|&at| {
+            let goes = !self.changed_bits.contains(at) && may_go(at);
+            if !goes {
                 self.empty.insert(at);
-                continue;
             }
-            let hash = self.hasher.hash_one(entry.key);
+            goes
+        });
+        for at in candidates {
+            let hash = self.hasher.hash_one(self.entries[at as usize].key);
             if let Ok(found) = self.index.find_entry(hash, |&i| i == at) {
                 found.remove();
                 self.free.push(at);
             }
         }
+    }
+
+    /// Whether a new prefix makes the table larger though a good part of it is empty.
+    pub fn wastes_room(&self) -> bool {
+        self.free.is_empty() && self.empty.len() as usize > LEAST_EMPTY.max(self.entries.len() / 4)
     }
 
     /// Entries that [`Table::reap`] would look at.

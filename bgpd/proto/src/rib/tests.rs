@@ -90,7 +90,7 @@ fn keys(family: Family, add_path: bool, list: &[u8]) -> Vec<(u32, Prefix)> {
 }
 
 fn told(rib: &mut Rib, peer: PeerIndex) -> Told {
-    rib.distribute(|_, _| {});
+    rib.distribute();
     let mut out = Vec::new();
     for _ in 0..1000 {
         if !rib.has_output(peer) {
@@ -438,6 +438,62 @@ fn stale_routes_are_used_until_they_are_swept() {
     assert_eq!(rib.attribute_sets(), 0, "nothing is left of it");
 }
 
+/// `count` prefixes of 24 bits, from 10.0.0.0 on if `first` is 0.
+fn many(first: u32, count: u32) -> Vec<u8> {
+    (first..first + count).flat_map(|n| [24, 10 + (n >> 16) as u8, (n >> 8) as u8, n as u8]).collect()
+}
+
+#[test]
+fn new_prefixes_take_the_places_of_those_that_are_gone() {
+    const MANY: u32 = 10_000;
+    let mut rib = rib(&[Ebgp, Ebgp]);
+    for _ in 0..3 {
+        rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[]));
+        told(&mut rib, 2);
+        rib.withdraw(1, Family::Ipv4, TEN);
+        told(&mut rib, 2);
+    }
+    for round in 0..5 {
+        let list = many(round * MANY, MANY);
+        rib.announce(1, Family::Ipv4, &list, received(&[65009], &[]));
+        assert_eq!(told(&mut rib, 2).announced.len(), MANY as usize);
+        assert_eq!(rib.size(Family::Ipv4), (MANY, MANY));
+        rib.withdraw(1, Family::Ipv4, &list);
+        rib.make_room();
+        assert_eq!(rib.v4.empty_len(), MANY + 1, "nobody knows yet that they are gone");
+        assert_eq!(told(&mut rib, 2).withdrawn.len(), MANY as usize);
+        assert_eq!(told(&mut rib, 1).withdrawn, [], "it is not told of its own");
+        rib.make_room();
+        assert_eq!((rib.v4.empty_len(), rib.size(Family::Ipv4)), (1, (0, 0)), "all but the one that flaps");
+    }
+    assert_eq!(rib.v4.entries().len(), MANY as usize + 1, "the table has not grown");
+    rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[]));
+    told(&mut rib, 2);
+    assert_eq!(rib.flapping(7).len(), 1, "what flaps keeps its count");
+    rib.withdraw(1, Family::Ipv4, TEN);
+    (1..=2).for_each(|peer| drop(told(&mut rib, peer)));
+    rib.roll_flaps();
+    assert_eq!(rib.v4.empty_len(), 0, "at the end of a window all are forgotten");
+    assert_eq!(rib.flapping(8).len(), 1, "the last window counts until the end of this one");
+}
+
+#[test]
+fn every_prefix_is_found_while_the_table_grows() {
+    let mut rib = rib(&[Ebgp]);
+    for n in 0..5_000 {
+        rib.announce(1, Family::Ipv4, &many(n, 1), received(&[65009], &[]));
+        if n % 3 == 0 {
+            rib.withdraw(1, Family::Ipv4, &many(n / 2, 1));
+            rib.distribute();
+            rib.reap();
+        }
+    }
+    let left = rib.size(Family::Ipv4).0;
+    assert!(left > 3_000, "{left}");
+    rib.withdraw(1, Family::Ipv4, &many(0, 5_000));
+    assert_eq!(rib.size(Family::Ipv4), (0, 0));
+}
+
 /// RFC 4724 section 2: after the first table, once, and not before our own routes are known.
 #[test]
 fn end_of_rib_follows_the_first_table() {
@@ -475,7 +531,7 @@ fn slices_show_every_route_once_whatever_their_size() {
     rib.announce(1, Family::Ipv4, &list, received(&[65009], &[]));
     rib.announce(2, Family::Ipv4, TEN, received(&[65008], &[(COMMUNITIES, vec![0xfd, 0xe8, 0, 7])]));
     rib.announce(1, Family::Ipv6, &[16, 0x20, 1], received(&[65009], &[]));
-    rib.distribute(|_, _| {});
+    rib.distribute();
     let all = |view, filter: &RouteFilter, steps| {
         let (mut shown, mut from) = (Vec::new(), Some(Cursor::START));
         while let Some(cursor) = from {

@@ -52,9 +52,8 @@ impl<K: Key> Iterator for Paths<'_, K> {
             false => (0, self.list),
         };
         let (&len, rest) = list.split_first()?;
-        let octets = rest.get(..usize::from(len.div_ceil(8)))?;
-        self.list = &rest[octets.len()..];
-        Some((id, K::from_wire(len, octets)))
+        self.list = rest.get(usize::from(len.div_ceil(8))..)?;
+        Some((id, K::from_wire(len, rest)))
     }
 }
 

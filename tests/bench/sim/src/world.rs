@@ -312,7 +312,7 @@ impl World {
     fn flush(&mut self, node: Node) {
         let Some(speaker) = self.speakers[node as usize].as_mut() else { return };
         speaker.flush_due = false;
-        speaker.rib.distribute(|_, _| {});
+        speaker.rib.distribute();
         let ready: Vec<LinkId> =
             speaker.sessions.iter().filter(|s| s.is_up && speaker.rib.has_output(s.peer)).map(|s| s.link).collect();
         for link in ready {

@@ -35,7 +35,7 @@ fn received(ases: &[u32], hop: u8, local_pref: u32) -> Attributes {
 }
 
 fn settle(rib: &mut Rib) {
-    rib.distribute(|_, _| {});
+    rib.distribute();
     (1..=4).for_each(|p| rib.write_updates(p, &mut Vec::new(), usize::MAX));
 }
 

@@ -116,7 +116,7 @@ impl World {
             }
             10..14 => self.read(i, 1),
             14 => self.read(i, usize::MAX),
-            15 => self.rib.distribute(|_, _| {}),
+            15 => self.rib.distribute(),
             16 => self.rib.reap(),
             17 if self.speakers[i].is_up && self.below(3) == 0 => {
                 let is_marked = self.below(2) == 0;
@@ -220,8 +220,10 @@ impl World {
     }
 
     fn check(&mut self) {
+        let announced: BTreeSet<Prefix> = self.speakers.iter().flat_map(|s| s.announced.keys()).map(|p| p.0).collect();
+        assert_eq!(self.rib.size(Family::Ipv4).0, announced.len() as u32);
         for _ in 0..3 {
-            self.rib.distribute(|_, _| {});
+            self.rib.distribute();
             (0..KINDS.len()).for_each(|i| self.read(i, usize::MAX));
         }
         for i in (0..KINDS.len()).filter(|&i| self.speakers[i].is_up) {
@@ -267,7 +269,7 @@ fn who_reads_hears_everything_while_others_of_the_group_read_nothing() {
             world.rib.announce(3, Family::Ipv4, &list, received(&[65009], &[(LARGE_COMMUNITIES, octets)]));
             world.speakers[2].announced.insert((prefix(n), 0), mark);
         }
-        world.rib.distribute(|_, _| {});
+        world.rib.distribute();
         world.read(0, usize::MAX);
         world.has_all(0);
     }
@@ -298,7 +300,7 @@ fn one_of_500_that_never_reads_costs_bounded_memory() {
             V4::from_prefix(prefix).unwrap().write(&mut list);
             rib.announce(source, Family::Ipv4, &list, Attributes { med: Some(round), ..received(&[], &[]) });
         }
-        rib.distribute(|_, _| {});
+        rib.distribute();
         for peer in 1..CLIENTS {
             let told = told(&mut rib, peer);
             heard_of[usize::from(peer) - 1] += told.announced.len() as u32;
