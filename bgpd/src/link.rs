@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bgp_proto::wire::MAX_MESSAGE_LEN;
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_local};
@@ -77,7 +78,7 @@ impl Link {
     fn write(&mut self, octets: &[u8]) -> io::Result<usize> {
         let mut taken = 0;
         while taken < octets.len() {
-            match self.stream.try_write(&octets[taken..]) {
+            match self.send_now(&octets[taken..]) {
                 Ok(n) => {
                     taken += n;
                     self.blocked_since = None;
@@ -87,10 +88,22 @@ impl Link {
                     self.want_write.notify_one();
                     break;
                 }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
         Ok(taken)
+    }
+
+    /// The socket is asked first: mostly it takes everything, and the runtime need only know of the answer that is waited for.
+    fn send_now(&self, octets: &[u8]) -> io::Result<usize> {
+        let socket = SockRef::from(&*self.stream);
+        match socket.send(octets) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                self.stream.try_io(Interest::WRITABLE, || socket.send(octets))
+            }
+            answer => answer,
+        }
     }
 
     /// Ends the connection; what was written last still reaches the peer.

@@ -68,7 +68,7 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         let since = peer.primary.link.as_ref().and_then(|l| l.blocked_since);
         let fsm = &mut peer.primary.fsm;
-        if since.is_some() || fsm.timers().send_hold.is_some() {
+        if since.is_some() || fsm.is_blocked() {
             fsm.set_blocked(since);
             self.schedule(id);
         }

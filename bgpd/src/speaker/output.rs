@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
+use bgp_proto::rib::Rib;
+
 use super::{RouteBatch, Speaker};
-use crate::peer::Connection;
+use crate::peer::{Connection, Peer};
 use bgp_plan::config::PeerId;
 
 /// Written to a peer at once.
@@ -23,39 +25,52 @@ impl Speaker {
         if !batch.is_empty() {
             self.subscribers.retain(|s| s.send(batch.clone()).is_ok());
         }
-        let ready: Vec<PeerId> = self
-            .peers
-            .iter()
-            .filter(|(_, p)| p.session.is_some() && self.rib.has_output(p.index))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ready {
-            self.pump(id, false);
-            self.note_blocked(id);
+        let now = Instant::now();
+        let mut blocked = Vec::new();
+        for (id, peer) in &mut self.peers {
+            if peer.session.is_some() && self.rib.has_output(peer.index) {
+                write_updates(peer, &mut self.rib, &mut self.scratch, now);
+                if has_news_of_room(peer) {
+                    blocked.push(*id);
+                }
+            }
         }
+        blocked.into_iter().for_each(|id| self.note_blocked(id));
         self.rib.make_room();
         self.check_in_sync();
     }
 
-    /// Writes what there is for a peer until its socket is full; the writer comes back for the rest.
+    /// Writes what there is for a connection until its socket is full; the writer comes back for the rest.
     pub(super) fn pump(&mut self, id: PeerId, extra: bool) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let index = peer.index;
-        let established = peer.session.is_some() && !extra;
-        let sent = &mut peer.counters.sent;
-        let connection = if extra { peer.extra.as_mut() } else { Some(&mut peer.primary) };
-        let Some(Connection { fsm, link: Some(link), .. }) = connection else { return };
-        // An error is the reader's to report.
-        let mut has_room = matches!(link.flush(), Ok(true));
-        while has_room && established && self.rib.has_output(index) {
-            self.scratch.clear();
-            self.rib.write_updates(index, &mut self.scratch, WRITE_SIZE);
-            if self.scratch.is_empty() {
-                return;
-            }
-            sent.count_all(&self.scratch);
-            fsm.has_sent(Instant::now());
-            has_room = matches!(link.send(&self.scratch), Ok(true));
+        if peer.session.is_some() && !extra {
+            write_updates(peer, &mut self.rib, &mut self.scratch, Instant::now());
+        } else if let Some(link) = peer.connection(extra).and_then(|c| c.link.as_mut()) {
+            // An error is the reader's to report.
+            let _ = link.flush();
         }
     }
+}
+
+/// Writes the UPDATEs there are for an established peer until its socket is full. `scratch` is room for them.
+fn write_updates(peer: &mut Peer, rib: &mut Rib, scratch: &mut Vec<u8>, now: Instant) {
+    let Connection { fsm, link: Some(link), .. } = &mut peer.primary else { return };
+    // An error is the reader's to report.
+    let mut has_room = matches!(link.flush(), Ok(true));
+    while has_room {
+        scratch.clear();
+        rib.write_updates(peer.index, scratch, WRITE_SIZE);
+        if scratch.is_empty() {
+            return;
+        }
+        peer.counters.sent.count_all(scratch);
+        fsm.has_sent(now);
+        has_room = matches!(link.send(scratch), Ok(true)) && rib.has_output(peer.index);
+    }
+}
+
+/// Whether the send hold timer has to begin or to end.
+fn has_news_of_room(peer: &Peer) -> bool {
+    let is_blocked = peer.primary.link.as_ref().is_some_and(|l| l.blocked_since.is_some());
+    is_blocked || peer.primary.fsm.is_blocked()
 }

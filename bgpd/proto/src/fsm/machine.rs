@@ -179,6 +179,11 @@ impl Fsm {
         self.timers.send_hold = since.filter(|_| runs).map(|since| since + self.config.send_hold);
     }
 
+    /// Whether the SendHoldTimer runs.
+    pub fn is_blocked(&self) -> bool {
+        self.timers.send_hold.is_some()
+    }
+
     fn kind(&self, event: &Event) -> EventKind {
         let passive = self.config.passive;
         match event {
