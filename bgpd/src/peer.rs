@@ -11,7 +11,7 @@ use bgp_proto::fsm::restart::{Cause, Retention};
 use bgp_proto::fsm::{self, Fsm, Initiator, State};
 use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo};
 use bgp_proto::wire::open::Open;
-use bgp_proto::wire::{HEADER_LEN, MessageType, iana};
+use bgp_proto::wire::{HEADER_LEN, MessageType};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
@@ -198,7 +198,7 @@ impl Peer {
             rejects_as_sets: config.rejects_as_sets,
             requires_policy: config.requires_policy,
             graceful_shutdown: config.graceful_shutdown,
-            role: config.role.and_then(|role| iana::Role::from_wire(role as u8)),
+            role: config.role,
             import: config.import.clone(),
             export: ExportConfig {
                 policy: config.export.clone(),

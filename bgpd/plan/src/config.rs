@@ -9,6 +9,7 @@ use std::time::Duration;
 use bgp_proto::af::Prefix;
 use bgp_proto::policy::Policy;
 pub use bgp_proto::rib::Origin;
+pub use bgp_proto::wire::iana::Role;
 use serde::{Deserialize, Serialize};
 
 use crate::password::Password;
@@ -153,7 +154,7 @@ pub struct PeerConfig {
     pub extended_messages: bool,
     /// RFC 8950: IPv4 routes with IPv6 next hops, both ways.
     pub extended_next_hop: bool,
-    /// RFC 9234.
+    /// RFC 9234 section 4.1: our role in the session.
     pub role: Option<Role>,
     /// Ends the session where the peer does not say its role (RFC 9234 section 4.2, strict mode).
     pub role_is_strict: bool,
@@ -169,16 +170,6 @@ pub struct PeerConfig {
     pub rejects_as_sets: bool,
     /// Interface of a link-local peer.
     pub interface: Option<String>,
-}
-
-/// RFC 9234 section 4.1: our role in the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Role {
-    Provider,
-    RouteServer,
-    RouteServerClient,
-    Customer,
-    Peer,
 }
 
 /// RFC 4271 section 6.7: an upper bound on what a peer may announce, counted for each family.

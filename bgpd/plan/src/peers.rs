@@ -22,12 +22,14 @@ use bgp_proto::policy::{Action, Rule};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DEFAULT_FLAP_THRESHOLD, DynamicPeers, NextHopMode, PeerConfig, PeerId, PeerType, SpeakerConfig};
+use crate::config::{
+    DEFAULT_FLAP_THRESHOLD, DynamicPeers, NextHopMode, PeerConfig, PeerId, PeerType, Role, SpeakerConfig,
+};
 use crate::filters;
 use crate::origins;
 use crate::password;
 use crate::resources::Resources;
-use crate::settings::{Filler, opposite};
+use crate::settings::Filler;
 use nodes::{Remote, Speaker, applies_to, hashed_router_id, parse_peer_ip, peer_type, session_name, text};
 
 mod nodes;
@@ -448,7 +450,7 @@ impl<'a> Planner<'a> {
         let (restart, keepalive) = (text(&spec.max_restart_time), text(&spec.keepalive_time));
         self.filler(&origin, end.address).fill(&mut peer, &settings, restart, keepalive);
         if end.is_reverse {
-            peer.role = peer.role.map(opposite);
+            peer.role = peer.role.map(Role::counterpart);
         }
         self.set_policies(&mut peer, &spec.filters);
         peer

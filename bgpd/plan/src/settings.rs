@@ -164,17 +164,7 @@ impl Filler<'_> {
     }
 }
 
-/// The other side's view of a role (RFC 9234 section 4.2).
-pub fn opposite(role: Role) -> Role {
-    match role {
-        Role::Provider => Role::Customer,
-        Role::Customer => Role::Provider,
-        Role::RouteServer => Role::RouteServerClient,
-        Role::RouteServerClient => Role::RouteServer,
-        Role::Peer => Role::Peer,
-    }
-}
-
+/// The resource's word for it: `api` knows no protocol.
 fn role(role: bgp_session::Role) -> Role {
     match role {
         bgp_session::Role::Provider => Role::Provider,

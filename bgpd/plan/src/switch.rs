@@ -235,19 +235,8 @@ fn session(node: &Node, id: &PeerId, peer: &PeerConfig) -> Session {
         ttl_security: peer.ttl_security,
         is_multihop: !subnet.is_some_and(|s| s.contains(id.address)),
         bfd: peer.bfd,
-        role: peer.role.map(opposite),
+        role: peer.role.map(Role::counterpart),
         node_is_passive: peer.passive,
-    }
-}
-
-/// RFC 9234 section 4.2: which roles go together.
-fn opposite(role: Role) -> Role {
-    match role {
-        Role::Provider => Role::Customer,
-        Role::Customer => Role::Provider,
-        Role::RouteServer => Role::RouteServerClient,
-        Role::RouteServerClient => Role::RouteServer,
-        Role::Peer => Role::Peer,
     }
 }
 
