@@ -44,13 +44,18 @@ impl<K, V> Pending<K, V> {
 
 /// Desired and actual values by key, and the keys on which they differ.
 ///
-/// Always true: a key is dirty exactly when its desired and actual values differ.
+/// Always true: a key is in one of `to_write`, `to_delete` and `failures` exactly when its desired and actual values differ, and
+/// `due` has the end of the wait of every key in `failures`.
 #[derive(Clone, Debug)]
 pub struct Delta<K, V> {
     desired: BTreeMap<K, V>,
     actual: BTreeMap<K, V>,
-    dirty: BTreeSet<K>,
+    /// To be tried now: desired, and not desired.
+    to_write: BTreeSet<K>,
+    to_delete: BTreeSet<K>,
+    /// To be tried when its wait is over.
     failures: BTreeMap<K, Failure>,
+    due: BTreeSet<(Instant, K)>,
     in_sync: bool,
 }
 
@@ -66,8 +71,10 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
         Self {
             desired: BTreeMap::new(),
             actual: BTreeMap::new(),
-            dirty: BTreeSet::new(),
+            to_write: BTreeSet::new(),
+            to_delete: BTreeSet::new(),
             failures: BTreeMap::new(),
+            due: BTreeSet::new(),
             in_sync: false,
         }
     }
@@ -95,7 +102,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
     /// Sets one desired value. A changed one is tried at once, whatever failed before.
     pub fn insert(&mut self, key: K, value: V) {
         if self.desired.get(&key) != Some(&value) {
-            self.failures.remove(&key);
             self.desired.insert(key.clone(), value);
             self.mark(key);
         }
@@ -104,7 +110,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
     /// Removes one desired value.
     pub fn remove(&mut self, key: &K) {
         if self.desired.remove(key).is_some() {
-            self.failures.remove(key);
             self.mark(key.clone());
         }
     }
@@ -121,7 +126,6 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
         if self.actual.get(&key) == value.as_ref() {
             return;
         }
-        self.failures.remove(&key);
         match value {
             Some(v) => self.actual.insert(key.clone(), v),
             None => self.actual.remove(&key),
@@ -138,53 +142,66 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
 
     /// What to write and delete now: dirty keys whose backoff is over; deletes only when in sync.
     pub fn pending(&self, now: Instant) -> Pending<K, V> {
+        self.pending_up_to(now, usize::MAX)
+    }
+
+    /// The same, but no more than `limit` keys: those whose backoff is over first, then updates, then deletes. It takes time in
+    /// proportion to what it gives, not to what waits.
+    pub fn pending_up_to(&self, now: Instant, limit: usize) -> Pending<K, V> {
         let mut pending = Pending { updates: Vec::new(), deletes: Vec::new() };
-        for key in &self.dirty {
-            if self.failures.get(key).is_some_and(|f| f.not_before > now) {
-                continue;
-            }
+        let again = self.due.iter().take_while(|(at, _)| *at <= now).map(|(_, key)| key);
+        let deletes = self.to_delete.iter().filter(|_| self.in_sync);
+        for key in again.chain(&self.to_write).chain(deletes).take(limit) {
             match (self.desired.get(key), self.actual.get(key)) {
                 (Some(want), _) => pending.updates.push((key.clone(), want.clone())),
-                (None, Some(have)) if self.in_sync => pending.deletes.push((key.clone(), have.clone())),
-                (None, _) => {}
+                (None, Some(have)) => pending.deletes.push((key.clone(), have.clone())),
+                (None, None) => {}
             }
         }
+        pending.updates.sort_by(|a, b| a.0.cmp(&b.0));
+        pending.deletes.sort_by(|a, b| a.0.cmp(&b.0));
         pending
     }
 
     /// `value` was written for `key`.
     pub fn record_write(&mut self, key: &K, value: V) {
-        self.failures.remove(key);
         self.actual.insert(key.clone(), value);
         self.mark(key.clone());
     }
 
     /// `key` was deleted, or found to be absent.
     pub fn record_delete(&mut self, key: &K) {
-        self.failures.remove(key);
         self.actual.remove(key);
         self.mark(key.clone());
     }
 
     /// Writing or deleting `key` failed: it stays dirty and waits, twice as long as the last time.
     pub fn record_failure(&mut self, key: &K, now: Instant) {
-        let wait = self.failures.get(key).map_or(RETRY_FIRST, |f| (f.wait * 2).min(RETRY_MAX));
-        self.failures.insert(key.clone(), Failure { wait, not_before: now + wait });
+        let wait = match self.forget_failure(key) {
+            Some(last) => (last.wait * 2).min(RETRY_MAX),
+            None if self.to_write.remove(key) || self.to_delete.remove(key) => RETRY_FIRST,
+            // Another one has made it as it should be.
+            None => return,
+        };
+        let not_before = now + wait;
+        self.due.insert((not_before, key.clone()));
+        self.failures.insert(key.clone(), Failure { wait, not_before });
     }
 
     /// Lets every failed key be tried at once: something they may have waited for (a link, a route) has changed.
     pub fn retry_now(&mut self) {
-        self.failures.clear();
+        self.due.clear();
+        std::mem::take(&mut self.failures).into_keys().for_each(|key| self.mark(key));
     }
 
     /// When [`Delta::pending`] has something again that waits now: the earliest end of a backoff.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.failures.iter().filter(|(k, _)| self.dirty.contains(k)).map(|(_, f)| f.not_before).min()
+        self.due.first().map(|(at, _)| *at)
     }
 
     /// Whether desired and actual state are the same.
     pub fn is_clean(&self) -> bool {
-        self.dirty.is_empty()
+        self.to_write.is_empty() && self.to_delete.is_empty() && self.failures.is_empty()
     }
 
     /// How many keys failed and wait for their next try.
@@ -192,13 +209,32 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Delta<K, V> {
         self.failures.len()
     }
 
+    /// Whether this key failed and waits for its next try.
+    pub fn has_failed(&self, key: &K) -> bool {
+        self.failures.contains_key(key)
+    }
+
     fn mark(&mut self, key: K) {
-        if self.desired.get(&key) == self.actual.get(&key) {
-            self.failures.remove(&key);
-            self.dirty.remove(&key);
+        self.forget_failure(&key);
+        let desired = self.desired.get(&key);
+        let (is_wanted, is_dirty) = (desired.is_some(), desired != self.actual.get(&key));
+        let (right, other) = if is_wanted {
+            (&mut self.to_write, &mut self.to_delete)
         } else {
-            self.dirty.insert(key);
+            (&mut self.to_delete, &mut self.to_write)
+        };
+        other.remove(&key);
+        if is_dirty {
+            right.insert(key);
+        } else {
+            right.remove(&key);
         }
+    }
+
+    fn forget_failure(&mut self, key: &K) -> Option<Failure> {
+        let failure = self.failures.remove(key)?;
+        self.due.remove(&(failure.not_before, key.clone()));
+        Some(failure)
     }
 }
 

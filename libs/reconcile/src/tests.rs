@@ -15,6 +15,8 @@ enum Step {
     Resync,
     /// Applies; keys in the set are refused.
     Apply(BTreeSet<u8>),
+    /// The same, but no more keys than this.
+    ApplySome(BTreeSet<u8>, usize),
     Sleep(u64),
 }
 
@@ -29,18 +31,19 @@ fn step() -> impl Strategy<Value = Step> {
         (key, prop::option::of(0u8..3)).prop_map(|(k, v)| Step::SilentDrift(k, v)),
         Just(Step::Resync),
         prop::collection::btree_set(0u8..12, 0..5).prop_map(Step::Apply),
+        (prop::collection::btree_set(0u8..12, 0..5), 1usize..5).prop_map(|(r, n)| Step::ApplySome(r, n)),
         (0u64..60_000).prop_map(Step::Sleep),
     ]
 }
 
-/// One apply against `world`; returns the number of writes and deletes that were tried.
+/// One apply of at most `limit` keys against `world`; returns the number of writes and deletes that were tried.
 fn apply(
     delta: &mut Delta<u8, u8>,
     world: &mut BTreeMap<u8, u8>,
-    refused: &BTreeSet<u8>,
+    (refused, limit): (&BTreeSet<u8>, usize),
     now: Instant,
 ) -> (usize, usize) {
-    let pending = delta.pending(now);
+    let pending = delta.pending_up_to(now, limit);
     let counts = (pending.updates.len(), pending.deletes.len());
     for (k, v) in pending.updates {
         if refused.contains(&k) {
@@ -82,23 +85,33 @@ proptest! {
                 }
                 Step::SilentDrift(k, v) => { match v { Some(v) => world.insert(k, v), None => world.remove(&k) }; }
                 Step::Resync => delta.resync(world.clone()),
-                Step::Apply(refused) => { apply(&mut delta, &mut world, &refused, now); }
+                Step::Apply(refused) => { apply(&mut delta, &mut world, (&refused, usize::MAX), now); }
+                Step::ApplySome(refused, limit) => {
+                    let (updates, deletes) = apply(&mut delta, &mut world, (&refused, limit), now);
+                    prop_assert!(updates + deletes <= limit);
+                }
                 Step::Sleep(ms) => now += Duration::from_millis(ms),
             }
             prop_assert_eq!(delta.desired(), &wanted);
             for k in 0..12u8 {
                 let differs = delta.desired.get(&k) != delta.actual.get(&k);
-                prop_assert_eq!(delta.dirty.contains(&k), differs);
+                let failed = delta.has_failed(&k);
+                let places = [delta.to_write.contains(&k), delta.to_delete.contains(&k), failed];
+                prop_assert_eq!(places.into_iter().filter(|p| *p).count(), usize::from(differs));
+                prop_assert!(!places[0] || delta.desired.contains_key(&k));
+                prop_assert!(!places[1] || !delta.desired.contains_key(&k));
+                prop_assert_eq!(delta.due.iter().filter(|(_, d)| *d == k).count(), usize::from(failed));
             }
         }
         delta.resync(world.clone());
         delta.set_in_sync();
         now += RETRY_MAX;
-        apply(&mut delta, &mut world, &BTreeSet::new(), now);
+        // A slice at a time comes to the end as well.
+        while apply(&mut delta, &mut world, (&BTreeSet::new(), 2), now) != (0, 0) {}
         prop_assert_eq!(&world, &wanted);
         prop_assert!(delta.is_clean());
         prop_assert_eq!(delta.failed(), 0);
-        prop_assert_eq!(apply(&mut delta, &mut world, &BTreeSet::new(), now), (0, 0), "a second apply writes nothing");
+        prop_assert_eq!(apply(&mut delta, &mut world, (&BTreeSet::new(), usize::MAX), now), (0, 0), "a second apply writes nothing");
     }
 
     #[test]
@@ -134,6 +147,18 @@ fn a_failed_key_waits_longer_every_time_and_the_others_proceed() {
     }
     (0..20).for_each(|_| delta.record_failure(&"bad", now));
     assert_eq!(delta.next_deadline(), Some(now + RETRY_MAX), "the wait has a limit");
+}
+
+#[test]
+fn updates_go_before_deletes_however_few_at_a_time() {
+    let (now, mut delta) = (Instant::now(), Delta::new());
+    delta.resync([(1, 0), (2, 0)].into());
+    delta.set_in_sync();
+    (5..8).for_each(|k| delta.insert(k, 1));
+    let first = delta.pending_up_to(now, 2);
+    assert_eq!((first.updates, first.deletes), (vec![(5, 1), (6, 1)], vec![]));
+    let all = delta.pending_up_to(now, 4);
+    assert_eq!((all.updates.len(), all.deletes), (3, vec![(1, 0)]));
 }
 
 #[test]
