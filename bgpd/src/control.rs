@@ -1,13 +1,13 @@
 //! The status API on `<run dir>/bgpd.sock`. `curl --unix-socket /run/tortie/bgpd.sock http://bgpd/v1/peers` sees all of it.
 //!
 //! - `/readyz`: 200 once the store is in sync, the configuration applied, the listeners bound and, with a FIB, the kernel read
-//!   and written; else 503 with what is missing. `/healthz`: 200 while the process answers.
+//!   and written, and while it refuses no route; else 503 with what is missing. `/healthz`: 200 while the process answers.
 //! - `/metrics`: Prometheus text; see `metrics`.
 //! - `/v1/status`: `routerId`, `localAs`, `listening`, `attributeSets` (of the RIB), `flapThreshold`, `flapping` (prefixes whose
 //!   best path changed that often in a minute: `prefix`, `changes`, `peers`), `waitingFor` (null, or why `/readyz` is 503),
 //!   `notes` (what resources ask for that the speaker does not do), `kernel` (null without a FIB; else `routes` wanted, `stale`,
-//!   `failed`).
-//! - `/v1/peers`: a list of `name`, `address`, `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
+//!   `failed`, and of a hundred of these `failures`: `prefix` and `reason`, the kernel's).
+//! - `/v1/peers`: a list of `name`, `address` (of an unnumbered peer that was not heard yet, its interface), `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
 //!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
 //!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost), `nearLimit` (of its prefixes), `heldDown` (null, or why its
@@ -30,7 +30,8 @@
 //! - `/v1/why?target=PREFIX|ADDRESS`: the prefix, or the longest one around it, as `prefix`; `paths`, the best first, with the
 //!   fields of a route and `fate` (`best`, `multipath`, `lost`, `unusable`), `why` (a sentence), `import` (what loop checks and
 //!   rules made of it), `nextHopMetric` (null: out of reach); `peers` with `told` (null, or what it is sent) and `why`;
-//!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`, `rule`).
+//!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`, `rule`); `kernel` (null, or why
+//!   the learned route is not in the kernel: one of the `failures` of `/v1/status`).
 //! - `/v1/watch`: what happens from now on, one JSON object on each line: `event` (`peerUp`, `peerDown`, `bestPath`, `lost`),
 //!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
 //!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.
@@ -80,10 +81,7 @@ impl Readiness {
         if !self.configured {
             return Err("the store is not in sync yet".into());
         }
-        match &self.kernel {
-            Some(kernel) if !kernel.borrow().ready => Err("the kernel's routes are not read and written yet".into()),
-            _ => Ok(()),
-        }
+        self.kernel.as_ref().map_or(Ok(()), |kernel| kernel.borrow().check())
     }
 }
 
@@ -145,7 +143,7 @@ async fn status(State(app): State<App>) -> Response {
         speaker,
         waiting_for: readiness.check().err(),
         notes: readiness.notes.clone(),
-        kernel: readiness.kernel.as_ref().map(|k| *k.borrow()),
+        kernel: readiness.kernel.as_ref().map(|k| k.borrow().clone()),
     })
     .into_response()
 }
@@ -156,7 +154,7 @@ async fn peers(State(app): State<App>) -> Response {
 
 async fn metrics(State(app): State<App>) -> Response {
     let (speaker, peers) = (app.speaker.status().await, app.speaker.details().await);
-    let kernel = app.readiness.borrow().kernel.as_ref().map(|k| *k.borrow());
+    let kernel = app.readiness.borrow().kernel.as_ref().map(|k| k.borrow().clone());
     match metrics::text(&speaker, &peers, kernel) {
         Ok(text) => ([(axum::http::header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write the metrics: {e}\n")).into_response(),

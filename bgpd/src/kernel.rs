@@ -15,6 +15,9 @@
 //!   address in it that nobody serves is dropped here and does not go round between node and switch.
 //! - A learned route inside the node's own service ranges is not installed: the node serves them itself.
 //! - What this host sends by a learned route has the node's address as its source, if that is one of the host's.
+//! - A route that the kernel refuses is tried again, later every time, and shown with the kernel's reason; the others go on.
+//!   A key that another protocol has is never written.
+//! - Much work is done in slices, between which a lost link is heard.
 //! - Routes of protocol 202 that an earlier process left stay until the speaker has heard End-of-RIB for their family; then
 //!   those that nobody announced again go.
 
@@ -23,7 +26,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fib::{Error, Event, Kernel, KernelRoute};
+use fib::{Error, Event, Kernel, KernelRoute, Watch};
+use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -70,16 +74,42 @@ impl Inputs {
 }
 
 /// What the kernel holds of ours.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// The kernel was read, the origins given to the speaker and every learned route written.
+    /// The kernel was read, the origins given to the speaker and what was learned until then written.
     pub ready: bool,
     /// Learned routes wanted in the kernel.
     pub routes: usize,
     /// Routes left by an earlier process that nobody announced again so far.
     pub stale: usize,
-    /// Routes that the last write could not make.
+    /// Routes that could not be made, or not be taken away, and are tried again.
     pub failed: usize,
+    /// Why, of some of them.
+    pub failures: Vec<Failure>,
+}
+
+/// A learned route that is not in the kernel as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    pub prefix: IpNet,
+    /// A sentence, with the kernel's own words.
+    pub reason: String,
+}
+
+impl Status {
+    /// # Errors
+    /// What keeps the FIB from being what was learned.
+    pub fn check(&self) -> Result<(), String> {
+        if !self.ready {
+            return Err("the kernel's routes are not read and written yet".into());
+        }
+        let Some(Failure { prefix, reason }) = self.failures.first() else { return Ok(()) };
+        let others = match self.failed.saturating_sub(1) {
+            0 => String::new(),
+            n => format!(" (and {n} more)"),
+        };
+        Err(format!("{prefix} is not in the kernel as it should be: {reason}{others}"))
+    }
 }
 
 /// Starts the task. `inputs` must hold the resources as they are after the store's first in-sync: what is originated from
@@ -94,7 +124,7 @@ pub fn spawn(
     inputs: watch::Receiver<Inputs>,
     neighbours: watch::Receiver<Neighbours>,
 ) -> Result<watch::Receiver<Status>, Error> {
-    let events = kernel.monitor()?;
+    let events = kernel.monitor(Watch::Others)?;
     let (status, receiver) = watch::channel(Status::default());
     let task = Task { kernel, speaker, events, inputs, neighbours, status, state: State::new(node) };
     tokio::spawn(task.run());
@@ -132,13 +162,10 @@ impl Task {
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC_INTERVAL, RESYNC_INTERVAL);
         resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.settle().await;
+            let has_more = self.settle().await;
             let retry = self.state.next_deadline();
             tokio::select! {
-                batch = best.recv() => match batch {
-                    Some(batch) => self.learn(batch, &mut best),
-                    None => return,
-                },
+                biased;
                 events = self.events.recv() => match events {
                     Some(events) => self.observe(events).await,
                     None => self.watch_again().await,
@@ -160,7 +187,12 @@ impl Task {
                     self.learn(RouteBatch::new(), &mut best);
                     self.state.sweep(heard);
                 }
+                batch = best.recv() => match batch {
+                    Some(batch) => self.learn(batch, &mut best),
+                    None => return,
+                },
                 _ = resync.tick() => self.read_kernel().await,
+                () = std::future::ready(()), if has_more => {}
                 () = sleep_until(retry) => {}
             }
         }
@@ -185,7 +217,7 @@ impl Task {
         }
         if needs_resync {
             // A session over a lost link goes down before anything else is done.
-            self.tell_speaker();
+            self.settle_state();
             self.read_kernel().await;
         }
     }
@@ -210,7 +242,7 @@ impl Task {
     }
 
     async fn watch_again(&mut self) {
-        match self.kernel.monitor() {
+        match self.kernel.monitor(Watch::Others) {
             Ok(events) => self.events = events,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the kernel cannot be watched");
@@ -220,7 +252,8 @@ impl Task {
         self.read_kernel().await;
     }
 
-    fn tell_speaker(&mut self) {
+    /// Works out what is wanted and tells the speaker what it has to know.
+    fn settle_state(&mut self) {
         let Actions { originate, ask_again, lost } = self.state.settle();
         for address in lost {
             tracing::info!(%address, "the link to this peer is lost");
@@ -234,18 +267,34 @@ impl Task {
         }
     }
 
-    async fn settle(&mut self) {
-        self.tell_speaker();
+    /// The same, and writes a slice of it; whether there is more to do at once.
+    async fn settle(&mut self) -> bool {
+        self.settle_state();
         let applied = self.state.apply(&*self.kernel, Instant::now()).await;
-        for (route, error) in &applied.failures {
-            tracing::warn!(%route, error = error as &dyn std::error::Error, "a learned route is not in the kernel");
-        }
         if applied.written + applied.deleted > 0 {
             tracing::debug!(written = applied.written, deleted = applied.deleted, "learned routes changed");
         }
-        let status = self.state.status();
-        self.status.send_if_modified(|last| std::mem::replace(last, status) != status);
+        if applied.needs_resync {
+            self.read_kernel().await;
+        }
+        let has_more = !applied.is_idle() || !self.state.is_settled();
+        // Not for each slice of a table that is written.
+        if !has_more || self.status.borrow().failed != self.state.failed() {
+            let status = self.state.status();
+            self.status.send_if_modified(|last| {
+                let is_new = *last != status;
+                *last = status;
+                is_new
+            });
+        }
+        has_more
     }
+}
+
+/// An error and its causes.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
@@ -254,3 +303,6 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -60,7 +60,7 @@ pub fn text(
         let routes = [
             ("kernel_routes", "Learned routes wanted in the kernel", kernel.routes),
             ("kernel_stale_routes", "Routes of an earlier process not announced again", kernel.stale),
-            ("kernel_failed_routes", "Routes the last write could not make", kernel.failed),
+            ("kernel_failed_routes", "Learned routes the kernel refused, tried again", kernel.failed),
         ];
         for (name, help, value) in routes {
             all.gauge(name, help, value);

@@ -16,7 +16,7 @@ use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use fib::{Event, Kernel, Link};
+use fib::{Event, Kernel, Link, Watch};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn6, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
@@ -204,7 +204,7 @@ impl Task {
 }
 
 async fn read_links(kernel: &impl Kernel) -> Result<(mpsc::Receiver<Vec<Event>>, Vec<Link>), fib::Error> {
-    let events = kernel.monitor()?;
+    let events = kernel.monitor(Watch::Links)?;
     Ok((events, kernel.dump_links().await?))
 }
 

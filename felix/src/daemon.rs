@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use api::{FelixConfigurationSpec, NodeSpec};
 use datastore::watcher;
 use felix_calc::{DesiredState, FrontendKind, Graph, Update};
-use fib::{Event, Kernel, Netlink};
+use fib::{Event, Kernel, Netlink, Watch};
 use tokio::sync::{mpsc, watch};
 
 use crate::config::{Role, Settings};
@@ -107,7 +107,7 @@ impl Daemon {
     /// When the kernel's events cannot be had any more.
     pub async fn run(mut self, store: datastore::DynStore) -> Result<()> {
         self.snapshot.store = store.describe();
-        let mut events = self.kernel.monitor().context("cannot watch the kernel")?;
+        let mut events = self.kernel.monitor(Watch::All).context("cannot watch the kernel")?;
         let mut updates = watcher::watch(store, resources::ranges(self.services_only));
         loop {
             let deadline = self.next_deadline();
@@ -328,6 +328,10 @@ impl Daemon {
         let announced = announced_services(&self.state, &served);
         self.routes.set_desired(desired_routes(&self.state, &self.view, &announced));
         let applied = self.routes.apply(&self.kernel, now).await;
+        if applied.needs_resync {
+            self.dirty.resync = true;
+            self.resync_at = now + DUMP_RETRY;
+        }
         if !applied.is_idle() {
             tracing::info!(written = applied.written, deleted = applied.deleted, "routes programmed");
         }

@@ -29,6 +29,8 @@ struct Why {
     paths: Vec<PathWhy>,
     peers: Vec<PeerWhy>,
     origin: Option<OriginWhy>,
+    /// Why the learned route is not in the kernel as it should be, where that is known.
+    kernel: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,6 +70,7 @@ impl From<Explanation> for Why {
             paths: explanation.paths.into_iter().map(PathWhy::from).collect(),
             peers: explanation.peers.into_iter().map(PeerWhy::from).collect(),
             origin: explanation.origin.map(OriginWhy::from),
+            kernel: None,
         }
     }
 }
@@ -117,7 +120,13 @@ pub async fn why(
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
     let target = prefix(&parameters.target)?;
     match app.speaker.explain(target).await {
-        Some(explanation) => Ok(Json(Why::from(explanation)).into_response()),
+        Some(explanation) => {
+            let mut why = Why::from(explanation);
+            let readiness = app.readiness.borrow();
+            let failures = readiness.kernel.iter().flat_map(|kernel| kernel.borrow().failures.clone());
+            why.kernel = failures.into_iter().find(|f| f.prefix.to_string() == why.prefix).map(|f| f.reason);
+            Ok(Json(why).into_response())
+        }
         None => Err(Refusal { status: StatusCode::NOT_FOUND, error: format!("no route covers {target}") }),
     }
 }

@@ -1,8 +1,11 @@
 //! What the kernel task knows and decides, without the task.
+//!
+//! Learned routes with the same next hops are a [`Group`], which is resolved once for all of them: what moves a next hop costs
+//! one look at every group, and one at every route only where the answer for its group is another one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bgp_proto::af::{Family, Prefix};
@@ -12,11 +15,16 @@ use fib::{
 };
 use ipnet::IpNet;
 
-use super::{Inputs, Status};
+use super::{Failure, Inputs, Status, sentence};
 use crate::dynamic::Neighbours;
 use crate::speaker::{InSync, Resolver, RouteBatch};
 use bgp_plan::config::Origin;
 use bgp_plan::origins::origins;
+
+/// Prefixes that are settled at a time: a lost link never waits for more of them.
+const SLICE: usize = 8192;
+/// Routes that failed of which the reason is kept; the others are counted.
+const LISTED: usize = 100;
 
 /// What the speaker has to be told.
 #[derive(Debug, Default, PartialEq)]
@@ -29,7 +37,7 @@ pub struct Actions {
     pub lost: Vec<IpAddr>,
 }
 
-/// What next hops are judged by; shared with the speaker's thread.
+/// What next hops are judged by.
 #[derive(Debug, Default)]
 struct View {
     /// Of every protocol but 202.
@@ -40,14 +48,12 @@ struct View {
     neighbours: BTreeMap<IpAddr, BTreeSet<u32>>,
     /// Best routes by BGP with their next hops as announced, and peers with the gateways by which they are reached.
     learned: Recursive,
-    /// What the speaker asked since the last `ask_again`, and what it was told.
-    asked: BTreeMap<IpAddr, Option<u32>>,
 }
 
 impl View {
     fn resolve(&self, addr: IpAddr, through: Option<IpNet>) -> Vec<NextHop> {
         // RFC 4271 section 5.1.3: an own address is no next hop.
-        if self.addrs.iter().any(|a| a.net.addr() == addr) {
+        if self.is_own(addr) {
             return Vec::new();
         }
         if let Some(links) = self.neighbours.get(&addr) {
@@ -64,27 +70,68 @@ impl View {
         Some(u32::from(hops.iter().any(|h| h.via != addr)))
     }
 
+    fn is_own(&self, addr: IpAddr) -> bool {
+        self.addrs.iter().any(|a| a.net.addr() == addr)
+    }
+
     /// Whether felix serves this prefix here: a block, a workload or a service, not the way to another node.
     fn is_served_here(&self, net: IpNet) -> bool {
         let at = RouteKey::new(net, 0)..=RouteKey::new(net, u32::MAX);
         let is_own = |r: &Route| r.protocol == PROTOCOL_FELIX && !matches!(r.target, Target::Gateways(_));
         self.routes.range(at).any(|(_, r)| is_own(r))
     }
-}
 
-/// Which learned prefixes have to be looked at again.
-#[derive(Debug)]
-enum Dirty {
-    Prefixes(BTreeSet<IpNet>),
-    All,
-}
-
-impl Dirty {
-    fn add(&mut self, net: IpNet) {
-        if let Self::Prefixes(nets) = self {
-            nets.insert(net);
-        }
+    /// Learned prefixes that hold one of these next hops: only they can be part of their own resolution.
+    fn around<'a>(&self, next_hops: impl Iterator<Item = &'a IpAddr>) -> BTreeSet<IpNet> {
+        let prefixes = next_hops.flat_map(|hop| {
+            let lengths = 0..=if hop.is_ipv4() { 32 } else { 128 };
+            lengths.filter_map(|len| IpNet::new(*hop, len).ok()).map(|net| net.trunc())
+        });
+        prefixes.filter(|net| self.learned.contains_key(net)).collect()
     }
+}
+
+/// Shared with the speaker's thread, which is answered while routes are settled. `view` is locked first.
+#[derive(Debug, Default)]
+struct Judge {
+    view: RwLock<View>,
+    /// What the speaker asked since the last `ask_again`, and what it was told.
+    asked: Mutex<BTreeMap<IpAddr, Option<u32>>>,
+}
+
+/// A thread that panicked while it held a lock has left what it guards whole: every change is one assignment.
+impl Judge {
+    fn read(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Option<u32>>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Learned routes with the same next hops as announced.
+#[derive(Debug, Default)]
+struct Group {
+    /// How many.
+    routes: usize,
+    /// As they stand in the kernel, of each family; `None`: no next hop is reached.
+    route: [Option<Arc<Route>>; 2],
+}
+
+/// What has to be looked at again.
+#[derive(Debug, Default)]
+struct Dirty {
+    /// Kernel and learned routes of these prefixes changed.
+    nets: BTreeSet<IpNet>,
+    /// Links, neighbours or many routes: any next hop may be reached otherwise.
+    next_hops: bool,
+    /// What every learned route is made with: addresses, service ranges.
+    all: bool,
 }
 
 /// All that the task knows.
@@ -92,23 +139,31 @@ impl Dirty {
 pub struct State {
     node: String,
     inputs: Inputs,
-    view: Arc<Mutex<View>>,
+    judge: Arc<Judge>,
     table: RouteTable,
     /// Routes of an earlier process, kept until they are learned again or proven stale.
     stale: BTreeSet<RouteKey>,
-    /// How many learned routes have this next hop.
+    groups: HashMap<Arc<[IpAddr]>, Group>,
+    /// Groups that were never resolved.
+    new_groups: Vec<Arc<[IpAddr]>>,
+    /// How many groups have this next hop.
     next_hops: BTreeMap<IpAddr, usize>,
     /// Best routes that the gateway of a peer stands in front of.
-    shadowed: BTreeMap<IpNet, Vec<IpAddr>>,
+    shadowed: BTreeMap<IpNet, Arc<[IpAddr]>>,
     /// Service ranges that are announced as a whole.
     blackholes: BTreeSet<IpNet>,
     dirty: Dirty,
+    /// Prefixes whose desired route is to be set.
+    unsettled: BTreeSet<IpNet>,
     origins_dirty: bool,
     peers_dirty: bool,
     announced: Option<Vec<Origin>>,
     /// Peers on a link, and the links on which they were last seen.
     direct: BTreeMap<IpAddr, BTreeSet<u32>>,
-    failed: usize,
+    /// Everything wanted was tried once.
+    was_written: bool,
+    /// Why routes are not in the kernel, of some.
+    failures: BTreeMap<RouteKey, String>,
 }
 
 impl State {
@@ -117,25 +172,29 @@ impl State {
         Self {
             node,
             inputs: Inputs::default(),
-            view: Arc::default(),
+            judge: Arc::default(),
             table: RouteTable::new(PROTOCOL_BGPD),
             stale: BTreeSet::new(),
+            groups: HashMap::new(),
+            new_groups: Vec::new(),
             next_hops: BTreeMap::new(),
             shadowed: BTreeMap::new(),
             blackholes: BTreeSet::new(),
-            dirty: Dirty::All,
+            dirty: Dirty { all: true, ..Dirty::default() },
+            unsettled: BTreeSet::new(),
             origins_dirty: false,
             peers_dirty: false,
             announced: None,
             direct: BTreeMap::new(),
-            failed: 0,
+            was_written: false,
+            failures: BTreeMap::new(),
         }
     }
 
     /// What is in the kernel under our protocol now was left by an earlier process: it stays until it is learned again or
     /// swept. Everything else of ours may be deleted from here on.
     pub fn keep_stale_routes(&mut self) {
-        let left: Vec<(RouteKey, Route)> = self.table.actual().iter().map(|(k, r)| (*k, r.clone())).collect();
+        let left: Vec<(RouteKey, Arc<Route>)> = self.table.actual().iter().map(|(k, r)| (*k, r.clone())).collect();
         for (key, route) in left {
             self.stale.insert(key);
             self.table.insert(key, route);
@@ -147,18 +206,18 @@ impl State {
     pub fn set_inputs(&mut self, inputs: Inputs) {
         self.direct.retain(|peer, _| inputs.peers.contains(peer));
         if (&self.inputs.services, &self.inputs.sources) != (&inputs.services, &inputs.sources) {
-            self.dirty = Dirty::All;
+            self.dirty.all = true;
         }
         let gateways = std::mem::take(&mut self.inputs.gateways);
         for peer in gateways.keys().filter(|p| !inputs.gateways.contains_key(p)) {
             let net = IpNet::from(*peer);
             let learned = self.shadowed.remove(&net);
-            self.reach(net, learned);
+            self.reach(net, learned.as_deref());
         }
         for (peer, gateway) in &inputs.gateways {
             let net = IpNet::from(*peer);
             if gateways.get(peer) != Some(gateway) {
-                let before = self.reach(net, Some(vec![*gateway]));
+                let before = self.reach(net, Some(&[*gateway]));
                 if !gateways.contains_key(peer) {
                     self.shadowed.extend(before.map(|b| (net, b)));
                 }
@@ -177,24 +236,51 @@ impl State {
                 by_address.entry((*address).into()).or_default().insert(*index);
             }
         }
-        let before = std::mem::replace(&mut lock(&self.view).neighbours, by_address.clone());
+        let before = std::mem::replace(&mut self.judge.write().neighbours, by_address.clone());
         if before != by_address {
-            self.dirty = Dirty::All;
+            self.dirty.next_hops = true;
         }
     }
 
     /// Makes these the next hops of a prefix; those it had before.
-    fn reach(&mut self, net: IpNet, gateways: Option<Vec<IpAddr>>) -> Option<Vec<IpAddr>> {
-        let mut view = lock(&self.view);
+    fn reach(&mut self, net: IpNet, gateways: Option<&[IpAddr]>) -> Option<Arc<[IpAddr]>> {
         self.stale.remove(&learned_key(net));
-        let before = match gateways {
-            Some(gateways) => {
-                gateways.iter().for_each(|g| *self.next_hops.entry(*g).or_default() += 1);
-                view.learned.insert(net, gateways)
+        let gateways = gateways.map(|g| self.join_group(g));
+        let before = {
+            let mut view = self.judge.write();
+            match gateways {
+                Some(gateways) => view.learned.insert(net, gateways),
+                None => view.learned.remove(&net),
             }
-            None => view.learned.remove(&net),
         };
-        for gateway in before.iter().flatten() {
+        if let Some(before) = &before {
+            self.leave_group(before);
+        }
+        self.dirty.nets.insert(net);
+        before
+    }
+
+    fn join_group(&mut self, gateways: &[IpAddr]) -> Arc<[IpAddr]> {
+        if let Some((known, _)) = self.groups.get_key_value(gateways) {
+            let known = Arc::clone(known);
+            self.groups.entry(Arc::clone(&known)).or_default().routes += 1;
+            return known;
+        }
+        let gateways: Arc<[IpAddr]> = gateways.into();
+        gateways.iter().for_each(|g| *self.next_hops.entry(*g).or_default() += 1);
+        self.groups.insert(Arc::clone(&gateways), Group { routes: 1, ..Group::default() });
+        self.new_groups.push(Arc::clone(&gateways));
+        gateways
+    }
+
+    fn leave_group(&mut self, gateways: &Arc<[IpAddr]>) {
+        let Some(group) = self.groups.get_mut(gateways) else { return };
+        group.routes -= 1;
+        if group.routes > 0 {
+            return;
+        }
+        self.groups.remove(gateways);
+        for gateway in gateways.iter() {
             if let Some(count) = self.next_hops.get_mut(gateway) {
                 *count -= 1;
                 if *count == 0 {
@@ -202,8 +288,6 @@ impl State {
                 }
             }
         }
-        self.dirty.add(net);
-        before
     }
 
     /// Best routes that changed.
@@ -212,11 +296,11 @@ impl State {
             let net = prefix_net(prefix);
             if self.inputs.gateways.contains_key(&net.addr()) && net.prefix_len() == net.max_prefix_len() {
                 match gateways {
-                    Some(gateways) => self.shadowed.insert(net, gateways),
+                    Some(gateways) => self.shadowed.insert(net, gateways.into()),
                     None => self.shadowed.remove(&net),
                 };
             } else {
-                self.reach(net, gateways);
+                self.reach(net, gateways.as_deref());
             }
         }
     }
@@ -225,7 +309,7 @@ impl State {
     pub fn sweep(&mut self, heard: InSync) {
         let is_proven = |key: &RouteKey| heard.family(Family::of(key.dst.addr()));
         for key in self.stale.extract_if(.., is_proven) {
-            self.dirty.add(key.dst);
+            self.dirty.nets.insert(key.dst);
         }
     }
 
@@ -236,80 +320,186 @@ impl State {
         let others: Routes = others.map(|r| (r.key, r.route.clone())).collect();
         let links: Links = links.into_iter().map(|l| (l.index, l)).collect();
         let addrs: BTreeSet<Addr> = addrs.into_iter().collect();
-        let mut view = lock(&self.view);
-        if (&others, &links, &addrs) != (&view.routes, &view.links, &view.addrs) {
-            (view.routes, view.links, view.addrs) = (others, links, addrs);
-            self.dirty = Dirty::All;
-            self.origins_dirty = true;
+        let mut view = self.judge.write();
+        if (&others, &links, &addrs) == (&view.routes, &view.links, &view.addrs) {
+            return;
         }
+        let moved = |now: &Routes, then: &Routes, nets: &mut BTreeSet<IpNet>| {
+            nets.extend(now.iter().filter(|(k, r)| then.get(k) != Some(r)).map(|(k, _)| k.dst));
+        };
+        moved(&others, &view.routes, &mut self.dirty.nets);
+        moved(&view.routes, &others, &mut self.dirty.nets);
+        self.dirty.all |= addrs != view.addrs;
+        self.dirty.next_hops = true;
+        self.origins_dirty = true;
+        (view.routes, view.links, view.addrs) = (others, links, addrs);
     }
 
-    /// Learns from one event; whether everything has to be read again.
+    /// Learns from one event; whether everything has to be read again: the kernel drops IPv4 routes in silence when a link or
+    /// an address goes. What it drops of others' is dropped here too; only for routes of ours is it worth a dump.
     pub fn observe(&mut self, event: &Event) -> bool {
         self.table.observe(event);
-        let mut view = lock(&self.view);
-        let needs_resync = match event {
-            // A link that was down before had no routes to lose: every new pod begins with such events.
-            Event::LinkChanged(link) => !link.is_usable() && view.links.get(&link.index).is_some_and(Link::is_usable),
-            event => event.needs_resync(),
-        };
+        let judge = Arc::clone(&self.judge);
+        let mut view = judge.write();
         match event {
             Event::RouteChanged(r) if r.route.protocol == PROTOCOL_BGPD => {}
             Event::RouteChanged(r) => {
                 if view.routes.insert(r.key, r.route.clone()).as_ref() != Some(&r.route) {
-                    self.dirty.add(r.key.dst);
+                    self.dirty.nets.insert(r.key.dst);
                     self.origins_dirty = true;
                 }
+                // Whether it came before or after a write of ours, which is not reported, only the kernel can say.
+                return self.table.desired().contains_key(&r.key);
             }
             Event::RouteRemoved(key, protocol) => {
                 if view.routes.get(key).is_some_and(|r| r.protocol == *protocol) {
                     view.routes.remove(key);
-                    self.dirty.add(key.dst);
+                    self.dirty.nets.insert(key.dst);
                     self.origins_dirty = true;
                 }
             }
             Event::LinkChanged(link) => {
-                if view.links.insert(link.index, link.clone()).as_ref() != Some(link) {
-                    self.dirty = Dirty::All;
-                    self.origins_dirty = true;
+                let before = view.links.insert(link.index, link.clone());
+                if before.as_ref() != Some(link) {
+                    self.link_moved(link.index, &view);
+                }
+                // A link that was down before had no routes to lose: every new pod begins with such events.
+                if !link.is_usable() && before.is_some_and(|b| b.is_usable()) {
+                    if !link.up {
+                        self.forget_routes(&mut view, |_, route| is_only_on(route, link.index));
+                    }
+                    return self.table.any_value(|route| route.links().contains(&link.index));
                 }
             }
             Event::LinkRemoved(index) => {
                 view.links.remove(index);
-                self.dirty = Dirty::All;
+                self.link_moved(*index, &view);
+                self.forget_routes(&mut view, |_, route| is_only_on(route, *index));
+                return self.table.any_value(|route| route.links().contains(index));
             }
             Event::AddrAdded(addr) => {
                 if view.addrs.insert(*addr) {
-                    self.dirty = Dirty::All;
+                    self.address_moved(addr.net.addr());
                 }
             }
             Event::AddrRemoved(addr) => {
-                view.addrs.remove(addr);
-                self.dirty = Dirty::All;
+                if view.addrs.remove(addr) {
+                    self.address_moved(addr.net.addr());
+                    return self.address_lost(&mut view, addr);
+                }
             }
-            Event::Overrun => {}
+            Event::Overrun => return true,
         }
-        needs_resync
+        false
     }
 
-    /// Works out the routes wanted, and what the speaker has to be told.
+    /// Next hops behind this link are reached otherwise now.
+    fn link_moved(&mut self, index: u32, view: &View) {
+        self.dirty.next_hops |= view.neighbours.values().any(|links| links.contains(&index));
+        let by_it = view.routes.iter().filter(|(_, route)| route.links().contains(&index));
+        self.dirty.nets.extend(by_it.map(|(key, _)| key.dst));
+        self.origins_dirty = true;
+    }
+
+    fn address_moved(&mut self, address: IpAddr) {
+        self.dirty.nets.insert(address.into());
+        self.dirty.all |= self.inputs.sources.contains(&address);
+        // A range around an address of ours is no blackhole.
+        self.origins_dirty |= !self.inputs.services.aggregates.is_empty();
+    }
+
+    /// `fib_sync_down_addr`: IPv4 routes with this source go. `fib_disable_ip`: with the last IPv4 address of a link all of its
+    /// IPv4 routes go. `rt6_remove_prefsrc`: IPv6 routes lose their source.
+    fn address_lost(&mut self, view: &mut View, addr: &Addr) -> bool {
+        let address = addr.net.addr();
+        let is_gone = !view.is_own(address);
+        let is_last = |a: &Addr| a.ifindex == addr.ifindex && a.net.addr().is_ipv4();
+        let is_last = address.is_ipv4() && !view.addrs.iter().any(is_last);
+        let is_hit = |key: IpAddr, route: &Route| {
+            (is_gone && route.source == Some(address))
+                || (is_last && key.is_ipv4() && route.links().contains(&addr.ifindex))
+        };
+        if address.is_ipv4() {
+            self.forget_routes(view, |key, route| {
+                is_hit(key.dst.addr(), route) && (route.source == Some(address) || is_only_on(route, addr.ifindex))
+            });
+        }
+        self.table.any_value(|route| is_hit(address, route))
+    }
+
+    /// The kernel has dropped these routes of others.
+    fn forget_routes(&mut self, view: &mut View, is_gone: impl Fn(&RouteKey, &Route) -> bool) {
+        for (key, _) in view.routes.extract_if(.., |key, route| is_gone(key, route)) {
+            self.dirty.nets.insert(key.dst);
+            self.origins_dirty = true;
+        }
+    }
+
+    /// Works out the routes wanted, of a slice of what changed, and what the speaker has to be told.
     pub fn settle(&mut self) -> Actions {
         let mut actions = Actions { originate: self.changed_origins(), ..Actions::default() };
-        let nets = match std::mem::replace(&mut self.dirty, Dirty::Prefixes(BTreeSet::new())) {
-            Dirty::Prefixes(nets) if nets.is_empty() => None,
-            // A route by which some next hop is reached concerns every route with that next hop.
-            Dirty::Prefixes(nets) if !self.decides_next_hops(&nets) => Some(nets),
-            _ => Some(self.all_prefixes()),
-        };
-        if let Some(nets) = nets {
-            self.want(nets);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let new_groups = std::mem::take(&mut self.new_groups);
+        if dirty.all || dirty.next_hops || self.decides_next_hops(&dirty.nets) {
+            let all: Vec<Arc<[IpAddr]>> = self.groups.keys().cloned().collect();
+            let moved = self.resolve_groups(all);
+            let view = self.judge.read();
+            dirty.nets.extend(view.around(self.next_hops.keys()));
+            if dirty.all {
+                let wanted = self.table.desired().keys().map(|k| k.dst);
+                dirty.nets.extend(view.learned.keys().copied().chain(wanted).chain(self.blackholes.iter().copied()));
+            } else if !moved.is_empty() {
+                let moved: HashSet<*const IpAddr> = moved.iter().map(|group| group.as_ptr()).collect();
+                let is_moved = |group: &Arc<[IpAddr]>| moved.contains(&group.as_ptr());
+                dirty.nets.extend(view.learned.iter().filter(|(_, group)| is_moved(group)).map(|(net, _)| *net));
+            }
+            drop(view);
             actions.ask_again = self.answers_changed();
             self.peers_dirty = true;
+        } else {
+            self.resolve_groups(new_groups);
         }
+        self.unsettled.append(&mut dirty.nets);
+        let slice: Vec<IpNet> = std::iter::from_fn(|| self.unsettled.pop_first()).take(SLICE).collect();
+        self.want(slice);
         if std::mem::take(&mut self.peers_dirty) {
             actions.lost = self.lost_peers();
         }
         actions
+    }
+
+    /// Whether [`State::settle`] has more to do.
+    pub fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
+    }
+
+    /// Resolves the next hops of these groups; those for which the answer is another one.
+    fn resolve_groups(&mut self, groups: Vec<Arc<[IpAddr]>>) -> Vec<Arc<[IpAddr]>> {
+        let view = self.judge.read();
+        let sources = self.sources(&view);
+        let mut resolved: HashMap<IpAddr, Vec<NextHop>> = HashMap::new();
+        let mut moved = Vec::new();
+        for gateways in groups {
+            let Some(group) = self.groups.get_mut(&gateways) else { continue };
+            let mut hops = Vec::new();
+            for gateway in gateways.iter() {
+                hops.extend_from_slice(resolved.entry(*gateway).or_insert_with(|| view.resolve(*gateway, None)));
+            }
+            let route = sources.map(|source| learned_route(&hops, source));
+            if group.route != route {
+                group.route = route;
+                moved.push(gateways);
+            }
+        }
+        moved
+    }
+
+    /// The preferred source of each family.
+    fn sources(&self, view: &View) -> [Option<IpAddr>; 2] {
+        [true, false].map(|is_v4| {
+            let mut sources = self.inputs.sources.iter().copied();
+            sources.find(|s| s.is_ipv4() == is_v4 && view.is_own(*s))
+        })
     }
 
     /// What this node originates, if that is not what it was.
@@ -317,7 +507,8 @@ impl State {
         if !std::mem::take(&mut self.origins_dirty) {
             return None;
         }
-        let view = lock(&self.view);
+        let judge = Arc::clone(&self.judge);
+        let view = judge.read();
         let now = origins(&self.node, &self.inputs.resources, &view.routes, &view.links);
         let aggregates = &self.inputs.services.aggregates;
         let announced = now.iter().filter(|o| o.export).map(|o| prefix_net(o.prefix));
@@ -325,7 +516,7 @@ impl State {
         let is_elsewhere = |net: &IpNet| !view.addrs.iter().any(|a| net.contains(&a.net.addr()) || a.net.contains(net));
         let blackholes: BTreeSet<IpNet> =
             announced.filter(|net| aggregates.contains(net) && is_elsewhere(net)).collect();
-        blackholes.symmetric_difference(&self.blackholes).for_each(|net| self.dirty.add(*net));
+        self.dirty.nets.extend(blackholes.symmetric_difference(&self.blackholes));
         self.blackholes = blackholes;
         if self.announced.as_ref() == Some(&now) {
             return None;
@@ -334,12 +525,23 @@ impl State {
         Some(now)
     }
 
-    /// Writes what differs.
+    /// Writes some of what differs: nothing is left to write now once this is idle.
     pub async fn apply(&mut self, kernel: &dyn Kernel, now: Instant) -> Applied {
-        let applied = self.table.apply(kernel, now).await;
-        if !applied.is_idle() {
-            self.failed = applied.failures.len();
+        let applied = self.table.apply_some(kernel, now).await;
+        for (key, error) in &applied.failures {
+            let reason = sentence(error);
+            if self.failures.get(key) == Some(&reason) {
+                continue;
+            }
+            if self.failures.len() < LISTED || self.failures.contains_key(key) {
+                tracing::warn!(route = %key, "a learned route is not in the kernel: {reason}");
+                self.failures.insert(*key, reason);
+            } else {
+                tracing::debug!(route = %key, "a learned route is not in the kernel: {reason}");
+            }
         }
+        self.failures.retain(|key, _| self.table.has_failed(key));
+        self.was_written |= applied.is_idle() && self.is_settled() && self.announced.is_some();
         applied
     }
 
@@ -350,47 +552,49 @@ impl State {
 
     /// The speaker's judgement on next hops.
     pub fn resolver(&self) -> Resolver {
-        let view = Arc::clone(&self.view);
-        lock(&view).asked.clear();
+        let judge = Arc::clone(&self.judge);
+        judge.asked().clear();
         Arc::new(move |addr| {
-            let mut view = lock(&view);
+            // Locked until the answer is noted: who changes the view finds it.
+            let view = judge.read();
             let answer = view.distance(addr);
-            view.asked.insert(addr, answer);
+            judge.asked().insert(addr, answer);
             answer
         })
     }
 
+    /// How many routes failed and are tried again.
+    pub fn failed(&self) -> usize {
+        self.table.failed()
+    }
+
     /// For the status socket.
     pub fn status(&self) -> Status {
+        let failures = self.failures.iter().map(|(key, reason)| Failure { prefix: key.dst, reason: reason.clone() });
         Status {
-            ready: self.announced.is_some() && self.table.is_clean(),
+            ready: self.was_written,
             routes: self.table.desired().len(),
             stale: self.stale.len(),
-            failed: if self.table.is_clean() { 0 } else { self.failed },
+            failed: self.table.failed(),
+            failures: failures.collect(),
         }
     }
 
-    fn all_prefixes(&self) -> BTreeSet<IpNet> {
-        let wanted = self.table.desired().keys().map(|k| k.dst);
-        lock(&self.view).learned.keys().copied().chain(wanted).chain(self.blackholes.iter().copied()).collect()
-    }
-
     fn decides_next_hops(&self, nets: &BTreeSet<IpNet>) -> bool {
-        let view = lock(&self.view);
+        let asked = self.judge.asked();
         nets.iter().any(|net| {
             let inside = net.network()..=net.broadcast();
             self.next_hops.range(inside.clone()).next().is_some()
-                || view.asked.range(inside.clone()).next().is_some()
+                || asked.range(inside.clone()).next().is_some()
                 || self.inputs.peers.range(inside).next().is_some()
         })
     }
 
     /// Sets the desired route of each of these prefixes.
-    fn want(&mut self, nets: BTreeSet<IpNet>) {
-        let view = lock(&self.view);
-        let is_here = |address: &IpAddr| view.addrs.iter().any(|a| a.net.addr() == *address);
-        let sources: Vec<IpAddr> = self.inputs.sources.iter().copied().filter(is_here).collect();
-        let mut resolved: BTreeMap<IpAddr, Vec<NextHop>> = BTreeMap::new();
+    fn want(&mut self, nets: Vec<IpNet>) {
+        let judge = Arc::clone(&self.judge);
+        let view = judge.read();
+        let sources = self.sources(&view);
         for net in nets {
             let key = learned_key(net);
             if self.blackholes.contains(&net) {
@@ -400,34 +604,33 @@ impl State {
             }
             let is_ours = view.is_served_here(net) || self.inputs.services.own.iter().any(|r| r.contains(&net));
             let gateways = view.learned.get(&net).filter(|_| !is_ours);
-            // Only a route that covers a next hop can be part of its own resolution.
-            let through = self.next_hops.range(net.network()..=net.broadcast()).next().map(|_| net);
-            let mut hops = Vec::new();
-            for gateway in gateways.into_iter().flatten() {
-                match through {
-                    Some(net) => hops.extend(view.resolve(*gateway, Some(net))),
-                    None => {
-                        hops.extend(resolved.entry(*gateway).or_insert_with(|| view.resolve(*gateway, None)).iter())
+            let family = usize::from(!net.addr().is_ipv4());
+            let route = gateways.and_then(|gateways| {
+                // Only a route that covers a next hop can be part of its own resolution.
+                match self.next_hops.range(net.network()..=net.broadcast()).next() {
+                    Some(_) => {
+                        let hops: Vec<NextHop> = gateways.iter().flat_map(|g| view.resolve(*g, Some(net))).collect();
+                        learned_route(&hops, sources[family])
                     }
+                    None => self.groups.get(gateways)?.route[family].clone(),
                 }
-            }
-            if !hops.is_empty() {
-                let source = sources.iter().copied().find(|s| s.is_ipv4() == net.addr().is_ipv4());
-                self.table.insert(key, Route { source, ..Route::new(Target::Gateways(hops), PROTOCOL_BGPD) });
-            } else if !self.stale.contains(&key) {
-                self.table.remove(&key);
+            });
+            match route {
+                Some(route) => self.table.insert(key, route),
+                None if self.stale.contains(&key) => {}
+                None => self.table.remove(&key),
             }
         }
     }
 
     fn answers_changed(&self) -> bool {
-        let view = lock(&self.view);
-        view.asked.iter().any(|(addr, answer)| view.distance(*addr) != *answer)
+        let view = self.judge.read();
+        self.judge.asked().iter().any(|(addr, answer)| view.distance(*addr) != *answer)
     }
 
     /// Peers that were on a link and whose every such link is down or gone; each once.
     fn lost_peers(&mut self) -> Vec<IpAddr> {
-        let view = lock(&self.view);
+        let view = self.judge.read();
         for peer in &self.inputs.peers {
             let hops = view.resolve(*peer, None);
             let links: BTreeSet<u32> = hops.iter().filter(|h| h.via == *peer).map(|h| h.ifindex).collect();
@@ -440,17 +643,24 @@ impl State {
     }
 }
 
+/// A learned route by these next hops; `None` without any.
+fn learned_route(hops: &[NextHop], source: Option<IpAddr>) -> Option<Arc<Route>> {
+    let (_, target) = (hops.first()?, Target::Gateways(hops.to_vec()));
+    Some(Arc::new(Route { source, ..Route::new(target, PROTOCOL_BGPD) }))
+}
+
+/// Whether all its next hops are on this link.
+fn is_only_on(route: &Route, index: u32) -> bool {
+    let links = route.links();
+    !links.is_empty() && links.iter().all(|link| *link == index)
+}
+
 fn prefix_net(prefix: Prefix) -> IpNet {
     IpNet::new(prefix.address(), prefix.len()).expect("a prefix's length fits its family")
 }
 
 fn learned_key(net: IpNet) -> RouteKey {
     RouteKey::new(net, PRIORITY_LEARNED)
-}
-
-/// A thread that panicked while it held the view has left it whole: every change is one assignment.
-fn lock(view: &Mutex<View>) -> MutexGuard<'_, View> {
-    view.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
@@ -20,6 +20,9 @@ use crate::route::{NextHop, Route, RouteKey, Target};
 /// A route with [`Target::Other`] has no message: `None`.
 pub fn message(change: &Change) -> Option<NetlinkMessage<RouteNetlinkMessage>> {
     let (payload, flags) = match change {
+        Change::Add(key, route) => {
+            (RouteNetlinkMessage::NewRoute(route_message(key, route)?), NLM_F_CREATE | NLM_F_EXCL)
+        }
         Change::Replace(key, route) => {
             (RouteNetlinkMessage::NewRoute(route_message(key, route)?), NLM_F_CREATE | NLM_F_REPLACE)
         }
@@ -144,7 +147,7 @@ pub fn route(m: &RouteMessage) -> Option<KernelRoute> {
     };
     let dst = IpNet::new(dst, h.destination_prefix_length).ok()?;
     let route = Route { target, protocol: u8::from(h.protocol), source }.normal();
-    Some(KernelRoute { key: RouteKey::new(dst, priority), route })
+    Some(KernelRoute { key: RouteKey::new(dst, priority), route: route.into() })
 }
 
 fn next_hop(hop: &RouteNextHop) -> Option<NextHop> {

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
-use crate::kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link};
+use crate::kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link, Watch};
+use crate::resolve::Routes;
 use crate::route::{Route, RouteKey};
 
 /// A kernel in memory. What is changed through its own methods is reported to monitors, as are writes.
@@ -17,18 +18,27 @@ pub struct Fake {
 
 #[derive(Debug, Default)]
 struct State {
-    routes: BTreeMap<RouteKey, Route>,
+    routes: Routes,
     links: BTreeMap<u32, Link>,
     addrs: BTreeSet<Addr>,
     refused: BTreeSet<RouteKey>,
     dumps_fail: bool,
     changes: Vec<Change>,
-    monitors: Vec<mpsc::Sender<Vec<Event>>>,
+    monitors: Vec<(Watch, mpsc::Sender<Vec<Event>>)>,
 }
 
 impl State {
-    fn emit(&mut self, event: &Event) {
-        self.monitors.retain(|m| m.try_send(vec![event.clone()]).is_ok());
+    /// Tells the monitors for which it is; those of others are not told of our own writes.
+    fn emit(&mut self, event: &Event, is_own: bool) {
+        let is_route = matches!(event, Event::RouteChanged(_) | Event::RouteRemoved(..));
+        self.monitors.retain(|(watch, monitor)| {
+            let is_for = match watch {
+                Watch::All => true,
+                Watch::Others => !is_own,
+                Watch::Links => !is_route,
+            };
+            if is_for { monitor.try_send(vec![event.clone()]).is_ok() } else { !monitor.is_closed() }
+        });
     }
 
     fn write(&mut self, change: Change) -> Result<(), Error> {
@@ -37,16 +47,20 @@ impl State {
             let source = io::Error::from_raw_os_error(libc::EINVAL);
             return Err(Error::Refused { attempted: format!("write {key}"), reason: None, source });
         }
+        if matches!(change, Change::Add(..)) && self.routes.contains_key(&key) {
+            let source = io::Error::from_raw_os_error(libc::EEXIST);
+            return Err(Error::Refused { attempted: format!("add {key}"), reason: None, source });
+        }
         self.changes.push(change.clone());
         match change {
-            Change::Replace(key, route) => {
+            Change::Add(key, route) | Change::Replace(key, route) => {
                 self.routes.insert(key, route.clone());
-                self.emit(&Event::RouteChanged(KernelRoute { key, route }));
+                self.emit(&Event::RouteChanged(KernelRoute { key, route }), true);
             }
             Change::Delete(key, protocol) => {
                 if self.routes.get(&key).is_some_and(|r| r.protocol == protocol) {
                     self.routes.remove(&key);
-                    self.emit(&Event::RouteRemoved(key, protocol));
+                    self.emit(&Event::RouteRemoved(key, protocol), true);
                 }
             }
         }
@@ -65,7 +79,7 @@ impl Fake {
     }
 
     /// The routes it holds.
-    pub fn routes(&self) -> BTreeMap<RouteKey, Route> {
+    pub fn routes(&self) -> Routes {
         self.state().routes.clone()
     }
 
@@ -76,16 +90,16 @@ impl Fake {
 
     /// Somebody else sets a route.
     pub fn set_route(&self, key: RouteKey, route: Route) {
-        let mut state = self.state();
+        let (mut state, route) = (self.state(), Arc::new(route));
         state.routes.insert(key, route.clone());
-        state.emit(&Event::RouteChanged(KernelRoute { key, route }));
+        state.emit(&Event::RouteChanged(KernelRoute { key, route }), false);
     }
 
     /// Somebody else removes a route.
     pub fn remove_route(&self, key: &RouteKey) {
         let mut state = self.state();
         if let Some(route) = state.routes.remove(key) {
-            state.emit(&Event::RouteRemoved(*key, route.protocol));
+            state.emit(&Event::RouteRemoved(*key, route.protocol), false);
         }
     }
 
@@ -93,14 +107,14 @@ impl Fake {
     pub fn set_link(&self, link: Link) {
         let mut state = self.state();
         state.links.insert(link.index, link.clone());
-        state.emit(&Event::LinkChanged(link));
+        state.emit(&Event::LinkChanged(link), false);
     }
 
     /// An address appears.
     pub fn add_addr(&self, addr: Addr) {
         let mut state = self.state();
         state.addrs.insert(addr);
-        state.emit(&Event::AddrAdded(addr));
+        state.emit(&Event::AddrAdded(addr), false);
     }
 
     /// Refuses to write this key, or no longer.
@@ -146,9 +160,9 @@ impl Kernel for Fake {
         changes.into_iter().map(|change| state.write(change)).collect()
     }
 
-    fn monitor(&self) -> Result<mpsc::Receiver<Vec<Event>>, Error> {
+    fn monitor(&self, watch: Watch) -> Result<mpsc::Receiver<Vec<Event>>, Error> {
         let (tx, rx) = mpsc::channel(4096);
-        self.state().monitors.push(tx);
+        self.state().monitors.push((watch, tx));
         Ok(rx)
     }
 }

@@ -1,6 +1,7 @@
 //! The kernel behind a trait: what can be read, written and watched.
 
 use std::io;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
@@ -11,7 +12,7 @@ use crate::route::{Route, RouteKey};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelRoute {
     pub key: RouteKey,
-    pub route: Route,
+    pub route: Arc<Route>,
 }
 
 /// A network interface.
@@ -42,8 +43,10 @@ pub struct Addr {
 /// One write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Creates the route, or replaces the one of the same key.
-    Replace(RouteKey, Route),
+    /// Creates the route. Where the key is taken, whoever has it, the kernel refuses ([`Error::is_taken`]).
+    Add(RouteKey, Arc<Route>),
+    /// Creates the route, or replaces the one of the same key, whoever has it: for keys that are known to be ours.
+    Replace(RouteKey, Arc<Route>),
     /// Deletes the route of this key and protocol; an absent one is success.
     Delete(RouteKey, u8),
 }
@@ -52,7 +55,7 @@ impl Change {
     /// The key that is written.
     pub fn key(&self) -> RouteKey {
         match self {
-            Self::Replace(key, _) | Self::Delete(key, _) => *key,
+            Self::Add(key, _) | Self::Replace(key, _) | Self::Delete(key, _) => *key,
         }
     }
 }
@@ -96,7 +99,7 @@ pub enum Error {
     },
     #[error("the kernel refused to {attempted}{}", .reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default())]
     Refused {
-        /// `replace 10.0.0.0/26 metric 1024`
+        /// `add 10.0.0.0/26 metric 1024`
         attempted: String,
         /// The kernel's own words, where it gave any.
         reason: Option<String>,
@@ -107,6 +110,29 @@ pub enum Error {
     Malformed { attempted: &'static str, reason: String },
     #[error("{key} belongs to route protocol {owner}: remove that route, or let its owner do so")]
     Foreign { key: RouteKey, owner: u8 },
+}
+
+impl Error {
+    /// Somebody else has a route of this key, which we did not know of.
+    pub fn is_taken(&self) -> bool {
+        matches!(self, Self::Refused { source, .. } if source.raw_os_error() == Some(libc::EEXIST))
+    }
+
+    /// Whether the write may have happened all the same.
+    pub fn is_unknown_outcome(&self) -> bool {
+        matches!(self, Self::Socket { .. } | Self::Malformed { .. })
+    }
+}
+
+/// What a monitor is to report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watch {
+    /// Routes, links and addresses.
+    All,
+    /// The same without the routes that this [`Kernel`] writes itself: who has a table of them knows. A million of them would
+    /// otherwise overrun the socket.
+    Others,
+    Links,
 }
 
 /// A kernel. Dumps cover both families and the main table only.
@@ -125,5 +151,5 @@ pub trait Kernel: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Socket`] when the watching socket cannot be made.
-    fn monitor(&self) -> Result<mpsc::Receiver<Vec<Event>>, Error>;
+    fn monitor(&self, watch: Watch) -> Result<mpsc::Receiver<Vec<Event>>, Error>;
 }

@@ -20,11 +20,11 @@ pub mod route;
 pub mod table;
 
 pub use fake::Fake;
-pub use kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link};
+pub use kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link, Watch};
 pub use netlink::Netlink;
 pub use resolve::{Links, Recursive, Resolver, Routes, resolve};
 pub use route::{
     NextHop, PRIORITY_BORROWED, PRIORITY_LEARNED, PRIORITY_LOCAL, PROTOCOL_BGPD, PROTOCOL_FELIX, Route, RouteKey,
-    Target,
+    Shared, Target,
 };
 pub use table::{Applied, RouteTable};

@@ -21,13 +21,17 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
 use tokio::sync::mpsc;
 
 use crate::codec;
-use crate::kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link};
+use crate::kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link, Watch};
+use crate::route::Shared;
 
 /// Messages in one send. Only the last one asks for an answer; errors come back for any of them. With more, the kernel
 /// gets slower, not faster (measured: 128 a send 680,000 routes/s, 512 a send 320,000).
 const BATCH: usize = 128;
 /// Receive buffer, bytes: answers of a batch that fails as a whole, and a burst of events, must fit.
 const RECEIVE_BUFFER: usize = 8 << 20;
+/// Room for one datagram of answers or of a dump: the kernel's own limit for the latter is 32 KiB, once it has seen a reader with
+/// so much room.
+const DATAGRAM: usize = 64 << 10;
 /// How long the kernel may take to answer, seconds. It answers within the send; this is a guard against a lost answer.
 const ANSWER_TIMEOUT_SECS: libc::time_t = 10;
 /// How often an inconsistent dump (`NLM_F_DUMP_INTR`) is repeated before its last result is taken.
@@ -46,13 +50,9 @@ const ERROR_TEXT: u16 = 1;
 const HAS_TLVS: u16 = 0x200;
 
 /// Multicast groups (`rtnetlink(7)`, `linux/rtnetlink.h` RTNLGRP_*).
-const GROUPS: [u32; 5] = [
-    1,  /* LINK */
-    5,  /* IPV4_IFADDR */
-    7,  /* IPV4_ROUTE */
-    9,  /* IPV6_IFADDR */
-    11, /* IPV6_ROUTE */
-];
+const LINK_GROUP: u32 = 1;
+const OTHER_GROUPS: [u32; 4] =
+    [5 /* IPV4_IFADDR */, 7 /* IPV4_ROUTE */, 9 /* IPV6_IFADDR */, 11 /* IPV6_ROUTE */];
 
 type Message = NetlinkMessage<RouteNetlinkMessage>;
 
@@ -60,6 +60,8 @@ type Message = NetlinkMessage<RouteNetlinkMessage>;
 #[derive(Clone, Debug)]
 pub struct Netlink {
     requests: Arc<Mutex<Requests>>,
+    /// The port of the socket that writes, by which its changes are known.
+    port: u32,
 }
 
 #[derive(Debug)]
@@ -76,13 +78,13 @@ impl Netlink {
     pub fn new() -> Result<Self, Error> {
         let wrap = |source| Error::Socket { attempted: "open a socket", source };
         let mut socket = Socket::new(NETLINK_ROUTE).map_err(wrap)?;
-        socket.bind_auto().map_err(wrap)?;
+        let port = socket.bind_auto().map_err(wrap)?.port_number();
         socket.connect(&SocketAddr::new(0, 0)).map_err(wrap)?;
         socket.set_ext_ack(true).map_err(wrap)?;
         socket.set_cap_ack(true).map_err(wrap)?;
         grow_receive_buffer(&socket);
         set_answer_timeout(&socket).map_err(wrap)?;
-        Ok(Self { requests: Arc::new(Mutex::new(Requests { socket, sequence: 0 })) })
+        Ok(Self { requests: Arc::new(Mutex::new(Requests { socket, sequence: 0 })), port })
     }
 
     async fn with<T: Send + 'static>(&self, f: impl FnOnce(&mut Requests) -> T + Send + 'static) -> T {
@@ -103,8 +105,11 @@ impl Kernel for Netlink {
             let request = RouteNetlinkMessage::GetRoute(m);
             routes.extend(
                 self.with(|r| {
+                    let mut values = Shared::default();
                     r.dump(request, "dump routes", |m| match m {
-                        RouteNetlinkMessage::NewRoute(m) => codec::route(&m),
+                        RouteNetlinkMessage::NewRoute(m) => {
+                            codec::route(&m).map(|r| KernelRoute { route: values.share(r.route), ..r })
+                        }
                         _ => None,
                     })
                 })
@@ -140,16 +145,20 @@ impl Kernel for Netlink {
         self.with(move |r| changes.chunks(BATCH).flat_map(|batch| r.apply_batch(batch)).collect()).await
     }
 
-    fn monitor(&self) -> Result<mpsc::Receiver<Vec<Event>>, Error> {
+    fn monitor(&self, watch: Watch) -> Result<mpsc::Receiver<Vec<Event>>, Error> {
         let wrap = |source| Error::Socket { attempted: "open a monitor", source };
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(wrap)?;
         socket.socket_mut().bind_auto().map_err(wrap)?;
         grow_receive_buffer(socket.socket_ref());
-        for group in GROUPS {
-            socket.socket_mut().add_membership(group).map_err(wrap)?;
+        if watch == Watch::Others {
+            skip_routes_of(socket.socket_ref(), self.port).map_err(wrap)?;
+        }
+        let others: &[u32] = if watch == Watch::Links { &[] } else { &OTHER_GROUPS };
+        for group in [LINK_GROUP].iter().chain(others) {
+            socket.socket_mut().add_membership(*group).map_err(wrap)?;
         }
         let (tx, rx) = mpsc::channel(EVENT_BATCHES);
-        tokio::spawn(watch(socket, tx));
+        tokio::spawn(report(socket, tx));
         Ok(rx)
     }
 }
@@ -187,12 +196,12 @@ impl Requests {
         if let Err(source) = self.send(&mut messages) {
             return fail_all(batch, &source);
         }
+        let mut bytes = Vec::with_capacity(DATAGRAM);
         loop {
-            let bytes = match self.receive() {
-                Ok(bytes) => bytes,
-                // The answers are lost: nobody knows what was written. A second try finds out.
-                Err(source) => return fail_all(batch, &source),
-            };
+            if let Err(source) = self.receive(&mut bytes) {
+                // The answers are lost: nobody knows what was written.
+                return fail_all(batch, &source);
+            }
             for answer in Answers(&bytes) {
                 if let Some(&index) = sent.get(&answer.sequence)
                     && answer.errno != 0
@@ -220,11 +229,15 @@ impl Requests {
     }
 
     /// A datagram. A signal does not end the wait: a socket with a timeout is not restarted by the kernel (signal(7)).
-    fn receive(&mut self) -> io::Result<Vec<u8>> {
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        bytes.clear();
         loop {
-            match self.socket.recv_from_full() {
+            match self.socket.recv_from(bytes, libc::MSG_TRUNC) {
+                Ok((len, _)) if len > bytes.len() => {
+                    return Err(io::Error::other(format!("an answer of {len} bytes, more than there is room for")));
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                received => return received.map(|(bytes, _)| bytes),
+                received => return received.map(drop),
             }
         }
     }
@@ -234,11 +247,11 @@ impl Requests {
         &mut self,
         request: RouteNetlinkMessage,
         attempted: &'static str,
-        pick: fn(RouteNetlinkMessage) -> Option<T>,
+        mut pick: impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         let mut tries = 1;
         loop {
-            let (found, interrupted) = self.dump_once(request.clone(), attempted, pick)?;
+            let (found, interrupted) = self.dump_once(request.clone(), attempted, &mut pick)?;
             if !interrupted || tries == DUMP_TRIES {
                 return Ok(found);
             }
@@ -250,7 +263,7 @@ impl Requests {
         &mut self,
         request: RouteNetlinkMessage,
         attempted: &'static str,
-        pick: fn(RouteNetlinkMessage) -> Option<T>,
+        pick: &mut impl FnMut(RouteNetlinkMessage) -> Option<T>,
     ) -> Result<(Vec<T>, bool), Error> {
         let wrap = |source| Error::Socket { attempted, source };
         let mut message = Message::from(request);
@@ -259,8 +272,9 @@ impl Requests {
         let sequence = message.header.sequence_number;
         self.send(&mut [message]).map_err(wrap)?;
         let (mut found, mut interrupted) = (Vec::new(), false);
+        let mut bytes = Vec::with_capacity(DATAGRAM);
         loop {
-            let bytes = self.receive().map_err(wrap)?;
+            self.receive(&mut bytes).map_err(wrap)?;
             for part in parts(&bytes) {
                 let message =
                     Message::deserialize(part).map_err(|e| Error::Malformed { attempted, reason: e.to_string() })?;
@@ -280,8 +294,8 @@ impl Requests {
 }
 
 /// Reads the monitor's socket dry, again and again.
-async fn watch(socket: TokioSocket, tx: mpsc::Sender<Vec<Event>>) {
-    let mut buffer = Vec::with_capacity(64 << 10);
+async fn report(socket: TokioSocket, tx: mpsc::Sender<Vec<Event>>) {
+    let mut buffer = Vec::with_capacity(DATAGRAM);
     loop {
         let mut batch = Vec::new();
         buffer.clear();
@@ -391,6 +405,7 @@ fn is_absent(change: &Change, errno: i32) -> bool {
 
 fn refused(change: &Change, source: io::Error, reason: Option<String>) -> Error {
     let verb = match change {
+        Change::Add(..) => "add",
         Change::Replace(..) => "replace",
         Change::Delete(..) => "delete",
     };
@@ -403,6 +418,39 @@ fn fail_all(batch: &[Change], source: &io::Error) -> Vec<Result<(), Error>> {
         None => io::Error::from(source.kind()),
     };
     batch.iter().map(|_| Err(Error::Socket { attempted: "write routes", source: copy() })).collect()
+}
+
+/// Keeps what this port does to routes away from a monitor: a classic BPF program in the kernel.
+fn skip_routes_of(socket: &Socket, port: u32) -> io::Result<()> {
+    let stmt = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    // BPF loads in network order, the header is in the host's.
+    let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
+    let load_half = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
+    let load_word = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let if_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+    let give = libc::BPF_RET | libc::BPF_K;
+    let mut program = [
+        stmt(load_word, 12 /* nlmsg_pid */, 0, 0),
+        stmt(if_equal, u32::from_be_bytes(port.to_ne_bytes()), 0, 4),
+        stmt(load_half, 4 /* nlmsg_type */, 0, 0),
+        stmt(if_equal, kind(libc::RTM_NEWROUTE), 1, 0),
+        stmt(if_equal, kind(libc::RTM_DELROUTE), 0, 1),
+        stmt(give, 0, 0, 0),
+        stmt(give, u32::MAX, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the descriptor is open for the lifetime of `socket`; the option value is a sock_fprog whose program of `len`
+    // instructions outlives the call, which copies it.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            std::ptr::from_ref(&filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    };
+    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A larger receive buffer, beyond the system's limit where we may. Without it we only see overruns sooner.

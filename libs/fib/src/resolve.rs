@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -9,15 +10,17 @@ use crate::kernel::Link;
 use crate::route::{NextHop, Route, RouteKey, Target};
 
 /// Routes by key, as a dump gives them.
-pub type Routes = BTreeMap<RouteKey, Route>;
+pub type Routes = BTreeMap<RouteKey, Arc<Route>>;
 /// Links by index.
 pub type Links = BTreeMap<u32, Link>;
 /// Routes that are not in the kernel in this form: a prefix and the addresses by which it is reached, themselves to be
 /// resolved (BGP next hops).
-pub type Recursive = BTreeMap<IpNet, Vec<IpAddr>>;
+pub type Recursive = BTreeMap<IpNet, Arc<[IpAddr]>>;
 
 /// How many routes one address may be resolved through.
 const MAX_DEPTH: usize = 8;
+/// How many addresses are looked up for one: routes with several next hops each, nested, could be walked without end.
+const MAX_STEPS: usize = 256;
 
 /// The next hops by which `addr` is reached over `routes`; empty when it is not.
 ///
@@ -44,16 +47,18 @@ impl Resolver<'_> {
     /// (RFC 4271 section 9.1.2.1).
     pub fn resolve(&self, addr: IpAddr, through: Option<IpNet>) -> Vec<NextHop> {
         let mut passed: Vec<IpNet> = through.into_iter().collect();
-        let mut hops = self.step(addr, &mut passed);
+        let mut steps = MAX_STEPS;
+        let mut hops = self.step(addr, &mut passed, &mut steps);
         hops.sort_unstable();
         hops.dedup();
         hops
     }
 
-    fn step(&self, addr: IpAddr, passed: &mut Vec<IpNet>) -> Vec<NextHop> {
-        if passed.len() > MAX_DEPTH {
+    fn step(&self, addr: IpAddr, passed: &mut Vec<IpNet>, steps: &mut usize) -> Vec<NextHop> {
+        if passed.len() > MAX_DEPTH || *steps == 0 {
             return Vec::new();
         }
+        *steps -= 1;
         for len in (0..=if addr.is_ipv4() { 32 } else { 128 }).rev() {
             let Ok(prefix) = IpNet::new(addr, len) else { continue };
             let prefix = prefix.trunc();
@@ -70,7 +75,7 @@ impl Resolver<'_> {
             }
             if let Some(gateways) = self.recursive.get(&prefix) {
                 passed.push(prefix);
-                let hops: Vec<NextHop> = gateways.iter().flat_map(|g| self.step(*g, passed)).collect();
+                let hops: Vec<NextHop> = gateways.iter().flat_map(|g| self.step(*g, passed, steps)).collect();
                 passed.pop();
                 if !hops.is_empty() {
                     return hops;

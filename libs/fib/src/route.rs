@@ -1,6 +1,8 @@
 //! Routes of the main table: key, target, ownership.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -88,6 +90,14 @@ impl Route {
         self
     }
 
+    /// Whether [`Route::normal`] changes nothing.
+    pub fn is_normal(&self) -> bool {
+        match &self.target {
+            Target::Gateways(hops) => hops.is_sorted_by(|a, b| a < b),
+            _ => true,
+        }
+    }
+
     /// The links that the route needs.
     pub fn links(&self) -> Vec<u32> {
         match &self.target {
@@ -95,5 +105,32 @@ impl Route {
             Target::Gateways(hops) => hops.iter().map(|h| h.ifindex).collect(),
             Target::Blackhole | Target::Other => Vec::new(),
         }
+    }
+}
+
+/// Equal routes as one: a million prefixes have few different values.
+#[derive(Debug, Default)]
+pub struct Shared(HashSet<Arc<Route>>);
+
+impl Shared {
+    /// The one that stands for all its equals.
+    pub fn share(&mut self, route: Arc<Route>) -> Arc<Route> {
+        match self.0.get(&*route) {
+            Some(known) => Arc::clone(known),
+            None => {
+                self.0.insert(Arc::clone(&route));
+                route
+            }
+        }
+    }
+
+    /// Whether one that somebody has is such.
+    pub fn any(&self, mut is_such: impl FnMut(&Route) -> bool) -> bool {
+        self.0.iter().any(|route| Arc::strong_count(route) > 1 && is_such(route))
+    }
+
+    /// Lets go of what nobody else has.
+    pub fn forget_unused(&mut self) {
+        self.0.retain(|route| Arc::strong_count(route) > 1);
     }
 }

@@ -56,7 +56,7 @@ fn links() -> Links {
 }
 
 fn verdict_of(resources: &Resources, dst: &str, target: &Target, protocol: u8) -> Option<bool> {
-    let routes: Routes = [(RouteKey::new(net(dst), 1024), Route::new(target.clone(), protocol))].into();
+    let routes: Routes = [(RouteKey::new(net(dst), 1024), Route::new(target.clone(), protocol).into())].into();
     let origins = origins("a", resources, &routes, &links());
     origins.iter().find(|o| o.prefix.to_string() == dst).map(|o| o.export)
 }
@@ -109,7 +109,7 @@ fn a_node_excluded_from_load_balancers_announces_no_service() {
 
 /// What a node originates for the services that it serves, one line each.
 fn services(r: &Resources, served: &[&str]) -> Vec<String> {
-    let route = |dst: &&str| (RouteKey::new(net(dst), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX));
+    let route = |dst: &&str| (RouteKey::new(net(dst), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX).into());
     let routes: Routes = served.iter().map(route).collect();
     let all = origins("a", r, &routes, &links()).into_iter().filter(|o| o.export);
     all.map(|o| o.prefix.to_string()).collect()
@@ -167,7 +167,7 @@ fn elevated_priority_and_ignored_interfaces() {
     let exported = |r: &Resources, priority| {
         let target = Target::Link { ifindex: 7 };
         let routes: Routes =
-            [(RouteKey::new(net("10.65.0.5/32"), priority), Route::new(target, PROTOCOL_FELIX))].into();
+            [(RouteKey::new(net("10.65.0.5/32"), priority), Route::new(target, PROTOCOL_FELIX).into())].into();
         origins("a", r, &routes, &links()).first().map(|o| o.export)
     };
     let mut r = resources();
@@ -182,9 +182,9 @@ fn elevated_priority_and_ignored_interfaces() {
 #[test]
 fn what_an_origin_carries() {
     let routes: Routes = [
-        (RouteKey::new(net("10.65.0.0/26"), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX)),
-        (RouteKey::new(net("10.65.9.1/32"), 512), Route::new(Target::Link { ifindex: 7 }, PROTOCOL_FELIX)),
-        (RouteKey::new(net("10.65.9.1/32"), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX)),
+        (RouteKey::new(net("10.65.0.0/26"), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX).into()),
+        (RouteKey::new(net("10.65.9.1/32"), 512), Route::new(Target::Link { ifindex: 7 }, PROTOCOL_FELIX).into()),
+        (RouteKey::new(net("10.65.9.1/32"), 1024), Route::new(Target::Blackhole, PROTOCOL_FELIX).into()),
     ]
     .into();
     type Carried = (Vec<Community>, Option<String>, Option<u32>);

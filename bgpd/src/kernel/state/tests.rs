@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use api::Metadata;
 use api::meta::{Body, Resource};
-use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL};
+use fib::{Fake, PRIORITY_BORROWED, PRIORITY_LOCAL, Watch};
 use serde_json::json;
 
 use super::*;
 use bgp_plan::filters::prefix;
 use bgp_plan::resources::Resources;
 
+mod real;
 mod scale;
 
 const STATIC: u8 = 4;
@@ -60,7 +61,7 @@ impl Lab {
         for (dst, hop) in left_over {
             set(dst, PRIORITY_LEARNED, PROTOCOL_BGPD, Target::Gateways(vec![*hop]));
         }
-        let events = kernel.monitor().unwrap();
+        let events = kernel.monitor(Watch::Others).unwrap();
         let mut resources = Resources::default();
         resources.pools.extend([object("pods", json!({"cidr": "10.65.0.0/16"}))]);
         resources.own_blocks.insert(net("10.65.0.0/26"));
@@ -102,7 +103,7 @@ impl Lab {
     fn learned(&self) -> Vec<String> {
         let routes = self.kernel.routes();
         let ours = routes.iter().filter(|(_, r)| r.protocol == PROTOCOL_BGPD);
-        let line = |(key, route): (&RouteKey, &Route)| {
+        let line = |(key, route): (&RouteKey, &Arc<Route>)| {
             assert_eq!(key.priority, PRIORITY_LEARNED);
             let Target::Gateways(hops) = &route.target else { panic!("{route:?}") };
             let hops: Vec<String> = hops.iter().map(|h| format!("{}@{}", h.via, h.ifindex)).collect();
@@ -280,7 +281,7 @@ async fn real_kernel() {
         run_ip(command);
     }
     let kernel = fib::Netlink::new().unwrap();
-    let mut events = kernel.monitor().unwrap();
+    let mut events = kernel.monitor(Watch::Others).unwrap();
     let mut state = State::new("a".into());
     let read = async || {
         let (links, addrs) = (kernel.dump_links().await.unwrap(), kernel.dump_addrs().await.unwrap());

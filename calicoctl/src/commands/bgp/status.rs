@@ -44,7 +44,7 @@ fn text(peers: &Value, speaker: &Value, look: &Look) -> String {
         out.push_str(&format!("\n{family} BGP status\n"));
         let mut rows: Vec<Vec<String>> = rows
             .iter()
-            .filter(|p| cell(p, "address").contains(':') == is_v6)
+            .filter(|p| (cell(p, "address").contains(':') || p["family"] == "IPv6") == is_v6)
             .map(|p| {
                 vec![cell(p, "address"), cell(p, "type"), state(p).into(), since(&cell(p, "since"), look), info(p)]
             })
@@ -58,7 +58,9 @@ fn text(peers: &Value, speaker: &Value, look: &Look) -> String {
         }
     }
     out.push('\n');
-    for part in [held_down(rows, look), bfd(rows, look), flapping(speaker, look), waiting(speaker)] {
+    for part in
+        [held_down(rows, look), bfd(rows, look), flapping(speaker, look), refused(speaker, look), waiting(speaker)]
+    {
         out.push_str(&part);
     }
     out
@@ -113,6 +115,19 @@ fn flapping(speaker: &Value, look: &Look) -> String {
     part(&title, &["PREFIX", "CHANGES", "PEERS"], rows, look)
 }
 
+/// Learned routes that the kernel does not take.
+fn refused(speaker: &Value, look: &Look) -> String {
+    let kernel = &speaker["kernel"];
+    let rows: Vec<Vec<String>> = kernel["failures"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|f| vec![cell(f, "prefix"), cell(f, "reason")])
+        .collect();
+    let title = format!("Not in the kernel as they should be, tried again: {}", cell(kernel, "failed"));
+    part(&title, &["PREFIX", "REASON"], rows, look)
+}
+
 fn waiting(speaker: &Value) -> String {
     let lines = speaker["waitingFor"]
         .as_str()
@@ -161,6 +176,10 @@ No IPv6 peers found.
         let young = text(&young, &Value::Null, &look());
         assert!(young.contains("No IPv4 peers found."), "{young}");
         assert!(young.contains("| fd00::1      | node specific | start | 11:59:58 | Active refused |"), "{young}");
+        let mut unheard = peer("eth0", "Active", "2023-08-30T11:59:58Z", json!("no neighbour heard on eth0"));
+        unheard["family"] = "IPv6".into();
+        let unheard = text(&json!([unheard]), &Value::Null, &look());
+        assert!(unheard.contains("No IPv4 peers found.") && unheard.contains("Active no neighbour heard on eth0"));
     }
 
     #[test]
@@ -173,6 +192,7 @@ No IPv6 peers found.
         let speaker = json!({
             "flapThreshold": 20,
             "flapping": [{"prefix": "10.0.0.0/8", "changes": 44, "peers": ["192.168.1.1", "192.168.1.2"]}],
+            "kernel": {"routes": 9, "stale": 0, "failed": 1, "failures": [{"prefix": "10.1.0.0/16", "reason": "refused"}]},
             "notes": ["BGPPeer x makes no session"],
         });
         let all = text(&json!([guarded, held]), &speaker, &look());
@@ -189,6 +209,10 @@ PEER ADDRESS   STATE   REMOTE   SINCE      DETECTION   LAST DIAGNOSTIC
 Flapping: 20 or more changes of the best path in a minute
 PREFIX       CHANGES   PEERS                     
 10.0.0.0/8   44        192.168.1.1 192.168.1.2   
+
+Not in the kernel as they should be, tried again: 1
+PREFIX        REASON    
+10.1.0.0/16   refused   
 
 Notes
   BGPPeer x makes no session

@@ -32,6 +32,9 @@ fn text(why: &Value, width: Option<usize>) -> String {
             "A route of this node, {interface}, metric {metric}; {verdict} where no BGPFilter decides: {rule}\n"
         );
     }
+    if let Some(reason) = why["kernel"].as_str() {
+        out += &format!("Not in the kernel as it should be, tried again: {reason}\n");
+    }
     let headings = ["FROM", "NEXT HOP", "METRIC", "AS PATH", "LOCAL PREF", "MED", "FATE", "WHY"];
     let mut rows: Vec<Vec<String>> = why["paths"].as_array().into_iter().flatten().map(path_row).collect();
     out += &format!("\n{}", titled("Paths", &headings, &mut rows, width));
@@ -93,6 +96,7 @@ mod tests {
         let why = json!({
             "prefix": "10.0.0.0/8",
             "origin": null,
+            "kernel": "the kernel refused",
             "paths": [path("192.0.2.1", "best", "the best", "changed by BGPFilter a, importV4[0]"),
                       path("192.0.2.2", "lost", "LOCAL_PREF 90 is lower than 100", "")],
             "peers": [{"peer": "192.0.2.1", "told": null, "why": "the best path is its own"},
@@ -100,6 +104,7 @@ mod tests {
         });
         let want = "\
 10.0.0.0/8
+Not in the kernel as it should be, tried again: the kernel refused
 
 Paths
 FROM        NEXT HOP    METRIC   AS PATH   LOCAL PREF   MED   FATE   WHY                                             

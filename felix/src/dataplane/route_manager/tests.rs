@@ -25,7 +25,7 @@ fn view() -> KernelView {
     }
     let hop = NextHop { via: ip("192.168.1.1"), ifindex: 2, onlink: false };
     let default = Route::new(Target::Gateways(vec![hop]), fib::PROTOCOL_BGPD);
-    view.routes.insert(RouteKey::new(net("0.0.0.0/0"), fib::PRIORITY_LEARNED), default);
+    view.routes.insert(RouteKey::new(net("0.0.0.0/0"), fib::PRIORITY_LEARNED), default.into());
     view
 }
 

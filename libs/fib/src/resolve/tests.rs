@@ -36,7 +36,7 @@ fn routes() -> Routes {
         ("2001:db8:1::/64", 256, Target::Link { ifindex: 1 }),
         ("2001:db8:2::/64", 1024, Target::Gateways(vec![via("fe80::1", 2, false)])),
     ];
-    rows.into_iter().map(|(dst, priority, t)| (RouteKey::new(net(dst), priority), Route::new(t, 4))).collect()
+    rows.into_iter().map(|(dst, priority, t)| (RouteKey::new(net(dst), priority), Route::new(t, 4).into())).collect()
 }
 
 #[test]
@@ -64,12 +64,12 @@ fn kernel_routes() {
 #[test]
 fn recursive_routes() {
     let recursive: Recursive = [
-        (net("0.0.0.0/0"), vec![ip("192.168.1.2"), ip("192.168.1.1")]),
-        (net("10.80.0.0/16"), vec![ip("192.168.1.6")]),
-        (net("10.81.0.0/16"), vec![ip("10.82.0.1")]),
-        (net("10.82.0.0/16"), vec![ip("10.81.0.1")]),
-        (net("10.83.0.0/16"), vec![ip("10.83.0.1")]),
-        (net("10.84.0.0/16"), vec![ip("10.65.0.8")]),
+        (net("0.0.0.0/0"), [ip("192.168.1.2"), ip("192.168.1.1")].into()),
+        (net("10.80.0.0/16"), [ip("192.168.1.6")].into()),
+        (net("10.81.0.0/16"), [ip("10.82.0.1")].into()),
+        (net("10.82.0.0/16"), [ip("10.81.0.1")].into()),
+        (net("10.83.0.0/16"), [ip("10.83.0.1")].into()),
+        (net("10.84.0.0/16"), [ip("10.65.0.8")].into()),
     ]
     .into();
     let both = vec![via("192.168.1.1", 1, true), via("192.168.1.2", 2, true)];
@@ -92,4 +92,18 @@ fn recursive_routes() {
     for (name, addr, through, expected) in rows {
         assert_eq!(resolver.resolve(ip(addr), through.map(net)), expected, "{name}");
     }
+}
+
+/// Eight routes, each with eight next hops behind the next one: sixteen million ways, were all of them walked.
+#[test]
+fn routes_that_branch_at_every_step_are_not_walked_to_the_end() {
+    let level = |n: u8| {
+        let gateways: Vec<IpAddr> = (1..=8).map(|host| IpAddr::from([11, n + 1, 0, host])).collect();
+        (net(&format!("11.{n}.0.0/16")), gateways.into())
+    };
+    let mut recursive: Recursive = (0..7).map(level).collect();
+    recursive.insert(net("11.7.0.0/16"), [ip("192.168.1.1")].into());
+    let (routes, links) = (routes(), links());
+    let resolver = Resolver { routes: &routes, links: &links, recursive: &recursive };
+    assert_eq!(resolver.resolve(ip("11.0.0.1"), None), [via("192.168.1.1", 1, true)]);
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::fake::Fake;
+use crate::kernel::Watch;
 use crate::route::{PROTOCOL_BGPD, PROTOCOL_FELIX, Target};
 
 fn key(dst: &str) -> RouteKey {
@@ -59,7 +60,7 @@ fn the_protocol_is_the_tables_whatever_the_route_says() {
 #[test]
 fn a_route_that_another_protocol_replaced_is_left_to_it_until_it_goes() {
     let (kernel, mut now) = (Fake::new(), Instant::now());
-    let mut events = kernel.monitor().expect("a monitor");
+    let mut events = kernel.monitor(Watch::All).expect("a monitor");
     let mut table = synced(&kernel);
     let mut take_events = move |table: &mut RouteTable| {
         while let Ok(batch) = events.try_recv() {
