@@ -120,6 +120,14 @@ impl Guests {
         self.guests.get(&id).is_some_and(|guest| matches!(guest.template, Template::Interface(_)))
     }
 
+    /// Interfaces of unnumbered peers behind which no peer was found.
+    pub fn missing<'a>(&self, config: &'a SpeakerConfig) -> impl Iterator<Item = (&'a String, &'a PeerConfig)> {
+        let found = |name: &str| {
+            self.guests.values().any(|guest| matches!(&guest.template, Template::Interface(of) if of == name))
+        };
+        config.unnumbered.iter().filter(move |(name, _)| !found(name))
+    }
+
     /// Guests whose time is over, unless `is_kept`: they start over. Neighbours behind a link go with the link only.
     pub fn overdue(&mut self, now: Instant, is_kept: impl Fn(PeerId) -> bool) -> Vec<PeerId> {
         let mut gone = Vec::new();

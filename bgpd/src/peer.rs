@@ -15,7 +15,7 @@ use bgp_proto::wire::{HEADER_LEN, MessageType};
 use jiff::Timestamp;
 use tokio::task::JoinHandle;
 
-pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus};
+pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus, Place, Waiting};
 pub use self::handshake::{Restart, Session, check_open, our_open};
 use crate::link::Link;
 use crate::session::Serial;
@@ -161,12 +161,7 @@ impl Peer {
 
     /// Held down by its configuration, and why.
     pub fn down_reason(&self) -> Option<String> {
-        let config = &self.config;
-        let shutdown = config.shutdown.as_ref().map(|text| match text.as_str() {
-            "" => "administratively down".into(),
-            text => format!("administratively down: {text}"),
-        });
-        config.down_reason.clone().or(shutdown)
+        down_reason(&self.config)
     }
 
     /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
@@ -227,6 +222,15 @@ impl Peer {
             _ => tracing::debug!("peer {address}: {} to {}", before.name(), after.name()),
         }
     }
+}
+
+/// Why a configuration keeps its peer down, where it does.
+fn down_reason(config: &PeerConfig) -> Option<String> {
+    let shutdown = config.shutdown.as_ref().map(|text| match text.as_str() {
+        "" => "administratively down".into(),
+        text => format!("administratively down: {text}"),
+    });
+    config.down_reason.clone().or(shutdown)
 }
 
 /// The address of a peer's end, without the port.

@@ -52,7 +52,7 @@ use crate::bfd;
 use crate::bmp::Stations;
 use crate::dynamic::{Guests, Neighbours};
 use crate::events;
-use crate::peer::Peer;
+use crate::peer::{Peer, Waiting};
 use crate::session::Serial;
 use bgp_plan::config::{PeerId, SpeakerConfig};
 
@@ -82,6 +82,8 @@ pub struct Speaker {
     guests: Guests,
     /// Of the interfaces of unnumbered peers.
     neighbours: Neighbours,
+    /// Those behind which nobody was heard yet.
+    waiting: BTreeMap<String, Waiting>,
     in_sync: watch::Sender<InSync>,
     counted_on: watch::Sender<bool>,
     /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
@@ -124,6 +126,7 @@ async fn run(
             bfd,
             guests: Guests::default(),
             neighbours: Neighbours::new(),
+            waiting: BTreeMap::new(),
             in_sync,
             counted_on,
             look_at_sync: true,
@@ -277,8 +280,8 @@ impl Speaker {
             Command::SetNeighbours(neighbours) => self.set_neighbours(neighbours),
             Command::Neighbour(id, notice) => self.neighbour(id, notice),
             Command::Peers(answer) => {
-                let _ = answer
-                    .send(self.peers.iter().map(|(id, p)| p.status(*id, &self.rib, self.bfd.status(*id))).collect());
+                let all = self.peers.iter().map(|(id, p)| p.status(*id, &self.rib, self.bfd.status(*id)));
+                let _ = answer.send(all.chain(self.missing_neighbours().map(|p| p.status)).collect());
             }
             Command::Routes(query, from, answer) => {
                 let _ = answer.send(self.routes(&query, from));
@@ -288,7 +291,7 @@ impl Speaker {
             }
             Command::Details(answer) => {
                 let all = self.peers.iter().map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id)));
-                let _ = answer.send(all.collect());
+                let _ = answer.send(all.chain(self.missing_neighbours()).collect());
             }
             Command::Peer(address, answer) => {
                 let _ = answer.send(

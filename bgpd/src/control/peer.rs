@@ -10,6 +10,7 @@ use serde_json::json;
 use super::App;
 use super::error::Refusal;
 use super::routes::address;
+use crate::peer::{PeerDetail, Place};
 use crate::speaker::Clear;
 
 /// The query of `/v1/peer`.
@@ -48,7 +49,16 @@ pub async fn peer(
     parameters: Result<Query<PeerParameters>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
-    let wanted = address(&parameters.peer)?;
+    let wanted = match address(&parameters.peer) {
+        Ok(wanted) => wanted,
+        Err(refusal) => {
+            // An unnumbered peer that was not heard yet goes by its interface.
+            let is_it =
+                |p: &PeerDetail| matches!(&p.status.address, Place::Interface(name) if *name == parameters.peer);
+            let waiting: Vec<PeerDetail> = app.speaker.details().await.into_iter().filter(is_it).collect();
+            return if waiting.is_empty() { Err(refusal) } else { Ok(Json(waiting).into_response()) };
+        }
+    };
     let details = app.speaker.peer(wanted).await;
     if details.is_empty() {
         return Err(Refusal::no_peer(wanted, &app.speaker.peers().await));

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
+use bgp_proto::fsm::State;
 use bgp_proto::fsm::restart::Cause;
 use bgp_proto::rib::Rib;
 use bgp_proto::wire::MessageType;
@@ -12,16 +13,92 @@ use bgp_proto::wire::open::{Capabilities, Open};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Messages, Peer, is_configured};
+use super::{Messages, Peer, down_reason, is_configured};
 use crate::bfd::BfdStatus;
-use bgp_plan::config::{PeerId, PeerType};
+use bgp_plan::config::{PeerConfig, PeerId, PeerType};
+
+/// Where a peer is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Place {
+    Address(IpAddr),
+    /// Behind this interface, and nobody was heard there yet.
+    Interface(String),
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Place::Address(address) => address.fmt(f),
+            Place::Interface(name) => f.write_str(name),
+        }
+    }
+}
+
+impl PartialEq<IpAddr> for Place {
+    fn eq(&self, other: &IpAddr) -> bool {
+        matches!(self, Place::Address(address) if address == other)
+    }
+}
+
+/// An interface of an unnumbered peer behind which nobody was heard yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The interface is there and can carry packets.
+    pub is_usable: bool,
+    pub since: Timestamp,
+}
+
+impl Waiting {
+    /// As a peer: RFC 4271's Active waits for the other side, Idle does nothing.
+    pub fn detail(&self, interface: &str, config: &PeerConfig) -> PeerDetail {
+        let held_down = down_reason(config);
+        let why = match self.is_usable {
+            _ if held_down.is_some() => held_down.clone(),
+            true => Some(format!("no neighbour heard on {interface}")),
+            false => Some(format!("the interface {interface} is down or absent")),
+        };
+        let status = PeerStatus {
+            name: config.name.clone(),
+            address: Place::Interface(interface.into()),
+            port: 179,
+            peer_type: config.peer_type,
+            remote_as: config.remote_as,
+            local_as: config.local_as,
+            state: if self.is_usable && held_down.is_none() { State::Active } else { State::Idle }.name(),
+            up: false,
+            since: self.since,
+            last_error: why,
+            held_down,
+            received: 0,
+            advertised: 0,
+            family: "IPv6",
+            flaps: 0,
+            near_limit: false,
+            bfd: None,
+        };
+        PeerDetail {
+            status,
+            local: None,
+            remote: None,
+            router_id: None,
+            established: 0,
+            last_code: None,
+            capabilities: Vec::new(),
+            families: Vec::new(),
+            timers: Vec::new(),
+            messages_received: Messages::default().into(),
+            messages_sent: Messages::default().into(),
+        }
+    }
+}
 
 /// A row of `/v1/peers`; the fields are documented in `control`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerStatus {
     pub name: String,
-    pub address: IpAddr,
+    pub address: Place,
     pub port: u16,
     #[serde(rename = "type")]
     pub peer_type: PeerType,
@@ -126,7 +203,7 @@ impl Peer {
         let (v4, v6) = (rib.counts(self.index, Family::Ipv4), rib.counts(self.index, Family::Ipv6));
         PeerStatus {
             name: self.config.name.clone(),
-            address: id.address,
+            address: Place::Address(id.address),
             port: id.port,
             peer_type: self.config.peer_type,
             // A template takes any AS: then it is what the OPEN said.

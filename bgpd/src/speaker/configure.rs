@@ -41,6 +41,7 @@ impl Speaker {
             all.into_iter().for_each(|index| Family::ALL.into_iter().for_each(|f| self.rib.refresh(index, f, false)));
         }
         self.meet_neighbours();
+        self.note_waiting();
         self.look_at_sync = true;
         self.flush_wanted.notify_one();
         listening

@@ -5,10 +5,12 @@ use std::time::Instant;
 
 use bgp_proto::af::{Family, Prefix};
 use bgp_proto::wire::iana;
+use jiff::Timestamp;
 use tokio::net::TcpListener;
 
 use super::Speaker;
 use crate::dynamic::{Arrival, Neighbours};
+use crate::peer::{PeerDetail, Waiting};
 use crate::sockopt;
 use bgp_plan::config::{PeerConfig, PeerId, SpeakerConfig};
 
@@ -40,6 +42,25 @@ impl Speaker {
         }
         self.neighbours = neighbours;
         self.meet_neighbours();
+        self.note_waiting();
+    }
+
+    /// Notes which interfaces of unnumbered peers have nobody behind them, and since when.
+    pub(super) fn note_waiting(&mut self) {
+        let Some(config) = &self.config else { return };
+        let mut waiting = std::collections::BTreeMap::new();
+        for (name, _) in self.guests.missing(config) {
+            let is_usable = self.neighbours.contains_key(name);
+            let before = self.waiting.get(name).filter(|w| w.is_usable == is_usable);
+            waiting.insert(name.clone(), before.copied().unwrap_or(Waiting { is_usable, since: Timestamp::now() }));
+        }
+        self.waiting = waiting;
+    }
+
+    /// Interfaces of unnumbered peers behind which nobody was heard yet, as peers.
+    pub(super) fn missing_neighbours(&self) -> impl Iterator<Item = PeerDetail> {
+        let of = |name: &String| self.config.as_ref().and_then(|c| c.unnumbered.get(name));
+        self.waiting.iter().filter_map(move |(name, waiting)| Some(waiting.detail(name, of(name)?)))
     }
 
     /// Neighbours that were heard and have no peer yet.
@@ -89,6 +110,7 @@ impl Speaker {
         }
         self.configure_bfd(id, &peer);
         self.add_peer(id, peer);
+        self.note_waiting();
     }
 
     fn remove_guest(&mut self, id: PeerId, why: &str) {
@@ -99,6 +121,7 @@ impl Speaker {
         if let Some(config) = &mut self.config {
             config.peers.remove(&id);
         }
+        self.note_waiting();
     }
 
     /// The listeners' keys for whole ranges, as the new configuration has them.

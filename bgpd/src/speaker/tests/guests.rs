@@ -44,9 +44,14 @@ fn who_connects_from_a_range_is_a_peer_until_the_range_is_full() {
         }
         until("routes", || async { has(&h, "10.20.0.0/16").await && has(&h, "10.30.0.0/16").await }).await;
         until("our route", || has(&guests[1], "10.1.0.0/16")).await;
+        let why = || async { guests[2].peers().await.remove(0).last_error.unwrap_or_default() };
+        // RFC 4486: Cease 6/5. No session ends for want of resources, so nothing is said of them (6/8).
+        until("refused with a reason", || async { why().await.contains("connection rejected") }).await;
         let peers = h.peers().await;
-        let shown: Vec<_> = peers.iter().map(|p| (p.address, p.remote_as, p.peer_type, p.name.as_str())).collect();
-        let row = |n: u8| (address(n), 65000 + u32::from(n), PeerType::Dynamic, "Range_rack");
+        let shown: Vec<_> =
+            peers.iter().map(|p| (p.address.clone(), p.remote_as, p.peer_type, p.name.as_str())).collect();
+        let row =
+            |n: u8| (crate::peer::Place::Address(address(n)), 65000 + u32::from(n), PeerType::Dynamic, "Range_rack");
         assert_eq!(shown, [row(2), row(3)], "the third finds no place");
 
         // Other settings of the template count at once, without a flap; without the range its peers are none.
@@ -82,4 +87,44 @@ fn one_key_signs_a_whole_range() {
         assert!(!is_up(&bad).await);
         assert_eq!(h.peers().await.len(), 1, "what is not signed is no peer, either");
     });
+}
+
+/// An interface with nobody behind it is shown as a peer that waits, so that the operator sees where to look.
+#[tokio::test]
+async fn an_interface_with_nobody_behind_it_is_a_peer_that_waits() {
+    let h = Handle::start(Start::default()).unwrap();
+    h.originate(vec![]);
+    let mut config = SpeakerConfig::new([10, 0, 0, 1].into(), 65001);
+    config.unnumbered.insert("eth7".into(), PeerConfig::new("Interface_eth7", PeerType::Global, 65001, 65002));
+    h.configure(config.clone()).await.unwrap().unwrap();
+    let shown = || async {
+        let peers = h.peers().await;
+        assert_eq!(peers.len(), 1);
+        assert_eq!(h.details().await.len(), 1, "for the metrics too");
+        let p = &peers[0];
+        (p.address.to_string(), p.state, p.last_error.clone().unwrap_or_default(), p.since)
+    };
+    let (address, state, why, _) = shown().await;
+    assert_eq!((address.as_str(), state, why.as_str()), ("eth7", "Idle", "the interface eth7 is down or absent"));
+
+    h.set_neighbours([("eth7".to_string(), (7, None))].into());
+    let (address, state, why, since) = shown().await;
+    assert_eq!((address.as_str(), state, why.as_str()), ("eth7", "Active", "no neighbour heard on eth7"));
+    config.local_as = 65009;
+    h.configure(config.clone()).await.unwrap().unwrap();
+    assert_eq!(shown().await.3, since, "it waits since then");
+
+    let heard = "fe80::1".parse().unwrap();
+    h.set_neighbours([("eth7".to_string(), (7, Some(heard)))].into());
+    assert_eq!(shown().await.0, "fe80::1");
+    h.set_neighbours(crate::dynamic::Neighbours::new());
+    let (address, state, ..) = shown().await;
+    assert_eq!((address.as_str(), state), ("eth7", "Idle"), "it went with its link");
+
+    config.unnumbered.values_mut().for_each(|p| p.shutdown = Some("maintenance".into()));
+    h.configure(config.clone()).await.unwrap().unwrap();
+    assert_eq!(shown().await.2, "administratively down: maintenance");
+    config.unnumbered.clear();
+    h.configure(config).await.unwrap().unwrap();
+    assert!(h.peers().await.is_empty());
 }
