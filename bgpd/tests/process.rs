@@ -7,10 +7,17 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use api::meta::{Body, Resource};
-use api::{BgpConfiguration, Metadata, Node};
+use api::{BgpConfiguration, BgpPeer, IpPool, Metadata, Node};
+use bgp_proto::wire::attribute;
+use bgp_proto::wire::iana::{AS_PATH, LOCAL_PREF, NEXT_HOP, ORIGIN};
+use bgp_proto::wire::open::{Capabilities, Open};
+use bgp_proto::wire::{MAX_MESSAGE_LEN, MessageType, frame, write_keepalive, write_message};
 use datastore::config::StoreConfig;
 use datastore::typed;
+use fib::{Kernel, Netlink, Watch};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -190,4 +197,112 @@ async fn a_node_that_is_not_there_yet_is_waited_for_and_sigterm_ends_it() {
     assert_eq!(status.code(), Some(0), "{said}");
     assert_eq!(said.matches("there is no Node here").count(), 1, "said once: {said}");
     assert!(!place.path("run/bgpd.sock").exists(), "the socket is gone");
+}
+
+/// A client of the reflector, made by hand.
+struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// 10.9.0.`n` with 10.9.0.1, to Established.
+    async fn establish(n: u8) -> Client {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([10, 9, 0, n], 0).into()).unwrap();
+        let stream = socket.connect(([10, 9, 0, 1], 179).into()).await.unwrap();
+        let mut client = Client { stream, received: Vec::new() };
+        client.expect(MessageType::Open).await;
+        let capabilities = Capabilities { ipv4: true, four_octet_as: true, ..Default::default() };
+        let open = Open { asn: 64512, hold_time: 90, router_id: [10, 9, 0, n].into(), capabilities };
+        let mut out = Vec::new();
+        open.write(&mut out);
+        write_keepalive(&mut out);
+        client.stream.write_all(&out).await.unwrap();
+        client.expect(MessageType::Keepalive).await;
+        client
+    }
+
+    /// The body of the next message of this kind.
+    async fn expect(&mut self, kind: MessageType) -> Vec<u8> {
+        loop {
+            if let Some(f) = frame(&self.received, MAX_MESSAGE_LEN).unwrap() {
+                let (found, body, len) = (f.kind, f.body.to_vec(), f.len);
+                self.received.drain(..len);
+                if found == kind {
+                    return body;
+                }
+                continue;
+            }
+            let read = tokio::time::timeout(SOON, self.stream.read_buf(&mut self.received)).await;
+            assert!(read.expect("the reflector has something to say").unwrap() > 0, "the session ended");
+        }
+    }
+}
+
+/// A route whose next hop nothing here reaches goes from client to client, and the kernel is as it was.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_reflector_without_a_fib_touches_no_route_and_reaches_every_next_hop() {
+    let body = || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        let setup = "ip link set lo up && for n in 1 2 3; do ip addr add 10.9.0.$n/32 dev lo; done
+                     ip route add blackhole 10.70.0.0/16 proto 202 metric 1536
+                     ip route add blackhole 10.65.0.0/26 proto 201 metric 1024";
+        assert!(Command::new("sh").args(["-ec", setup]).status().unwrap().success());
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(reflect());
+    };
+    if let Err(panic) = std::thread::spawn(body).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn reflect() {
+    let kernel = Netlink::new().unwrap();
+    let mut events = kernel.monitor(Watch::All).unwrap();
+    let before = kernel.dump_routes().await.unwrap();
+    assert!(before.iter().any(|r| r.route.protocol == fib::PROTOCOL_BGPD));
+    let mut place = Place::new();
+    let configuration: BgpConfiguration =
+        object("default", json!({"nodeToNodeMeshEnabled": false, "bindMode": "NodeIP"}));
+    place.create(configuration).await;
+    let bgp = json!({"ipv4Address": "10.9.0.1/24", "routeReflectorClusterID": "10.9.0.1"});
+    let node: Node = object("here", json!({ "bgp": bgp }));
+    place.create(node).await;
+    let pool: IpPool = object("pods", json!({"cidr": "10.1.0.0/16"}));
+    place.create(pool).await;
+    for n in [2, 3] {
+        let peer: BgpPeer = object(&format!("c{n}"), json!({"peerIP": format!("10.9.0.{n}"), "asNumber": 64512}));
+        place.create(peer).await;
+    }
+    place.start(&place.path("run"), &[]);
+    place.until_ready().await;
+    let (mut first, mut second) = (Client::establish(2).await, Client::establish(3).await);
+    let mut list = Vec::new();
+    for (kind, value) in
+        [(ORIGIN, &[0][..]), (AS_PATH, &[]), (NEXT_HOP, &[203, 0, 113, 77]), (LOCAL_PREF, &[0, 0, 0, 100])]
+    {
+        attribute::write(&mut list, 0x40, kind, value);
+    }
+    let mut update = Vec::new();
+    write_message(&mut update, MessageType::Update, |out| {
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&(list.len() as u16).to_be_bytes());
+        out.extend_from_slice(&list);
+        out.extend_from_slice(&[16, 10, 1]);
+    });
+    first.stream.write_all(&update).await.unwrap();
+    let heard = loop {
+        let heard = second.expect(MessageType::Update).await;
+        if heard.ends_with(&[16, 10, 1]) {
+            break heard;
+        }
+    };
+    assert!(heard.windows(7).any(|w| w == [0x40, NEXT_HOP, 4, 203, 0, 113, 77]), "reflected as it came: {heard:?}");
+    // As long as a task would need to write it, and one to sweep.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    place.terminate();
+    assert_eq!(place.finish().1.code(), Some(0));
+    assert!(events.try_recv().is_err(), "nothing was written");
+    assert_eq!(kernel.dump_routes().await.unwrap(), before, "nothing was swept");
 }
