@@ -7,11 +7,13 @@
 //! - [`router`]: the other speakers, and what they say of sessions and routes
 //! - [`steps`]: what is done, and what has to come true
 //! - [`stream`], [`flap`]: datagrams that are counted; a peer that comes and goes
+//! - [`collision`]: two connections at once, for certain
 //! - [`capture`]: what went over the wire, judged by tshark
 //!
 //! Addresses follow from names: `node1` is 10.0.0.1 and fd00::1, `leaf12` is 10.0.0.12 and fd00::12.
 
 pub mod capture;
+pub mod collision;
 pub mod flap;
 pub mod router;
 pub mod scenario;

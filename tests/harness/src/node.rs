@@ -177,17 +177,19 @@ impl Node {
         Ok(rows.iter().filter_map(row).collect())
     }
 
+    /// Environment of a command that asks this node's programs.
+    pub fn ctl_env(&self) -> Vec<(String, String)> {
+        let mut env = self.env();
+        env.push(("TORTIE_RUN_DIR".into(), self.run_dir().display().to_string()));
+        env
+    }
+
     /// `calicoctl` or `bgpctl` on this node.
     pub fn ctl(&self, program_name: &str, args: &[&str]) -> Exec {
         let path = program(program_name).unwrap_or_else(|_| program_name.into()).display().to_string();
         let mut argv = vec![path.as_str()];
         argv.extend(args);
-        let run_dir = self.run_dir().display().to_string();
-        self.netns.exec(&argv).env(self.env()).env([("TORTIE_RUN_DIR", run_dir)]).shown_as(format!(
-            "{}# {program_name} {}",
-            self.name,
-            args.join(" ")
-        ))
+        self.netns.exec(&argv).env(self.ctl_env()).shown_as(format!("{}# {program_name} {}", self.name, args.join(" ")))
     }
 
     /// The CNI network configuration of this node.

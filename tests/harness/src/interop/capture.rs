@@ -1,5 +1,6 @@
 //! What went over the wire: dumpcap writes it at the ports of our nodes, tshark judges it.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -70,6 +71,28 @@ impl Captured {
     pub fn frames(&self, filter: &str) -> Result<Vec<String>> {
         let out = self.tshark(&["-Y", filter])?;
         Ok(out.lines().map(str::to_string).collect())
+    }
+
+    /// Who said what on which TCP connection: OPENs, NOTIFICATIONs with code and subcode, refreshes, one line each.
+    ///
+    /// # Errors
+    /// When tshark fails.
+    pub fn conversation(&self) -> Result<String> {
+        let mut args = vec!["-Y", "bgp.type in {1, 3, 5}", "-T", "fields"];
+        for field in ["_ws.col.Time", "_ws.col.Source", "tcp.stream", "tcp.srcport", "tcp.dstport", "_ws.col.Info"] {
+            args.extend(["-e", field]);
+        }
+        args.extend(["-e", "bgp.notify.major_error", "-e", "bgp.notify.minor_error_cease"]);
+        self.tshark(&args)
+    }
+
+    /// How many TCP connections have frames that a display filter selects.
+    ///
+    /// # Errors
+    /// When tshark does not understand the filter.
+    pub fn connections(&self, filter: &str) -> Result<usize> {
+        let out = self.tshark(&["-Y", filter, "-T", "fields", "-e", "tcp.stream"])?;
+        Ok(out.lines().collect::<BTreeSet<_>>().len())
     }
 
     /// Fails with the frame when one of those senders (Ethernet addresses) sent something malformed.

@@ -120,12 +120,12 @@ pub enum Action {
         router: String,
         file: String,
     },
-    /// A command of the peer's own command line.
+    /// A command of the peer's own command line, or one of our programs on a node of ours.
     Tell {
         router: String,
         command: String,
     },
-    /// A command in a speaker's namespace; `lab` is the lab's program.
+    /// A shell command in a speaker's namespace. On a node of ours `bgpctl` finds its bgpd; `$OUT` is a directory for files.
     Run {
         on: String,
         command: String,
@@ -153,6 +153,10 @@ pub enum Action {
     /// SIGSTOP and SIGCONT: a peer that is there and says nothing.
     Freeze(String),
     Thaw(String),
+    /// Both of a pair of speakers hear nothing of the other from now on.
+    Part([String; 2]),
+    /// Waits until both of a parted pair connect, and lets them find two connections.
+    Collide([String; 2]),
 }
 
 /// What has to come true. What is not named is not looked at; what is named is compared whole.
@@ -170,6 +174,12 @@ pub struct Expect {
     pub kernel: BTreeMap<String, BTreeMap<String, Vec<String>>>,
     #[serde(default)]
     pub shows: Vec<Shows>,
+    /// By node of ours: how many sessions are up.
+    #[serde(default)]
+    pub up: BTreeMap<String, usize>,
+    /// What the programs of `spawn` have printed: texts that are in one line.
+    #[serde(default)]
+    pub said: Vec<Vec<String>>,
 }
 
 /// One path or several.
@@ -232,6 +242,9 @@ pub struct Seen {
     pub at_least: usize,
     #[serde(default)]
     pub at_most: Option<usize>,
+    /// TCP connections with such frames are counted, not frames.
+    #[serde(default)]
+    pub connections: bool,
 }
 
 fn one() -> usize {

@@ -7,11 +7,13 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use super::collision;
 use super::scenario::{Action, Expect, Paths, Scenario, Shows, Step};
 use super::stream::Stream;
 use super::wire::Wire;
 use super::{Path, Sessions, Table};
 use crate::cluster::program;
+use crate::exec::Output;
 use crate::guard;
 use crate::node::Node;
 use crate::process::{Process, Spec};
@@ -70,16 +72,23 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
         Action::Kill(name) => wire.signal(name, Signal::SIGKILL),
         Action::Freeze(name) => wire.signal(name, Signal::SIGSTOP),
         Action::Thaw(name) => wire.signal(name, Signal::SIGCONT),
+        Action::Part(pair) => collision::part(wire, pair),
+        Action::Collide(pair) => collision::collide(wire, pair),
         Action::Reload { router, file } => router_of(wire, router)?.reload(&scenario.file(file)),
-        Action::Tell { router, command } => router_of(wire, router)?.tell(command).map(|_| ()),
+        Action::Tell { router, command } => match wire.nodes.get(router) {
+            Some(node) => ctl(node, command)?.ok().map(|_| ()),
+            None => router_of(wire, router)?.tell(command).map(|_| ()),
+        },
         Action::Run { on, command } => {
-            let argv = ["sh", "-c", &with_lab(command)?];
-            wire.netns(on)?.exec(&argv).shown_as(format!("{on}# {command}")).limit(RUN_LIMIT).run()?.ok().map(|_| ())
+            let env = wire.nodes.get(on).map(Node::ctl_env).unwrap_or_default();
+            let sh = wire.netns(on)?.exec(&["sh", "-c", command]).env(env).env(shell_env(wire)?);
+            sh.shown_as(format!("{on}# {command}")).limit(RUN_LIMIT).run()?.ok().map(|_| ())
         }
         Action::Spawn { on, command } => {
-            let argv = ["sh", "-c", &format!("exec {}", with_lab(command)?)].map(String::from).to_vec();
+            let argv = ["sh", "-c", &format!("exec {command}")].map(String::from).to_vec();
             let log = guard::dir(wire.id()).join(format!("spawned-{on}.log"));
-            let process = Process::spawn(wire.netns(on)?, Spec { name: command.clone(), argv, env: Vec::new(), log })?;
+            let spec = Spec { name: command.clone(), argv, env: shell_env(wire)?, log };
+            let process = Process::spawn(wire.netns(on)?, spec)?;
             wire.spawned.push(process);
             Ok(())
         }
@@ -108,9 +117,12 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
     }
 }
 
-fn with_lab(command: &str) -> Result<String> {
-    let lab = program("lab")?.display().to_string();
-    Ok(command.strip_prefix("lab ").map_or(command.to_string(), |rest| format!("{lab} {rest}")))
+/// Environment of shell commands: our programs come first in `PATH`, `$OUT` is a directory that goes with the scenario.
+fn shell_env(wire: &Wire) -> Result<Vec<(String, String)>> {
+    let lab = program("lab")?;
+    let dir = lab.parent().context("this program has no directory")?.display();
+    let path = format!("{dir}:{}", std::env::var("PATH").unwrap_or_default());
+    Ok(vec![("PATH".into(), path), ("OUT".into(), guard::dir(wire.id()).display().to_string())])
 }
 
 /// KiB that our bgpd keeps in memory (`VmRSS` of proc(5)).
@@ -122,6 +134,13 @@ fn memory(wire: &mut Wire, name: &str, more: u64) -> Result<()> {
     let before = *wire.memory.entry(name.to_string()).or_insert(now);
     crate::evidence::say(&format!("bgpd of {name}: {before} KiB, now {now} KiB"));
     if now > before + more { bail!("bgpd of {name} grew from {before} to {now} KiB") } else { Ok(()) }
+}
+
+/// One of our programs on a node, with its arguments.
+fn ctl(node: &Node, command: &str) -> Result<Output> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    let (program, args) = words.split_first().context("an empty command")?;
+    node.ctl(program, args).run()
 }
 
 fn router_of<'a>(wire: &'a mut Wire, name: &str) -> Result<&'a mut super::router::Router> {
@@ -141,6 +160,19 @@ pub fn check(wire: &Wire, expect: &Expect) -> Result<()> {
         let found: BTreeMap<String, bool> = wanted.keys().map(|k| (k.clone(), found.get(k) == Some(&true))).collect();
         if found != *wanted {
             bail!("{name} has the sessions {found:?} instead of {wanted:?}");
+        }
+    }
+    for (name, &wanted) in &expect.up {
+        let node = wire.nodes.get(name).with_context(|| format!("no node of ours is called {name}"))?;
+        let up = node.peers()?.values().filter(|up| **up).count();
+        if up != wanted {
+            bail!("{name} has {up} sessions instead of {wanted}");
+        }
+    }
+    for wanted in &expect.said {
+        let logs: String = wire.spawned.iter().map(Process::log).collect();
+        if !logs.lines().any(|line| wanted.iter().all(|text| line.contains(text))) {
+            bail!("nothing that was spawned says {wanted:?} in one line: {logs}");
         }
     }
     for (name, wanted) in &expect.routes {
@@ -189,11 +221,7 @@ fn check_kernel(wire: &Wire, name: &str, wanted: &BTreeMap<String, Vec<String>>)
 
 fn check_shown(wire: &Wire, shows: &Shows) -> Result<()> {
     let output = match wire.nodes.get(&shows.on) {
-        Some(node) => {
-            let words: Vec<&str> = shows.command.split_whitespace().collect();
-            let (program, args) = words.split_first().context("an empty command")?;
-            node.ctl(program, args).run()?
-        }
+        Some(node) => ctl(node, &shows.command)?,
         None => wire
             .routers
             .get(&shows.on)

@@ -191,14 +191,17 @@ impl Wire {
                 None => seen.filter.clone(),
             };
             let frames = captured.frames(&filter)?;
-            if frames.len() < seen.at_least || seen.at_most.is_some_and(|most| frames.len() > most) {
+            let (found, what) = match seen.connections {
+                true => (captured.connections(&filter)?, "connections"),
+                false => (frames.len(), "frames"),
+            };
+            if found < seen.at_least || seen.at_most.is_some_and(|most| found > most) {
                 bail!(
-                    "`{filter}` selects {} frames, expected from {} to {}:\n{}\nall OPENs, NOTIFICATIONs and refreshes:\n{}",
-                    frames.len(),
+                    "`{filter}` selects {found} {what}, expected from {} to {}:\n{}\nall OPENs, NOTIFICATIONs and refreshes:\n{}",
                     seen.at_least,
                     seen.at_most.map_or("any number".into(), |most| most.to_string()),
                     frames.join("\n"),
-                    captured.frames("bgp.type in {1, 3, 5}")?.join("\n")
+                    captured.conversation()?
                 );
             }
         }
