@@ -5,9 +5,9 @@
 BUILD_PACKAGES="ca-certificates clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev"
 # The lab: namespaces, real switches, a real etcd.
 LAB_PACKAGES="bird2 etcd-client etcd-server frr gobgpd iproute2 iputils-ping libcap2-bin procps util-linux"
-# The interop scenarios of tests/run.sh: more speakers, and judges of what goes over the wire and
+# The interop scenarios of tests/run.sh: more speakers, packets that get lost, and judges of what goes over the wire and
 # into files. g++ builds libFuzzer.
-INTEROP_PACKAGES="bgpdump exabgp g++ openbgpd tshark"
+INTEROP_PACKAGES="bgpdump exabgp g++ nftables openbgpd pmacct tshark"
 # Debian starts these on installation: a BGP speaker and a store that nobody asked for.
 UNWANTED_SERVICES="frr bird gobgpd etcd openbgpd exabgp"
 

@@ -6,6 +6,7 @@ harness::scenarios!("bird" needs "needs BIRD":
     bfd,
     capabilities_all,
     capabilities_few,
+    collectors,
     collision_ours,
     collision_theirs,
     ebgp,
