@@ -5,6 +5,7 @@ harness::scenarios!("frr" needs "needs FRR":
     as4,
     bfd,
     bfd_multihop,
+    bfd_restart,
     capabilities_all,
     capabilities_few,
     collision_ours,
