@@ -7,6 +7,7 @@
 //! - [`router`]: the other speakers, and what they say of sessions and routes
 //! - [`steps`]: what is done, and what has to come true
 //! - [`stream`], [`flap`]: datagrams that are counted; a peer that comes and goes
+//! - [`crowd`]: many peers at once
 //! - [`collision`]: two connections at once, for certain
 //! - [`capture`]: what went over the wire, judged by tshark
 //!
@@ -14,6 +15,7 @@
 
 pub mod capture;
 pub mod collision;
+pub mod crowd;
 pub mod flap;
 pub mod router;
 pub mod scenario;

@@ -9,7 +9,7 @@ use clap::{Parser, Subcommand};
 use harness::capability::{self, Capability};
 use harness::cluster::{Options, Store};
 use harness::evidence::say;
-use harness::interop::{flap, stream};
+use harness::interop::{crowd, flap, stream};
 use harness::switch::Tor;
 use harness::traffic::{self, Transport};
 use harness::{exec, guard, main_job};
@@ -101,6 +101,23 @@ enum Command {
         #[arg(long)]
         ends: bool,
     },
+    /// So many BGP peers at once, with successive addresses.
+    #[command(hide = true)]
+    Crowd {
+        to: SocketAddr,
+        #[arg(long)]
+        asn: u16,
+        #[arg(long)]
+        first: Ipv4Addr,
+        #[arg(long)]
+        peers: usize,
+        /// How many of them announce a prefix.
+        #[arg(long)]
+        announce: usize,
+        /// How many prefixes each has to hear.
+        #[arg(long, default_value_t = 0)]
+        hears: usize,
+    },
     /// Keeps this namespace's kernel in step with its GoBGP.
     #[command(hide = true)]
     GobgpFib,
@@ -159,6 +176,9 @@ fn run(command: Command) -> Result<()> {
         Command::Pour { to } => stream::pour(to),
         Command::Count { at } => stream::count(at),
         Command::Flap { to, asn, router_id, times, ends } => flap::flap(to, asn, router_id, times, ends),
+        Command::Crowd { to, asn, first, peers, announce, hears } => {
+            crowd::crowd(crowd::Crowd { to, asn, first, peers, announce, hears })
+        }
         Command::GobgpFib => harness::switch::gobgp_fib(),
     }
 }

@@ -11,10 +11,10 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 /// RFC 4271 section 4.1: message types.
 const OPEN: u8 = 1;
-const UPDATE: u8 = 2;
-const NOTIFICATION: u8 = 3;
-const KEEPALIVE: u8 = 4;
-const HEADER: usize = 19;
+pub(super) const UPDATE: u8 = 2;
+pub(super) const NOTIFICATION: u8 = 3;
+pub(super) const KEEPALIVE: u8 = 4;
+pub(super) const HEADER: usize = 19;
 const LIMIT: Duration = Duration::from_secs(10);
 /// Our bgpd waits before it hears a peer again that has just failed; a refused attempt is repeated.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -67,6 +67,12 @@ fn attempt(to: SocketAddr, asn: u16, router_id: Ipv4Addr) -> Result<TcpStream> {
     let mut session = TcpStream::connect_timeout(&to, LIMIT)?;
     session.set_read_timeout(Some(LIMIT))?;
     session.set_nodelay(true)?;
+    shake_hands(&mut session, asn, router_id)?;
+    Ok(session)
+}
+
+/// OPEN and KEEPALIVE, both ways.
+pub(super) fn shake_hands(session: &mut TcpStream, asn: u16, router_id: Ipv4Addr) -> Result<()> {
     // Version 4, hold time 90 s, no capabilities (RFC 4271 section 4.2).
     let mut open = vec![4];
     open.extend(asn.to_be_bytes());
@@ -74,10 +80,9 @@ fn attempt(to: SocketAddr, asn: u16, router_id: Ipv4Addr) -> Result<TcpStream> {
     open.extend(router_id.octets());
     open.push(0);
     session.write_all(&message(OPEN, &open))?;
-    expect(&mut session, OPEN)?;
+    expect(session, OPEN)?;
     session.write_all(&message(KEEPALIVE, &[]))?;
-    expect(&mut session, KEEPALIVE)?;
-    Ok(session)
+    expect(session, KEEPALIVE)
 }
 
 fn expect(session: &mut TcpStream, kind: u8) -> Result<()> {
@@ -99,7 +104,7 @@ fn update(round: u32) -> Vec<u8> {
     message(UPDATE, &body)
 }
 
-fn message(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(super) fn message(kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = vec![0xff; 16];
     message.extend(((HEADER + body.len()) as u16).to_be_bytes());
     message.push(kind);
