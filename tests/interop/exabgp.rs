@@ -5,7 +5,11 @@ harness::scenarios!("exabgp" needs "needs ExaBGP":
     capabilities_all,
     capabilities_few,
     ebgp,
+    families,
+    gtsm,
     ibgp,
+    max_prefixes,
+    md5,
     refresh,
     two_octet,
 );

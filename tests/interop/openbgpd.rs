@@ -8,6 +8,7 @@ harness::scenarios!("openbgpd" needs "needs OpenBGPD":
     ebgp,
     gtsm,
     ibgp,
+    max_prefixes,
     md5,
     shutdown,
     two_octet,
