@@ -4,6 +4,7 @@ harness::scenarios!("bird" needs "needs BIRD":
     add_path,
     as4,
     bfd,
+    bfd_restart,
     capabilities_all,
     capabilities_few,
     collectors,
