@@ -27,6 +27,8 @@ use bgp_plan::config::{PeerConfig, PeerId};
 const BACKLOG: i32 = 4096;
 /// Calico's multihop sessions: no limit on hops.
 const MULTIHOP_TTL: u32 = 255;
+/// Internetwork control (RFC 4271 appendix E), class selector 6 (RFC 2474): what a congested switch drops last.
+const TRAFFIC_CLASS: u32 = 0xc0;
 /// Received at once. Then others, and what follows from it, have their turn: peers hear of changes as long as input goes on.
 const READ_SIZE: usize = 128 * 1024;
 /// A quiet session needs no more room.
@@ -49,6 +51,7 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         sockopt::save_syn(&socket)?;
+        set_traffic_class(&socket, address.ip())?;
         socket.listen(BACKLOG)?;
         TcpListener::from_std(socket.into())
     };
@@ -110,10 +113,25 @@ pub async fn connect(speaker: Shared, id: PeerId, config: Box<PeerConfig>, seria
     Speaker::connected(&speaker, id, serial, result);
 }
 
-/// TTL, GTSM and MD5 of a connection that is about to be made.
+/// How far packets of a connection go, and how they are treated on the way.
+fn set_reach(socket: &Socket, peer: IpAddr) -> io::Result<()> {
+    match peer {
+        IpAddr::V4(_) => socket.set_ttl_v4(MULTIHOP_TTL)?,
+        IpAddr::V6(_) => socket.set_unicast_hops_v6(MULTIHOP_TTL)?,
+    }
+    set_traffic_class(socket, peer)
+}
+
+fn set_traffic_class(socket: &Socket, end: IpAddr) -> io::Result<()> {
+    match end {
+        IpAddr::V4(_) => socket.set_tos_v4(TRAFFIC_CLASS),
+        IpAddr::V6(_) => socket.set_tclass_v6(TRAFFIC_CLASS),
+    }
+}
+
+/// TTL, traffic class, GTSM and MD5 of a connection that is about to be made.
 fn set_options(socket: SockRef<'_>, peer: IpAddr, config: &PeerConfig) -> io::Result<()> {
-    let ttl = if peer.is_ipv4() { socket.set_ttl_v4(MULTIHOP_TTL) } else { socket.set_unicast_hops_v6(MULTIHOP_TTL) };
-    ttl?;
+    set_reach(&socket, peer)?;
     if let Some(hops) = config.ttl_security {
         // Before the connection is there: a packet queued before the option would pass.
         sockopt::set_min_ttl(&*socket, peer, sockopt::min_ttl(hops))?;
@@ -128,9 +146,7 @@ fn set_options(socket: SockRef<'_>, peer: IpAddr, config: &PeerConfig) -> io::Re
 /// checked here: what a peer that is too far away has queued behind it is never read (RFC 5082 section 3).
 pub fn set_accepted_options(stream: &TcpStream, peer: IpAddr, config: &PeerConfig) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    let ttl = if peer.is_ipv4() { socket.set_ttl_v4(MULTIHOP_TTL) } else { socket.set_unicast_hops_v6(MULTIHOP_TTL) };
-    ttl?;
+    set_reach(&SockRef::from(stream), peer)?;
     match config.ttl_security {
         Some(hops) => {
             let least = sockopt::min_ttl(hops);
