@@ -53,8 +53,8 @@ impl Open {
         let mut open = Open { asn, hold_time, router_id, capabilities: Capabilities::default() };
         let (extended, parameters) = parameters(fixed[9], rest).ok_or_else(malformed)?;
         open.read_parameters(extended, parameters)?;
-        // RFC 7607: AS 0 is bad, in either field.
-        if open.asn == 0 {
+        // RFC 7607 section 2: AS 0 is bad, in either field.
+        if asn == 0 || open.asn == 0 {
             return Err(Notification::open(iana::BAD_PEER_AS, &[]));
         }
         Ok(open)
