@@ -205,7 +205,8 @@ fn route_refresh(body: &[u8]) -> (Message, Verdict) {
         Ok(None) => Verdict::ignored("a family, kind or filter that was not negotiated", "RFC 7313 section 5"),
         Err(n) => {
             let reason = n.describe();
-            Verdict::reset(n, &reason, "RFC 7313 section 5")
+            let is_header = n.code == iana::MESSAGE_HEADER_ERROR;
+            Verdict::reset(n, &reason, if is_header { "RFC 4271 section 6.1" } else { "RFC 7313 section 5" })
         }
     };
     (Message::RouteRefresh { family: family.map(|f| f.to_string()), kind }, verdict)

@@ -63,14 +63,14 @@ pub fn frame(input: &[u8], max_len: usize) -> Result<Option<Frame<'_>>, Notifica
     let Some(kind) = MessageType::from_wire(header[18]) else {
         return Err(Notification::header(iana::BAD_MESSAGE_TYPE, &header[18..19]));
     };
-    // RFC 4271 section 6.1, RFC 2918 section 4 by RFC 7313 section 5 (7/1 is only for those who negotiated it).
+    // RFC 4271 section 6.1. Of a ROUTE-REFRESH that is too short the reader says what is wrong (RFC 7313 section 5).
     let fits = match kind {
         // RFC 8654 section 4: an OPEN is never longer.
         MessageType::Open => (29..=MAX_MESSAGE_LEN).contains(&len),
         MessageType::Update => len >= 23,
         MessageType::Notification => len >= 21,
         MessageType::Keepalive => len == HEADER_LEN,
-        MessageType::RouteRefresh => len >= 23,
+        MessageType::RouteRefresh => true,
     };
     if !fits {
         return Err(bad_length());

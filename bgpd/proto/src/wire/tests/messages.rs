@@ -113,7 +113,15 @@ fn route_refreshes() {
             assert_eq!(frame(&out, MAX_MESSAGE_LEN).unwrap().unwrap().body, body, "{row}");
         }
     }
-    let n = RouteRefresh::read(true, &[0, 1, 1, 1, 9]).unwrap_err();
-    assert_eq!((n.code, n.subcode), (7, 1), "RFC 7313 section 5");
-    assert_eq!(n.data, [&[0xff; 16][..], &[0, 24, 5, 0, 1, 1, 1, 9]].concat(), "the whole message");
+    let whole = |rest: &[u8]| [&[0xff; 16][..], rest].concat();
+    for (row, enhanced, body, want, data) in [
+        ("RFC 7313 section 5: a mark too long", true, &[0, 1, 1, 1, 9][..], (7, 1), whole(&[0, 24, 5, 0, 1, 1, 1, 9])),
+        ("a mark too short", true, &[0, 1, 2], (7, 1), whole(&[0, 22, 5, 0, 1, 2])),
+        ("a request too short", true, &[0, 1, 0], (1, 2), vec![0, 22]),
+        ("a mark too short that was not negotiated", false, &[0, 1, 2], (1, 2), vec![0, 22]),
+        ("nothing", true, &[], (1, 2), vec![0, 19]),
+    ] {
+        let n = RouteRefresh::read(enhanced, body).unwrap_err();
+        assert_eq!(((n.code, n.subcode), n.data), (want, data), "{row}");
+    }
 }
