@@ -4,6 +4,11 @@ use super::iana;
 
 const AS_SET: u8 = 1;
 const AS_SEQUENCE: u8 = 2;
+const AS_CONFED_SEQUENCE: u8 = 3;
+const AS_CONFED_SET: u8 = 4;
+
+/// Octets that the value of an attribute can have.
+pub(super) const MAX_VALUE_LEN: usize = u16::MAX as usize;
 
 /// Segments of a path: type and the octets of its numbers, `width` each. Ends early at what is not well formed.
 pub(super) fn segments(mut path: &[u8], width: usize) -> impl Iterator<Item = (u8, &[u8])> {
@@ -17,13 +22,22 @@ pub(super) fn segments(mut path: &[u8], width: usize) -> impl Iterator<Item = (u
 
 /// What is wrong with a path whose numbers have `width` octets; `None`: nothing. RFC 7606 section 7.2, RFC 7607 section 2;
 /// confederation segments do not leave a confederation (RFC 5065 section 5.3).
-pub(super) fn fault(mut path: &[u8], width: usize) -> Option<&'static str> {
+pub(super) fn fault(path: &[u8], width: usize) -> Option<&'static str> {
+    fault_of(path, width, &[AS_SET, AS_SEQUENCE])
+}
+
+/// What is wrong with an AS4_PATH. Confederation segments in it are no fault: they are left out (RFC 6793 section 6).
+pub(super) fn fault_of_as4(path: &[u8]) -> Option<&'static str> {
+    fault_of(path, 4, &[AS_SET, AS_SEQUENCE, AS_CONFED_SEQUENCE, AS_CONFED_SET])
+}
+
+fn fault_of(mut path: &[u8], width: usize, kinds: &[u8]) -> Option<&'static str> {
     while !path.is_empty() {
         let Some((&[kind, count], rest)) = path.split_first_chunk::<2>() else {
             return Some("the last segment has no length");
         };
         let len = usize::from(count) * width;
-        if !matches!(kind, AS_SET | AS_SEQUENCE) {
+        if !kinds.contains(&kind) {
             return Some("a segment is neither AS_SET nor AS_SEQUENCE");
         }
         if count == 0 {
@@ -105,6 +119,11 @@ pub(super) fn narrow(asn: u32) -> u16 {
     u16::try_from(asn).unwrap_or(iana::AS_TRANS)
 }
 
+/// Octets of [`widen_path`].
+pub(super) fn widened_len(path: &[u8]) -> usize {
+    segments(path, 2).map(|(_, ases)| 2 + 2 * ases.len()).sum()
+}
+
 /// A path of two-octet numbers with four octets each.
 pub(super) fn widen_path(path: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len() * 2);
@@ -115,9 +134,11 @@ pub(super) fn widen_path(path: &[u8]) -> Vec<u8> {
     out
 }
 
-/// RFC 6793 section 4.2.3: as many leading ASes of the path as it is longer, then the AS4_PATH.
+/// RFC 6793 section 4.2.3: as many leading ASes of the path as it is longer, then the AS4_PATH. The path alone where that is
+/// shorter, or where both would be more than an attribute can hold.
 pub(super) fn merge_as4_path(path: &[u8], as4: &[u8]) -> Vec<u8> {
-    let Some(mut lead) = decision_len(path).checked_sub(decision_len(as4)) else {
+    let as4 = without_confederations(as4);
+    let Some(mut lead) = decision_len(path).checked_sub(decision_len(&as4)) else {
         return path.to_vec();
     };
     let mut out = Vec::with_capacity(path.len());
@@ -131,8 +152,14 @@ pub(super) fn merge_as4_path(path: &[u8], as4: &[u8]) -> Vec<u8> {
         out.extend_from_slice(&[kind, take as u8]);
         out.extend_from_slice(&ases[..take as usize * 4]);
     }
-    out.extend_from_slice(as4);
-    out
+    out.extend_from_slice(&as4);
+    if out.len() > MAX_VALUE_LEN { path.to_vec() } else { out }
+}
+
+/// An AS4_PATH without the segments that it must not carry (RFC 6793 section 6).
+fn without_confederations(as4: &[u8]) -> Vec<u8> {
+    let kept = segments(as4, 4).filter(|(kind, _)| matches!(*kind, AS_SET | AS_SEQUENCE));
+    kept.flat_map(|(kind, ases)| [&[kind, (ases.len() / 4) as u8], ases].concat()).collect()
 }
 
 /// A number of at most four octets.

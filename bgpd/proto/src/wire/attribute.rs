@@ -113,8 +113,12 @@ impl Attributes {
         self.iter().find(|a| a.kind == kind).map_or(&[], |a| a.value)
     }
 
-    /// Replaces the value of one attribute of `rest`, or adds it.
+    /// Replaces the value of one attribute of `rest`, or adds it. A value that is longer than an attribute can be changes
+    /// nothing.
     pub fn set(&mut self, flags: u8, kind: u8, value: &[u8]) {
+        if value.len() > as_path::MAX_VALUE_LEN {
+            return;
+        }
         let mut rest = Vec::with_capacity(self.rest.len() + value.len() + 4);
         let mut written = false;
         for a in self.iter().filter(|a| a.kind != kind) {

@@ -214,6 +214,84 @@ fn two_octet_peers() {
     assert_eq!((&narrow[..], replaced), (&[2, 2, 0x5b, 0xa0, 0, 7][..], true));
 }
 
+/// RFC 6793 sections 4.2.3 and 6: what is made of the attributes of a peer with two-octet numbers.
+#[test]
+fn as4_attributes_of_two_octet_peers() {
+    const ORIGINAL: [u32; 3] = [65001, 23456, 7];
+    const MERGED: [u32; 3] = [65001, 65536, 7];
+    let seven: &[u8] = &[2, 2, 0, 1, 0, 0, 0, 0, 0, 7];
+    let confederation: &[u8] = &[3, 1, 0, 0, 0, 9, 2, 2, 0, 1, 0, 0, 0, 0, 0, 7, 4, 1, 0, 0, 0, 9];
+    let by_trans: &[u8] = &[0x5b, 0xa0, 1, 1, 1, 1];
+    let by_65002: &[u8] = &[0xfd, 0xea, 1, 1, 1, 1];
+    let wide: &[u8] = &[0, 1, 0, 0, 1, 1, 1, 1];
+    type Row<'a> = (&'a str, &'a [(u8, &'a [u8])], [u32; 3], Option<[u8; 4]>);
+    let rows: &[Row<'_>] = &[
+        ("no AS4_PATH", &[], ORIGINAL, None),
+        ("AS4_PATH", &[(AS4_PATH, seven)], MERGED, None),
+        (
+            "both aggregators",
+            &[(AGGREGATOR, by_trans), (AS4_PATH, seven), (AS4_AGGREGATOR, wide)],
+            MERGED,
+            Some([0, 1, 0, 0]),
+        ),
+        (
+            "aggregated since by a speaker that knows only two octets",
+            &[(AGGREGATOR, by_65002), (AS4_PATH, seven), (AS4_AGGREGATOR, wide)],
+            ORIGINAL,
+            Some([0, 0, 0xfd, 0xea]),
+        ),
+        (
+            "an aggregator of two octets needs no AS4_AGGREGATOR",
+            &[(AGGREGATOR, by_65002), (AS4_PATH, seven)],
+            MERGED,
+            Some([0, 0, 0xfd, 0xea]),
+        ),
+        ("AS4_AGGREGATOR alone", &[(AS4_PATH, seven), (AS4_AGGREGATOR, wide)], MERGED, None),
+        ("confederation segments are left out", &[(AS4_PATH, confederation)], MERGED, None),
+        ("an undefined segment", &[(AS4_PATH, &[9, 1, 0, 1, 0, 0])], ORIGINAL, None),
+        ("AS 0 (RFC 7607)", &[(AS4_PATH, &[2, 1, 0, 0, 0, 0])], ORIGINAL, None),
+        ("longer than AS_PATH", &[(AS4_PATH, &[2, 4, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0])], ORIGINAL, None),
+    ];
+    let cx = Context { four_octet_as: false, ..cx(false) };
+    let path: &[u8] = &[2, 3, 0xfd, 0xe9, 0x5b, 0xa0, 0, 7];
+    for (row, more, ases, aggregator) in rows {
+        let mut list: Vec<(u8, u8, &[u8])> = vec![(0x40, ORIGIN, &[0]), (0x40, AS_PATH, path), (0x40, NEXT_HOP, HOP)];
+        list.extend(more.iter().map(|&(kind, value)| (0xc0, kind, value)));
+        let b = body(&list);
+        let update = Update::read(&cx, &b).unwrap();
+        let attributes = &update.announced[0].2;
+        assert_eq!(attributes.ases().collect::<Vec<_>>(), ases, "{row}");
+        assert_eq!(attributes.value(AGGREGATOR).get(..4), aggregator.as_ref().map(|a| &a[..]), "{row}");
+    }
+}
+
+/// RFC 8654: what fits into a message with two octets a number need not fit into an attribute with four.
+#[test]
+fn paths_that_grow_beyond_an_attribute() {
+    let cx = Context { four_octet_as: false, extended_messages: true, ..cx(false) };
+    let segment = [&[2, 255][..], &[0, 7].repeat(255)].concat();
+    let list = |segments: usize, as4: &'static [u8]| {
+        let path = segment.repeat(segments);
+        let mut list: Vec<(u8, u8, &[u8])> = vec![(0x40, ORIGIN, &[0]), (0x40, AS_PATH, &path), (0x40, NEXT_HOP, HOP)];
+        list.push((0xc0, AS4_PATH, as4));
+        body(&list)
+    };
+    let (fits, does_not) = (list(64, &[2, 1, 0, 0, 0, 7]), list(65, &[2, 1, 0, 0, 0, 7]));
+    let update = Update::read(&cx, &fits).unwrap();
+    assert_eq!(update.announced[0].2.as_path_len(), 64 * 255);
+    assert_eq!(outcome(&cx, &does_not, AS_PATH), Withdrawn);
+    let mut attributes = update.announced[0].2.clone();
+    attributes.prepend(&[1; 100]);
+    assert_eq!(attributes.as_path_len(), 64 * 255, "no room: it stays as it is");
+    // 64 sets count one each, so that all sequences before them stay.
+    let set = [&[1, 255][..], &[0, 7].repeat(255)].concat();
+    let sets = [&[1, 255][..], &[0, 0, 0, 7].repeat(255)].concat().repeat(15);
+    let path = [segment.repeat(50), set.repeat(14)].concat();
+    let b = body(&[(0x40, ORIGIN, &[0]), (0x40, AS_PATH, &path), (0x40, NEXT_HOP, HOP), (0xc0, AS4_PATH, &sets)]);
+    let update = Update::read(&cx, &b).unwrap();
+    assert_eq!(update.announced[0].2.as_path_len(), 50 * 255 + 14, "AS_PATH alone");
+}
+
 /// Found by fuzzing: it made an empty list.
 #[test]
 fn mp_reach_without_prefixes() {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::as_path::{self, merge_as4_path, narrow, widen_path};
+use super::as_path::{self, MAX_VALUE_LEN, merge_as4_path, narrow, widen_path};
 use super::attribute::{Attributes, Raw, split, write};
 use super::iana::{self, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::open::Capabilities;
@@ -152,9 +152,12 @@ impl Shape {
                 let width = if cx.four_octet_as { 4 } else { 2 };
                 let expected = cx.first_as.map(|asn| if cx.four_octet_as { asn } else { narrow(asn).into() });
                 let first = as_path::first_as(value, width);
-                as_path::fault(value, width).or_else(|| {
-                    unless(expected.is_none() || first == expected, "the first AS is not the peer's (RFC 4271 6.3)")
-                })
+                let fits = width == 4 || as_path::widened_len(value) <= MAX_VALUE_LEN;
+                as_path::fault(value, width)
+                    .or_else(|| unless(fits, "longer than an attribute can be with four octets a number"))
+                    .or_else(|| {
+                        unless(expected.is_none() || first == expected, "the first AS is not the peer's (RFC 4271 6.3)")
+                    })
             }
             Shape::HostAddress => match value {
                 &[a, b, c, d] => unless(is_host(Ipv4Addr::new(a, b, c, d).into()), "not the address of a host"),
@@ -175,7 +178,7 @@ impl Shape {
             // Never from a four-octet speaker, and never a reason for more than discarding it.
             Shape::As4Path | Shape::As4Aggregator if cx.four_octet_as => Some("from a peer with four-octet AS numbers"),
             Shape::As4Path if value.is_empty() => Some("length is 0"),
-            Shape::As4Path => as_path::fault(value, 4),
+            Shape::As4Path => as_path::fault_of_as4(value),
             Shape::As4Aggregator => unless(value.len() == 8 && value[..4] != [0; 4], "length is not 8, or AS number 0"),
             Shape::Multiprotocol | Shape::Opaque => None,
         }
@@ -314,8 +317,10 @@ impl<'a> Walk<'a> {
             received
         } else {
             let at = self.kept.iter().position(|k| k.0 == iana::AGGREGATOR);
-            // RFC 6793 section 4.2.3: an AGGREGATOR that does not say AS_TRANS is newer than the AS4 attributes.
-            let trusted = at.is_none_or(|i| self.kept[i].2[..2] == iana::AS_TRANS.to_be_bytes());
+            // RFC 6793 section 4.2.3: of both aggregators one that does not say AS_TRANS is newer than the AS4 attributes. Without
+            // AS4_AGGREGATOR, which a number of two octets does not need, it says nothing about the path.
+            let is_trans = |i: usize| self.kept[i].2[..2] == iana::AS_TRANS.to_be_bytes();
+            let trusted = self.as4_aggregator.is_none() || at.is_none_or(is_trans);
             let path = widen_path(received);
             widened = match self.as4_path.filter(|_| trusted) {
                 Some(as4) => merge_as4_path(&path, as4),
