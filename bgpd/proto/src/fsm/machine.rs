@@ -175,7 +175,9 @@ impl Fsm {
     /// SendHoldTimer (RFC 9687): since when the socket has taken nothing of what waits for it; `None`: it takes. A KEEPALIVE is
     /// due often enough that there is always something to take, so this is the timer that every sent message restarts.
     pub fn set_blocked(&mut self, since: Option<Instant>) {
-        let runs = self.state == State::Established && !self.config.send_hold.is_zero();
+        // RFC 9687 section 3: stopped where SendHoldTime or the negotiated hold time is zero.
+        let is_off = self.config.send_hold.is_zero() || self.hold_time.is_zero();
+        let runs = self.state == State::Established && !is_off;
         self.timers.send_hold = since.filter(|_| runs).map(|since| since + self.config.send_hold);
     }
 

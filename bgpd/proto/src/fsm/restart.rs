@@ -92,16 +92,19 @@ pub enum Sweep {
 enum Phase {
     #[default]
     Nothing,
-    /// `stale_time` follows.
+    /// `stale_time` follows, or what is left of it since an earlier restart that has not been made good yet.
     Restarting {
         until: Instant,
         stale_time: Duration,
+        long_lived: Option<Instant>,
     },
     LongLived {
         until: Instant,
     },
+    /// `long_lived`: some routes are long-lived stale, and so far they may go on.
     Returned {
         until: Instant,
+        long_lived: Option<Instant>,
     },
     Refreshing {
         until: Instant,
@@ -118,15 +121,21 @@ impl Retention {
     /// The session ended; `agreed` is `None` where nothing is kept.
     pub fn ended(&mut self, agreed: Option<Agreed>, now: Instant) -> Sweep {
         let agreed = agreed.unwrap_or_default();
+        // RFC 9494 section 4.2: what is long-lived stale is not deleted by a further restart, and its time runs on until the
+        // peer has told everything.
+        let long_lived = match self.phase {
+            Phase::Returned { long_lived, .. } => long_lived.filter(|_| !agreed.stale_time.is_zero()),
+            _ => None,
+        };
         // RFC 4724 section 4.2: stale from an earlier restart, and still not confirmed: gone. What a refresh had marked was valid.
-        let mark =
-            if matches!(self.phase, Phase::Refreshing { .. }) { Sweep::MarkStale } else { Sweep::DropStaleAndMark };
+        let is_valid = long_lived.is_some() || matches!(self.phase, Phase::Refreshing { .. });
         if agreed.listed && !agreed.restart_time.is_zero() {
-            self.phase = Phase::Restarting { until: now + agreed.restart_time, stale_time: agreed.stale_time };
-            return mark;
+            let (until, stale_time) = (now + agreed.restart_time, agreed.stale_time);
+            self.phase = Phase::Restarting { until, stale_time, long_lived };
+            return if is_valid { Sweep::MarkStale } else { Sweep::DropStaleAndMark };
         }
         if !agreed.stale_time.is_zero() {
-            self.phase = Phase::LongLived { until: now + agreed.stale_time };
+            self.phase = Phase::LongLived { until: long_lived.unwrap_or(now + agreed.stale_time) };
             return Sweep::MarkLongLived;
         }
         self.phase = Phase::Nothing;
@@ -136,13 +145,16 @@ impl Retention {
     /// A session with the peer is up; `None`: without the family, or without graceful restart.
     pub fn returned(&mut self, peer: Option<Returned>, now: Instant) -> Sweep {
         let peer = peer.unwrap_or_default();
-        // RFC 4724 section 4.2, RFC 9494 section 4.2: without F nothing was kept.
-        let (kept, until) = match self.phase {
+        // RFC 4724 section 4.2, RFC 9494 section 4.2: without F nothing was kept. Which F counts depends on the time it took.
+        let (kept, until, long_lived) = match self.phase {
             Phase::Nothing => return Sweep::Nothing,
-            Phase::LongLived { until } => (peer.long_lived, until),
-            _ => (peer.forwarding || peer.long_lived, now + peer.wait),
+            Phase::LongLived { until } => (peer.long_lived, until, Some(until)),
+            Phase::Restarting { long_lived: Some(until), .. } => {
+                (peer.forwarding && peer.long_lived, until, Some(until))
+            }
+            _ => (peer.forwarding, now + peer.wait, None),
         };
-        self.phase = if kept { Phase::Returned { until } } else { Phase::Nothing };
+        self.phase = if kept { Phase::Returned { until, long_lived } } else { Phase::Nothing };
         if kept { Sweep::Nothing } else { Sweep::DropStale }
     }
 
@@ -184,10 +196,8 @@ impl Retention {
     pub fn next_deadline(&self) -> Option<Instant> {
         match self.phase {
             Phase::Nothing => None,
-            Phase::Restarting { until, .. }
-            | Phase::LongLived { until }
-            | Phase::Returned { until }
-            | Phase::Refreshing { until } => Some(until),
+            Phase::Restarting { until, long_lived, .. } => Some(long_lived.map_or(until, |l| l.min(until))),
+            Phase::LongLived { until } | Phase::Returned { until, .. } | Phase::Refreshing { until } => Some(until),
         }
     }
 
@@ -197,8 +207,10 @@ impl Retention {
             return Sweep::Nothing;
         }
         match self.phase {
-            Phase::Restarting { stale_time, .. } if !stale_time.is_zero() => {
-                self.phase = Phase::LongLived { until: now + stale_time };
+            // The long-lived stale time of all is over.
+            Phase::Restarting { long_lived: Some(over), .. } if over <= now => self.done(),
+            Phase::Restarting { stale_time, long_lived, .. } if !stale_time.is_zero() => {
+                self.phase = Phase::LongLived { until: long_lived.unwrap_or(now + stale_time) };
                 Sweep::MarkLongLived
             }
             _ => self.done(),

@@ -192,21 +192,21 @@ fn an_open_that_is_delayed_waits_for_the_peers_or_for_its_time() {
 /// RFC 9687 section 3: so long may the socket take nothing.
 #[test]
 fn a_peer_that_reads_nothing_is_dropped_when_the_send_hold_time_is_over() {
-    let up = |send_hold| {
+    let up = |send_hold, hold_time| {
         let mut f = Fsm::new(Config { send_hold, ..CONFIG }, 7);
         let t0 = Instant::now();
-        let opened = [Event::ManualStart, Event::TcpAcked, Event::Open { hold_time: 0, keepalive: 0 }];
+        let opened = [Event::ManualStart, Event::TcpAcked, Event::Open { hold_time, keepalive: 0 }];
         opened.into_iter().chain([Event::Keepalive]).for_each(|e| drop(f.handle(e, t0)));
         (f, t0)
     };
     let s = Duration::from_secs;
-    let (mut f, t0) = up(s(480));
+    let (mut f, t0) = up(s(480), 3600);
     f.set_blocked(Some(t0));
     assert_eq!(f.next_deadline(), Some(t0 + s(480)));
     f.set_blocked(Some(t0 + s(9)));
     assert_eq!(f.next_deadline(), Some(t0 + s(489)), "it took something meanwhile");
     f.set_blocked(None);
-    assert_eq!(f.next_deadline(), None);
+    assert_eq!(f.timers().send_hold, None);
     f.set_blocked(Some(t0));
     assert_eq!(f.expired(t0 + s(480)), Some(Event::SendHoldExpires));
     let told = Notification::new(8, 0, &[]);
@@ -214,9 +214,11 @@ fn a_peer_that_reads_nothing_is_dropped_when_the_send_hold_time_is_over() {
         f.handle(Event::SendHoldExpires, t0 + s(480)),
         [Action::SendNotification(told), Action::Close, Action::Down]
     );
-    let (mut f, t0) = up(Duration::ZERO);
-    f.set_blocked(Some(t0));
-    assert_eq!(f.next_deadline(), None, "0: for ever");
+    for (row, send_hold, hold_time) in [("0: for ever", s(0), 3600), ("without a hold time", s(480), 0)] {
+        let (mut f, t0) = up(send_hold, hold_time);
+        f.set_blocked(Some(t0));
+        assert_eq!(f.timers().send_hold, None, "{row}");
+    }
 }
 
 #[test]

@@ -65,6 +65,7 @@ fn a_peer_that_comes_back() {
         ("F", agreed(120, true, 0), back(true, false), Nothing, DropStale),
         ("not F", agreed(120, true, 0), back(false, false), DropStale, Nothing),
         ("without the capability or the family", agreed(120, true, 0), None, DropStale, Nothing),
+        ("F of the long-lived capability only", agreed(120, true, 3600), back(false, true), DropStale, Nothing),
         ("long-lived F", agreed(0, true, 3600), back(false, true), Nothing, DropStale),
         ("long-lived, F of graceful restart only", agreed(0, true, 3600), back(true, false), DropStale, Nothing),
     ];
@@ -111,6 +112,54 @@ fn consecutive_restarts() {
     assert_eq!(r.returned(back(true, false), now), Sweep::Nothing);
     assert_eq!(r.end_of_rib(), Sweep::DropStale);
     assert_eq!(r.end_of_rib(), Sweep::Nothing, "a second one means nothing");
+}
+
+/// RFC 9494 section 4.2: a further restart deletes nothing that is long-lived stale, and gives it no more time.
+#[test]
+fn consecutive_restarts_of_a_long_lived_peer() {
+    let t0 = Instant::now();
+    let returned = || {
+        let mut r = Retention::default();
+        r.ended(agreed(120, true, 600), t0);
+        assert_eq!(r.expired(t0 + S(120)), Sweep::MarkLongLived);
+        assert_eq!(r.returned(back(true, true), t0 + S(200)), Sweep::Nothing);
+        r
+    };
+    // Until 720 s, whatever the peer does before its End-of-RIB.
+    let mut r = returned();
+    assert_eq!(
+        r.ended(agreed(120, true, 600), t0 + S(300)),
+        Sweep::MarkStale,
+        "what is new begins with the restart time"
+    );
+    assert_eq!(r.next_deadline(), Some(t0 + S(420)));
+    let mut late = r;
+    assert_eq!(r.expired(t0 + S(420)), Sweep::MarkLongLived);
+    assert_eq!(r.next_deadline(), Some(t0 + S(720)), "not 600 s more");
+    assert_eq!(r.expired(t0 + S(720)), Sweep::DropStale);
+    assert_eq!(late.returned(back(true, true), t0 + S(400)), Sweep::Nothing);
+    assert_eq!(late.ended(agreed(0, true, 600), t0 + S(650)), Sweep::MarkLongLived);
+    assert_eq!(late.next_deadline(), Some(t0 + S(720)), "and again");
+
+    let mut r = returned();
+    assert_eq!(r.ended(agreed(120, true, 600), t0 + S(700)), Sweep::MarkStale);
+    let mut without_f = r;
+    assert_eq!(r.expired(t0 + S(720)), Sweep::DropStale, "the restart time does not prolong it");
+    assert_eq!(without_f.returned(back(true, false), t0 + S(710)), Sweep::DropStale, "F of the long-lived capability");
+
+    let mut r = returned();
+    assert_eq!(
+        r.ended(agreed(120, true, 0), t0 + S(300)),
+        Sweep::DropStaleAndMark,
+        "the last session had no stale time"
+    );
+    let mut r = returned();
+    assert_eq!(r.ended(None, t0 + S(300)), Sweep::DropAll, "nothing agreed");
+    let mut r = returned();
+    assert_eq!(r.end_of_rib(), Sweep::DropStale);
+    assert_eq!(r.ended(agreed(120, true, 600), t0 + S(300)), Sweep::DropStaleAndMark);
+    assert_eq!(r.expired(t0 + S(420)), Sweep::MarkLongLived);
+    assert_eq!(r.next_deadline(), Some(t0 + S(1020)), "synchronized since: a new time");
 }
 
 /// RFC 7313 section 4.
