@@ -120,6 +120,8 @@ pub trait Key: Copy + Eq + Hash + fmt::Debug + Sized + 'static {
     fn from_prefix(prefix: Prefix) -> Option<Self>;
     /// Appends the NLRI encoding.
     fn write(self, out: &mut Vec<u8>);
+    /// Whether all addresses in it are multicast ones (RFC 5771, RFC 4291 section 2.7): no destination of a unicast route.
+    fn is_multicast(self) -> bool;
 }
 
 /// An IPv4 prefix in eight octets, five of them used.
@@ -162,6 +164,10 @@ impl Key for V4 {
     fn write(self, out: &mut Vec<u8>) {
         let [a, b, c, d] = self.address.to_be_bytes();
         append(out, &[self.len, a, b, c, d], self.len);
+    }
+
+    fn is_multicast(self) -> bool {
+        self.len >= 4 && self.address >> 28 == 0xe
     }
 }
 
@@ -207,6 +213,10 @@ impl Key for V6 {
         whole[0] = self.len;
         whole[1..].copy_from_slice(&self.address);
         append(out, &whole, self.len);
+    }
+
+    fn is_multicast(self) -> bool {
+        self.len >= 8 && self.address[0] == 0xff
     }
 }
 

@@ -41,8 +41,10 @@ impl Terms {
                 link_local: self.export.link_local_next_hop.filter(|&l| address.is_ipv6() && l != address),
             })
         };
+        // RFC 2545 section 3: a link-local address is good on the link to the peer that said it.
+        let is_link_local = matches!(set.next_hop, IpAddr::V6(a) if a.is_unicast_link_local());
         let learned = || {
-            let same = source != LOCAL && self.can_carry(family, set.next_hop);
+            let same = source != LOCAL && !is_link_local && self.can_carry(family, set.next_hop);
             same.then_some(NextHop { address: set.next_hop, link_local: None })
         };
         if source == LOCAL || self.export.next_hop_self { own().or_else(learned) } else { learned().or_else(own) }

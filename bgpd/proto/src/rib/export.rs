@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::attr_set::Marks;
 use super::encode::Writer;
 use super::group::{Backlog, Group, Groups, Limits, NOBODY, Position, Terms};
 use super::import::{RouteView, operate};
@@ -293,11 +294,12 @@ pub(super) fn exported<K: Key>(
     }
     let set = shared.attrs.get(path.used);
     let is_local = path.peer == LOCAL;
-    let marks = set.marks;
+    // RFC 1997 is about routes received with them: what we say of our own routes is for the peers to obey, as in Calico.
+    let marks = if is_local { Marks::default() } else { set.marks };
     if marks.no_advertise {
         return Err(Withheld::NoAdvertise);
     }
-    if to.is_ebgp && (marks.no_export || (marks.blackhole && !is_local)) {
+    if to.is_ebgp && (marks.no_export || marks.blackhole) {
         return Err(Withheld::NoExport);
     }
     // RFC 9494 section 4.3: whoever does not know the mark would prefer the route.

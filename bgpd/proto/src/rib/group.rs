@@ -371,6 +371,8 @@ impl Groups {
                 backlog.told.insert(item);
             }
         }
+        // RFC 7313 section 4: no BoRR before End-of-RIB, which then ends this answer too.
+        let is_marked = is_marked && !member.end_of_rib_due;
         member.refresh_begin_due = is_marked;
         member.refresh_end_due = is_marked;
     }

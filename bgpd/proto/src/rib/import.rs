@@ -23,7 +23,9 @@ pub(super) fn announce<K: Key>(
     let add_path = info.is_some_and(|p| p.add_path_receive[K::FAMILY as usize]);
     let mut used = AttrId::NONE;
     let mut fresh = 0;
-    for (i, (id, key)) in paths::<K>(list, add_path).enumerate() {
+    // RFC 4271 section 6.3: a prefix that makes no sense is ignored.
+    let unicast = paths::<K>(list, add_path).filter(|(_, key)| !key.is_multicast());
+    for (i, (id, key)) in unicast.enumerate() {
         if i == 0 || !uniform {
             shared.attrs.release(used);
             used = shared.import(peer, key.prefix(), received, Stale::No);

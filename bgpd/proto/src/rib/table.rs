@@ -321,10 +321,12 @@ impl<K: Key> Table<K> {
         removed
     }
 
-    /// RFC 4724 section 4.2: the peer is gone and said that it would come back.
+    /// RFC 4724 section 4.2: the peer is gone and said that it would come back. What is long-lived stale already stays so (RFC
+    /// 9494 section 4.2).
     pub fn mark_stale(&mut self, peer: PeerIndex) {
+        let is_fresh = |p: &&mut Path| p.peer == peer && p.stale == Stale::No;
         for entry in &mut self.entries {
-            entry.paths.as_mut_slice().iter_mut().filter(|p| p.peer == peer).for_each(|p| p.stale = Stale::Restarting);
+            entry.paths.as_mut_slice().iter_mut().filter(is_fresh).for_each(|p| p.stale = Stale::Restarting);
         }
     }
 

@@ -335,6 +335,12 @@ fn well_known_communities_keep_a_route_here() {
         rib.announce(1, Family::Ipv4, TEN, set);
         assert_eq!(told(&mut rib, 2).announced.len() == 1, to_ebgp, "{name} to eBGP");
         assert_eq!(told(&mut rib, 3).announced.len() == 1, to_client, "{name} to iBGP");
+        rib.originate(vec![Origin { communities: vec![Community::Standard(community)], ..own_route("11.0.0.0", 8) }]);
+        for peer in [2, 3] {
+            let told = told(&mut rib, peer);
+            let set = &told.announced.first().unwrap_or_else(|| panic!("{name}: our own route is told to {peer}")).1;
+            assert_eq!(set.communities().collect::<Vec<_>>(), [community], "{name}: for the peer to obey");
+        }
     }
 }
 
@@ -501,12 +507,17 @@ fn end_of_rib_follows_the_first_table() {
     let peer = rib.add_peer(info(1, Ebgp));
     Family::ALL.into_iter().for_each(|f| rib.start(peer, f));
     assert!(told(&mut rib, peer).end_of_rib.is_empty(), "our routes are not known yet");
+    rib.refresh(peer, Family::Ipv4, true);
+    assert_eq!(told(&mut rib, peer).refresh_marks, [0; 0], "RFC 7313 section 4: no BoRR before End-of-RIB");
     rib.originate(vec![own_route("10.0.0.0", 8)]);
     let first = told(&mut rib, peer);
     assert_eq!((first.announced.len(), first.end_of_rib), (1, Family::ALL.to_vec()));
-    rib.refresh(peer, Family::Ipv4, false);
-    let again = told(&mut rib, peer);
-    assert_eq!((again.announced.len(), again.end_of_rib), (1, vec![]), "a refresh repeats the routes only");
+    for (is_marked, marks) in [(false, vec![]), (true, vec![1, 2])] {
+        rib.refresh(peer, Family::Ipv4, is_marked);
+        let again = told(&mut rib, peer);
+        assert_eq!((again.announced.len(), again.end_of_rib), (1, vec![]), "a refresh repeats the routes only");
+        assert_eq!(again.refresh_marks, marks);
+    }
 }
 
 #[test]

@@ -110,6 +110,9 @@ fn long_lived_stale_routes_are_the_last_choice() {
     assert_eq!(gone, ["10.0.0.0/8", "12.0.0.0/8"], "section 4.3: not to those without the capability");
     rib.reimport(1);
     assert!(!rib.has_changes(), "the mark stays over a change of policy");
+    rib.mark_stale(1, Family::Ipv4);
+    rib.reimport(1);
+    assert!(!rib.has_changes(), "section 4.2: and over a further restart");
     rib.announce(1, Family::Ipv4, &[8, 10], received(&[65001], &[]));
     assert_eq!(told(&mut rib, 4).announced.len(), 1, "back again");
     rib.remove_paths(1, Family::Ipv4, true);
@@ -175,6 +178,28 @@ fn what_is_refused_is_received_but_not_accepted() {
     assert!(told(&mut rib, 2).announced.is_empty(), "RFC 8212: nothing goes out either");
 }
 
+/// RFC 4271 section 6.3.
+#[test]
+fn multicast_prefixes_are_ignored() {
+    let v4: &[u8] = &[4, 0xe0, 8, 239, 32, 224, 0, 0, 1, 3, 0xe0, 4, 0xf0, 0];
+    let v6: &[u8] = &[8, 0xff, 16, 0xff, 2, 7, 0xfe, 10, 0xfe, 0x80, 0];
+    for (family, list, want) in [
+        (Family::Ipv4, v4, ["0.0.0.0/0", "224.0.0.0/3", "240.0.0.0/4"]),
+        (Family::Ipv6, v6, ["::/0", "fe00::/7", "fe80::/10"]),
+    ] {
+        let mut rib = rib_with(&[Ebgp, Client], |_, info| info.export.other_address = "2001:db8::99".parse().ok());
+        let next_hop = match family {
+            Family::Ipv4 => [192, 0, 2, 200].into(),
+            Family::Ipv6 => "2001:db8::1".parse().unwrap(),
+        };
+        rib.announce(1, family, list, Attributes { next_hop, ..received(&[65001], &[]) });
+        assert_eq!(rib.counts(1, family).0, 3);
+        let mut found: Vec<String> = told(&mut rib, 2).announced.iter().map(|(p, _)| p.to_string()).collect();
+        found.sort();
+        assert_eq!(found, want);
+    }
+}
+
 /// RFC 8950 and RFC 2545: next hops of the other family, and on the link.
 #[test]
 fn next_hops_follow_what_the_session_can_carry() {
@@ -235,6 +260,15 @@ fn next_hops_follow_what_the_session_can_carry() {
         let told = told(&mut rib, 1);
         let got = told.announced.first().map(|(_, set)| (set.next_hop, set.link_local == Some(link_local)));
         assert_eq!(got, want, "{name}");
+    }
+    // A link-local next hop is good on one link only: from there on the route goes through us, or not at all.
+    for (own, want) in [(v6, Some(v6)), (v4, None)] {
+        let mut rib = rib_with(&[Ebgp, Client], |_, info| info.export.local_address = own);
+        let next_hop = IpAddr::from(link_local);
+        let set = Attributes { next_hop, ..received(&[65001], &[]) };
+        rib.announce(1, Family::Ipv6, &[32, 0x20, 1, 0xd, 0xb8], set);
+        let told = told(&mut rib, 2);
+        assert_eq!(told.announced.first().map(|(_, set)| set.next_hop), want, "a link-local next hop, from {own}");
     }
     // A learned IPv4 route with an IPv6 next hop goes on as it is where that was negotiated, else through us.
     for (extended_next_hop, want) in [(true, v6), (false, v4)] {
