@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use bgp_proto::fsm::restart::Cause;
-use bgp_proto::fsm::{Action, Collision, Event, Initiator, Other, State, negotiate, resolve_collision};
+use bgp_proto::fsm::{Action, Again, Collision, Event, Initiator, Other, State, negotiate, resolve_collision};
 use bgp_proto::wire::open::Open;
 use bgp_proto::wire::{self, MessageType, Notification, iana};
 use tokio::net::TcpStream;
@@ -90,6 +90,7 @@ impl Speaker {
         connection.local = stream.local_addr().ok();
         connection.remote = stream.peer_addr().ok();
         connection.initiator = initiator;
+        connection.sent = None;
         connection.link = Some(Link::start(serial, stream, &myself));
         self.by_serial.insert(serial, id);
         let event = if initiator == Initiator::Us { Event::TcpAcked } else { Event::TcpConfirmed };
@@ -147,6 +148,10 @@ impl Speaker {
             if peer.extra.is_some() {
                 self.event(id, true, Event::CollisionDump);
             }
+        } else if state == State::Idle && peer.primary.fsm.is_held_off() && peer.extra.is_some() {
+            // Stopped for a time or for good: a second connection does not go on in the place of the first.
+            let refusal = Notification::cease(iana::CONNECTION_REJECTED);
+            self.event(id, true, Event::AutomaticStop(refusal, Again::Never));
         } else if state == State::Idle
             && let Some(next) = peer.extra.take()
         {
@@ -212,6 +217,9 @@ impl Speaker {
             peer.cause = Cause::Sent(notification.code, notification.subcode);
             peer.last_error = Some(reason);
             self.bmp.notification(id, &notification);
+        } else if peer.session.is_none() && notification.code != iana::CEASE {
+            // The connection that the peer made may be the only one that comes through.
+            peer.last_error = Some(format!("sent NOTIFICATION: {}", notification.describe()));
         }
         self.write(id, extra, MessageType::Notification, |out| notification.write(out));
     }
@@ -232,8 +240,9 @@ impl Speaker {
         let Some(router_id) = self.config.as_ref().map(|c| c.router_id) else { return };
         let restart = self.restart;
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        // With a delayed OPEN ours is not out yet.
-        let ours = our_open(&peer.config, router_id, restart.says(&peer.config));
+        // What we said counts, whatever was configured since; with a delayed OPEN ours is not out yet.
+        let said = peer.connection(extra).and_then(|c| c.sent.clone());
+        let ours = said.unwrap_or_else(|| our_open(&peer.config, router_id, restart.says(&peer.config)));
         let checked = Open::read(body).and_then(|open| check_open(&peer.config, &ours, &open).map(|()| open));
         let open = match checked {
             Ok(open) => open,

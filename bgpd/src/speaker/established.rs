@@ -41,6 +41,10 @@ impl Speaker {
             peer.last_error = Some(format!("received NOTIFICATION: {}", notification.describe()));
             peer.cause = Cause::Received(notification.code, notification.subcode);
             self.bmp.notification(id, notification);
+        } else if let Some(peer) = self.peers.get_mut(&id).filter(|p| p.session.is_none())
+            && notification.code != iana::CEASE
+        {
+            peer.last_error = Some(format!("received NOTIFICATION: {}", notification.describe()));
         }
         let is_version =
             (notification.code, notification.subcode) == (iana::OPEN_MESSAGE_ERROR, iana::UNSUPPORTED_VERSION);
@@ -175,12 +179,14 @@ impl Speaker {
         let is_transparent = peer.config.role == Some(Role::RouteServerClient);
         session.context.first_as = (!session.context.ibgp && !is_transparent).then_some(theirs.asn);
         let index = peer.index;
+        // Another identifier is another speaker: what decisions and ORIGINATOR_ID were made of does not hold for it.
+        let is_same = self.rib.peer(index).is_some_and(|before| before.router_id == theirs.router_id);
         tell_rib(&mut self.rib, index, &session, theirs, local);
         if let Some(info) = self.rib.peer_mut(index) {
             info.export.other_address = self.config.as_ref().and_then(|c| c.other_address(local));
         }
         for family in Family::ALL {
-            let returned = session.returned(family, SWEEP_TIME);
+            let returned = session.returned(family, SWEEP_TIME).filter(|_| is_same);
             if peer.retention[family as usize].returned(returned, now) == Sweep::DropStale {
                 self.rib.remove_paths(index, family, true);
             }

@@ -241,3 +241,49 @@ async fn a_password_changes_live() {
     .await;
     assert_eq!(ha.peers().await[0].since, since);
 }
+
+/// RFC 4271 section 4.2: the hold time is the smaller of the two that were said, whatever is configured when the peer answers.
+#[tokio::test]
+async fn what_was_said_in_an_open_is_negotiated() {
+    for (before, after) in [(90, 9), (9, 90)] {
+        let at = addresses();
+        let mut config = config_of(at, 65001, 65002);
+        only_peer(&mut config).passive = true;
+        only_peer(&mut config).hold_time = before;
+        let h = started(&config).await;
+        let mut peer = ByHand::connect(at, 64).await;
+        let theirs = Open::read(&peer.expect(MessageType::Open).await).unwrap();
+        assert_eq!(theirs.hold_time, before);
+        only_peer(&mut config).hold_time = after;
+        h.configure(config).await.unwrap().unwrap();
+        peer.send_open(&open(65002, [10, 0, 0, 6])).await;
+        peer.expect(MessageType::Keepalive).await;
+        peer.send_keepalive().await;
+        until("session", || is_up(&h)).await;
+        let hold = h.peer(at[1]).await[0].timers.iter().find(|t| t.name == "hold").unwrap().negotiated;
+        assert_eq!(hold, Some(f64::from(before)), "said {before}, then {after}");
+    }
+}
+
+/// Beside an attempt of ours the peer's own connection tells what is wrong.
+#[tokio::test]
+async fn a_second_connection_that_fails_says_why() {
+    let at = addresses();
+    let listener = ByHand::listen(at);
+    let h = started(&config_of(at, 65001, 65002)).await;
+    let mut ours = ByHand::new(listener.accept().await.unwrap().0);
+    ours.expect(MessageType::Open).await;
+    let last_error = async || h.peers().await[0].last_error.clone().unwrap_or_default();
+    let mut by_peer = ByHand::connect(at, 64).await;
+    by_peer.expect(MessageType::Open).await;
+    by_peer.send_open(&open(65009, [10, 0, 0, 6])).await;
+    by_peer.expect(MessageType::Notification).await;
+    assert!(last_error().await.contains("sent NOTIFICATION: bad peer AS (2/2)"), "{}", last_error().await);
+    let mut by_peer = ByHand::connect(at, 64).await;
+    by_peer.expect(MessageType::Open).await;
+    let mut out = Vec::new();
+    Notification::open(iana::BAD_PEER_AS, &[]).write(&mut out);
+    by_peer.send(&out).await;
+    until("its NOTIFICATION", || async { last_error().await.contains("received NOTIFICATION: bad peer AS (2/2)") })
+        .await;
+}

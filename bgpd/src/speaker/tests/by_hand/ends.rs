@@ -143,6 +143,24 @@ async fn a_peer_that_announces_too_much() {
     }
 }
 
+/// A second connection, made in good time, does not outlive the limit.
+#[tokio::test]
+async fn a_peer_that_announces_too_much_has_no_second_way_in() {
+    let at = addresses();
+    let mut config = config_of(at, 65001, 65002);
+    let max = MaxPrefixes { limit: 3, warn_at: 60, ends_session: true, restart_after: None };
+    only_peer(&mut config).max_prefixes = Some(max);
+    let open = open(65002, [10, 0, 0, 6]);
+    let (h, mut peer) = established(&mut config, at, &open).await;
+    let mut second = ByHand::connect(at, 64).await;
+    second.expect(MessageType::Open).await;
+    peer.send(&update(PLAIN, 4)).await;
+    assert_eq!(farewell(&mut peer).await, Notification::maximum_prefixes(Family::Ipv4, 3));
+    assert_refused(second, "nor is the second connection let in").await;
+    assert_refused(ByHand::connect(at, 64).await, "nor another one").await;
+    assert!(!is_up(&h).await);
+}
+
 /// RFC 7313 section 4: what was not announced between the marks goes; an end without a begin means nothing.
 #[tokio::test]
 async fn a_refresh_between_marks_sweeps_what_is_gone() {
@@ -237,4 +255,56 @@ async fn a_peer_that_reads_nothing_is_dropped() {
     until("the send hold time is over", || async { !is_up(&h).await }).await;
     assert!(last_error(&h).await.contains("(8/0)"), "{}", last_error(&h).await);
     drop(peer);
+}
+
+/// What came in while the speaker was busy counts: the hold timer judges the peer, not the time there was to read.
+#[tokio::test]
+async fn a_busy_speaker_drops_nobody_who_has_spoken() {
+    const BUSY: Duration = Duration::from_millis(3500);
+    let at = addresses();
+    let open = Open { hold_time: 3, ..open(65002, [10, 0, 0, 6]) };
+    let (h, mut peer) = established(&mut config_of(at, 65001, 65002), at, &open).await;
+    peer.send(&update(PLAIN, 1)).await;
+    until("route", || has(&h, "10.1.0.0/16")).await;
+    let since = h.peers().await[0].since;
+    // The speaker asks for each next hop, and waits for the answer.
+    h.set_resolver(std::sync::Arc::new(|_| {
+        std::thread::sleep(BUSY);
+        Some(0)
+    }));
+    let begun = Instant::now();
+    while begun.elapsed() < BUSY + Duration::from_millis(500) {
+        peer.send_keepalive().await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(h.peers().await[0].since, since, "{}", last_error(&h).await);
+    assert!(is_up(&h).await);
+}
+
+/// RFC 4724 section 4.2: what a peer says of itself when it is back, and whether its routes stay until End-of-RIB.
+#[tokio::test]
+async fn routes_wait_for_a_peer_that_comes_back_as_it_was() {
+    type Change = fn(&mut Open);
+    let rows: [(&str, Change, bool); 5] = [
+        ("as it was", |_| {}, true),
+        ("F is clear", |o| o.capabilities.graceful_restart.as_mut().unwrap().ipv4 = Some(false), false),
+        ("the family is not listed", |o| o.capabilities.graceful_restart.as_mut().unwrap().ipv4 = None, false),
+        ("without graceful restart", |o| o.capabilities.graceful_restart = None, false),
+        ("another identifier: another speaker", |o| o.router_id = [10, 0, 0, 7].into(), false),
+    ];
+    for (name, change, are_kept) in rows {
+        let at = addresses();
+        let mut open = open(65002, [10, 0, 0, 6]);
+        let (h, mut peer) = established(&mut config_of(at, 65001, 65002), at, &open).await;
+        peer.send(&update(PLAIN, 1)).await;
+        until("route", || has(&h, "10.1.0.0/16")).await;
+        drop(peer);
+        until("noticed", || async { !is_up(&h).await }).await;
+        assert!(has(&h, "10.1.0.0/16").await, "{name}");
+        change(&mut open);
+        let mut again = ByHand::connect(at, 64).await;
+        again.establish(&open).await;
+        until("session again", || is_up(&h)).await;
+        assert_eq!(has(&h, "10.1.0.0/16").await, are_kept, "{name}");
+    }
 }
