@@ -1,12 +1,13 @@
 //! Compares what the speakers have with what the model says, when all is quiet.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use bgp_proto::af::Family;
-use bgp_proto::rib::{Cursor, RouteFilter, View};
+use bgp_proto::rib::{Cursor, RouteFilter, RouteInfo, View};
 
 use crate::model::{Model, Path};
+use crate::speaker::Speaker;
 use crate::topology::{Node, address, prefix_number};
 use crate::world::World;
 
@@ -20,6 +21,8 @@ const DESCRIBED: usize = 10;
 pub struct Verdict {
     /// Loc-RIB entries.
     pub entries: u64,
+    /// Paths of Adj-RIBs-In.
+    pub paths: u64,
     pub wrong: u64,
     /// The first of them in words.
     pub differences: Vec<String>,
@@ -36,97 +39,127 @@ impl Verdict {
     }
 }
 
-/// Compares every Loc-RIB, and the number of paths of every Adj-RIB-In; no path may be stale.
+/// What the network is when all is quiet.
+struct Expected<'a> {
+    model: Model<'a>,
+    /// Of each prefix: its group.
+    group_of: Vec<usize>,
+    /// Of each group: the best path of every speaker.
+    best: Vec<Vec<Option<Path>>>,
+}
+
+/// Compares every Loc-RIB and every Adj-RIB-In, path by path; none may be stale.
 pub fn check(world: &World) -> Verdict {
     let t = &world.topology;
     let is_alive = |node: Node| world.speakers[node as usize].is_some();
     let up: Vec<bool> = (0..t.links.len()).map(|l| world.is_up(l as u32)).collect();
     let is_up = |link| up[link as usize];
     let model = Model::new(t, &is_alive, &is_up);
-    let best: Vec<Vec<Option<Path>>> = t.groups.iter().map(|g| model.best(g)).collect();
+    let best = t.groups.iter().map(|g| model.best(g)).collect();
     let mut group_of = vec![0; t.groups.last().map_or(0, |g| g.prefixes.end) as usize];
     for (i, g) in t.groups.iter().enumerate() {
         group_of[g.prefixes.start as usize..g.prefixes.end as usize].fill(i);
     }
+    let expected = Expected { model, group_of, best };
     let mut verdict = Verdict::default();
-    for node in (0..t.speakers.len() as Node).filter(|&n| is_alive(n)) {
-        loc_rib(world, node, &group_of, &best, &mut verdict);
-        adj_ribs_in(world, node, &model, &best, &mut verdict);
+    for (node, speaker) in (0..).zip(&world.speakers) {
+        if let Some(speaker) = speaker {
+            loc_rib(&expected, node, speaker, &mut verdict);
+            adj_ribs_in(world, &expected, node, speaker, &mut verdict);
+        }
     }
     verdict
 }
 
-fn loc_rib(world: &World, node: Node, group_of: &[usize], best: &[Vec<Option<Path>>], verdict: &mut Verdict) {
-    let Some(speaker) = &world.speakers[node as usize] else { return };
-    let mut seen = vec![false; group_of.len()];
+/// Hands every route of a view to `each`, with the number of its prefix.
+fn for_each_route(speaker: &Speaker, view: View, mut each: impl FnMut(usize, &RouteInfo)) {
     let mut next = Some(Cursor::START);
     while let Some(from) = next {
-        let (routes, rest) = speaker.rib.routes(View::Best, &RouteFilter::default(), from, STEPS);
+        let (routes, rest) = speaker.rib.routes(view, &RouteFilter::default(), from, STEPS);
         next = rest;
-        for route in routes {
-            let IpAddr::V4(network) = route.prefix.address() else { continue };
-            let number = prefix_number(network) as usize;
-            // The best of a multipath set comes first.
-            if std::mem::replace(&mut seen[number], true) {
-                continue;
-            }
-            verdict.entries += 1;
-            let expected = best[group_of[number]][node as usize].as_ref();
-            let a = &route.attributes;
-            let is_right = expected.is_some_and(|path| {
-                let clusters = path.clusters.iter().map(|&c| u32::from(c));
-                // A route of its own has no next hop yet, and the originator says nothing of itself.
-                let origin = path.via.is_none()
-                    || a.next_hop == IpAddr::from(address(path.origin))
-                        && a.originator_id().is_none_or(|id| id == address(path.origin));
-                route.peer == path.via.map(|n| address(n).into())
-                    && a.local_pref == Some(path.local_pref)
-                    && a.cluster_list().eq(clusters)
-                    && origin
-                    && !route.stale
-            });
-            if !is_right {
-                verdict.differs(|text| {
-                    let _ = write!(
-                        text,
-                        "{} {}: has {:?} {:?}, expected {expected:?}",
-                        address(node),
-                        route.prefix,
-                        route.peer,
-                        a
-                    );
-                });
+        for route in &routes {
+            if let IpAddr::V4(network) = route.prefix.address() {
+                each(prefix_number(network) as usize, route);
             }
         }
     }
+}
+
+fn loc_rib(expected: &Expected<'_>, node: Node, speaker: &Speaker, verdict: &mut Verdict) {
+    let mut seen = vec![false; expected.group_of.len()];
+    for_each_route(speaker, View::Best, |number, route| {
+        // The best of a multipath set comes first.
+        if seen.get_mut(number).is_some_and(|seen| std::mem::replace(seen, true)) {
+            return;
+        }
+        verdict.entries += 1;
+        let path = expected.group_of.get(number).and_then(|&g| expected.best[g][node as usize].as_ref());
+        if !path.is_some_and(|path| is_it(path, route)) {
+            verdict.differs(|text| describe(text, "best path", node, route, path));
+        }
+    });
     for (number, _) in seen.iter().enumerate().filter(|(_, seen)| !**seen) {
-        if let Some(expected) = &best[group_of[number]][node as usize] {
+        if let Some(path) = &expected.best[expected.group_of[number]][node as usize] {
             verdict.differs(|text| {
-                let _ = write!(text, "{} lacks prefix {number}: {expected:?}", address(node));
+                let _ = write!(text, "{} lacks prefix {number}: {path:?}", address(node));
             });
         }
     }
 }
 
 /// A path too many in an Adj-RIB-In is a leftover, one too few is lost.
-fn adj_ribs_in(world: &World, node: Node, model: &Model<'_>, best: &[Vec<Option<Path>>], verdict: &mut Verdict) {
-    let Some(speaker) = &world.speakers[node as usize] else { return };
+fn adj_ribs_in(world: &World, expected: &Expected<'_>, node: Node, speaker: &Speaker, verdict: &mut Verdict) {
     let t = &world.topology;
+    // By peer: what it tells of each group, and how many paths of it there are.
+    let mut told: HashMap<IpAddr, (Vec<Option<Path>>, u32)> = HashMap::new();
     for session in &speaker.sessions {
         let peer = t.links[session.link as usize].other(node);
-        let told = |g: usize| {
-            let path = best[g][peer as usize].as_ref()?;
-            // A route through the receiver itself is not kept.
-            model.told(peer, node, path).filter(|p| p.origin != node)
+        let path = |best: &Vec<Option<Path>>| {
+            let path = best[peer as usize].as_ref().filter(|_| world.is_up(session.link))?;
+            // A route of the receiver's own is withdrawn from it, or never told.
+            expected.model.told(peer, node, path).filter(|p| p.origin != node)
         };
-        let groups = t.groups.iter().enumerate().filter(|&(g, _)| world.is_up(session.link) && told(g).is_some());
-        let expected: u32 = groups.map(|(_, g)| g.prefixes.len() as u32).sum();
-        let received = speaker.rib.counts(session.peer, Family::Ipv4).0;
-        if received != expected {
+        told.insert(address(peer).into(), (expected.best.iter().map(path).collect(), 0));
+    }
+    for_each_route(speaker, View::Received(None), |number, route| {
+        verdict.paths += 1;
+        let of_peer = route.peer.and_then(|peer| told.get_mut(&peer));
+        let path = of_peer.and_then(|(paths, found)| {
+            *found += 1;
+            paths[*expected.group_of.get(number)?].as_ref()
+        });
+        if !path.is_some_and(|path| is_it(path, route)) {
+            verdict.differs(|text| describe(text, "received", node, route, path));
+        }
+    });
+    for (peer, (paths, found)) in told {
+        let groups = t.groups.iter().zip(&paths).filter(|(_, path)| path.is_some());
+        let count: u32 = groups.map(|(g, _)| g.prefixes.len() as u32).sum();
+        if found != count {
             verdict.differs(|text| {
-                let _ =
-                    write!(text, "{} has {received} paths of {}, expected {expected}", address(node), address(peer));
+                let _ = write!(text, "{} has {found} paths of {peer}, expected {count}", address(node));
             });
         }
     }
+}
+
+/// Whether a route is the path that the model has.
+fn is_it(path: &Path, route: &RouteInfo) -> bool {
+    let a = &route.attributes;
+    // A route of its own has no next hop yet. Who originates a path is said from the first reflector on.
+    let next_hop = path.via.is_none() || a.next_hop == IpAddr::from(address(path.origin));
+    let originator = (!path.clusters.is_empty()).then_some(address(path.origin));
+    route.peer == path.via.map(|n| address(n).into())
+        && a.local_pref == Some(path.local_pref)
+        && a.cluster_list().eq(path.clusters.iter().map(|&c| u32::from(c)))
+        && a.originator_id() == originator
+        && a.as_path().is_empty()
+        && next_hop
+        && !route.stale
+}
+
+fn describe(text: &mut String, what: &str, node: Node, route: &RouteInfo, path: Option<&Path>) {
+    let (at, stale) = (address(node), if route.stale { ", stale" } else { "" });
+    let RouteInfo { prefix, peer, attributes, .. } = route;
+    let _ = write!(text, "{at} {prefix}, {what}: {peer:?} {attributes:?}{stale}; expected {path:?}");
 }

@@ -42,7 +42,8 @@ fn main() -> ExitCode {
         let (run, differences) = run(speakers, a.prefixes, a.seed, failures);
         println!("{run}");
         differences.iter().for_each(|d| println!("  {d}"));
-        wrong += differences.len();
+        let is_wrong = !differences.is_empty() || run["malformed"] != 0;
+        wrong += usize::from(is_wrong);
         runs.push(run);
     }
     if let Some(path) = &a.json
@@ -77,7 +78,7 @@ fn run(speakers: u32, prefixes: u32, seed: u64, failures: u32) -> (Value, Vec<St
         "failure_updates": end.updates - start.updates, "failure_octets": end.octets - start.octets,
         "failure_s": seconds(end.quiet_since.saturating_sub(begun)),
         "wall_s": took.wall_s, "cpu_s": took.cpu_s, "peak_mib": peak_mib(),
-        "entries": first.entries + second.entries, "wrong": first.wrong + second.wrong, "malformed": end.malformed,
+        "entries": first.entries + second.entries, "paths": first.paths + second.paths, "wrong": first.wrong + second.wrong, "malformed": end.malformed,
         "digest": format!("{:016x}", world.digest()),
     });
     let differences = first.differences.into_iter().chain(second.differences).collect();

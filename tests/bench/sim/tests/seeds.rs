@@ -1,7 +1,11 @@
 //! Small networks, several seeds: right when all is quiet, before and after failures; the same again from the same seed.
 //! `tests/bench/run.sh sim` runs the large ones.
 
+use bgp_proto::af::Family;
+use bgp_proto::rib::{Cursor, PeerIndex, Rib, RouteFilter, View};
+use bgp_proto::wire::attribute::Attributes;
 use bgp_sim::rng::Rng;
+use bgp_sim::speaker::Speaker;
 use bgp_sim::topology::Topology;
 use bgp_sim::world::World;
 use bgp_sim::{check, failures};
@@ -45,11 +49,30 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(one.digest(), other.digest());
 }
 
+/// Something that the comparison has to find.
+type Change = fn(&mut Rib, PeerIndex, Attributes);
+
 #[test]
-fn a_lost_route_is_seen() {
-    let mut world = run(5);
-    let speaker = world.speakers.iter_mut().flatten().last().expect("some speaker lives");
-    let session = speaker.sessions.iter().find(|s| s.is_up).expect("it has a session");
-    speaker.rib.withdraw(session.peer, bgp_proto::af::Family::Ipv4, &[24, 0x14, 0, 0, 24, 0x14, 0, 1]);
-    assert!(check::check(&world).wrong > 0);
+fn every_difference_is_seen() {
+    const TWO: &[u8] = &[24, 0x14, 0, 0, 24, 0x14, 0, 1];
+    let changes: [(&str, Change); 4] = [
+        ("lost paths", |rib, peer, _| rib.withdraw(peer, Family::Ipv4, TWO)),
+        ("stale paths", |rib, peer, _| rib.mark_stale(peer, Family::Ipv4)),
+        ("a path too many", |rib, peer, a| rib.announce(peer, Family::Ipv4, &[24, 0x20, 0, 0], a)),
+        ("a path, best or not, with another attribute", |rib, peer, a| {
+            rib.announce(peer, Family::Ipv4, TWO, Attributes { med: Some(1), local_pref: Some(1), ..a });
+        }),
+    ];
+    let (mut world, mut wrong) = (run(5), 0);
+    for (i, (name, change)) in changes.into_iter().enumerate() {
+        let has_session = |s: &&mut Speaker| s.sessions.iter().any(|s| s.is_up);
+        let speaker = world.speakers.iter_mut().flatten().rev().filter(has_session).nth(i).expect("some live");
+        let peer = speaker.sessions.iter().find(|s| s.is_up).expect("it has a session").peer;
+        let (routes, _) = speaker.rib.routes(View::Received(Some(peer)), &RouteFilter::default(), Cursor::START, 9999);
+        let attributes = routes[0].attributes.clone();
+        change(&mut speaker.rib, peer, attributes);
+        let now = check::check(&world).wrong;
+        assert!(now > wrong, "{name}");
+        wrong = now;
+    }
 }
