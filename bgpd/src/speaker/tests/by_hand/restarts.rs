@@ -71,8 +71,8 @@ async fn a_peer_that_stays_away_for_long() {
     (only_peer(&mut config).passive, only_peer(&mut config).long_lived_stale_time) = (true, Some(600));
     let h = started(&config).await;
     let mut open = open(65002, [10, 0, 0, 6]);
-    open.capabilities.graceful_restart.as_mut().unwrap().restart_time = 1;
-    let family = LongLivedFamily { preserved: true, stale_time: 2 };
+    open.capabilities.graceful_restart.as_mut().unwrap().restart_time = 2;
+    let family = LongLivedFamily { preserved: true, stale_time: 3 };
     open.capabilities.long_lived = Some(LongLived { ipv4: Some(family), ipv6: None });
     let mut peer = ByHand::connect(at, 64).await;
     peer.establish(&open).await;
