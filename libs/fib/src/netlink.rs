@@ -6,7 +6,6 @@
 //! ```
 //! A netlink socket belongs to the network namespace in which it was made, whatever the thread does later.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -172,13 +171,14 @@ impl Requests {
     /// Sends up to [`BATCH`] changes and matches the kernel's answers to them.
     fn apply_batch(&mut self, batch: &[Change]) -> Vec<Result<(), Error>> {
         let mut results: Vec<Result<(), Error>> = Vec::with_capacity(batch.len());
-        let (mut messages, mut sent) = (Vec::new(), BTreeMap::new());
+        // Of each message, in the order of their sequence numbers, which change it makes.
+        let (mut messages, mut sent) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
         for (index, change) in batch.iter().enumerate() {
             results.push(Ok(()));
             match codec::message(change) {
                 Some(mut message) => {
                     message.header.sequence_number = self.next_sequence();
-                    sent.insert(message.header.sequence_number, index);
+                    sent.push((message.header.sequence_number, index));
                     messages.push(message);
                 }
                 None => {
@@ -203,8 +203,9 @@ impl Requests {
                 return fail_all(batch, &source);
             }
             for answer in Answers(&bytes) {
-                if let Some(&index) = sent.get(&answer.sequence)
-                    && answer.errno != 0
+                if answer.errno != 0
+                    && let Some((_, index)) = sent.iter().find(|(sequence, _)| *sequence == answer.sequence)
+                    && let index = *index
                     && !is_absent(&batch[index], answer.errno)
                 {
                     let source = io::Error::from_raw_os_error(answer.errno);
