@@ -15,6 +15,9 @@ use crate::process::{Process, Spec};
 /// For so long the kernel may hold frames back from dumpcap (its read timeout is 250 ms).
 const HELD_BACK: Duration = Duration::from_millis(400);
 
+/// BGP on any port, and BFD (RFC 5881, RFC 5883).
+const FILTER: &str = "tcp or udp port 3784 or udp port 4784";
+
 /// A capture that runs.
 pub struct Capture {
     process: Process,
@@ -22,13 +25,13 @@ pub struct Capture {
 }
 
 impl Capture {
-    /// Captures TCP on `interfaces` of a namespace, into a file below `dir`.
+    /// Captures BGP and BFD on `interfaces` of a namespace, into a file below `dir`.
     ///
     /// # Errors
     /// When dumpcap does not start.
     pub fn start(netns: &Netns, interfaces: &[String], dir: &Path) -> Result<Self> {
         let file = dir.join("wire.pcapng");
-        let mut argv: Vec<String> = ["dumpcap", "-q", "-f", "tcp"].map(String::from).to_vec();
+        let mut argv: Vec<String> = ["dumpcap", "-q", "-f", FILTER].map(String::from).to_vec();
         for interface in interfaces {
             argv.extend(["-i".to_string(), interface.clone()]);
         }
