@@ -36,6 +36,11 @@ pub enum Error {
     /// Nothing listens: the daemon is not running, or runs with another run directory.
     #[error("nothing answers on {socket} ({source}); is the daemon running, and with this --run-dir?")]
     NotRunning { socket: PathBuf, source: std::io::Error },
+    /// Whether the daemon runs is not known.
+    #[error(
+        "no permission for {socket}; it is open to its owner and its group: run this as root, or as a member of that group"
+    )]
+    Denied { socket: PathBuf },
     #[error("{socket}{path}: {reason}")]
     Request { socket: PathBuf, path: String, reason: String },
     #[error("{socket}{path} answered {status}: {body}")]
@@ -123,7 +128,7 @@ pub async fn serve(run_dir: &Path, name: &str, router: Router) -> Result<Server,
 /// Asks `GET path` of the daemon on `socket`.
 ///
 /// # Errors
-/// [`Error::NotRunning`] when nothing listens; [`Error::Request`] when the exchange fails or takes over 30 s.
+/// [`Error::NotRunning`] when nothing listens, [`Error::Denied`] when we may not ask; [`Error::Request`] when the exchange fails or takes over 30 s.
 pub async fn get(socket: &Path, path: &str) -> Result<Reply, Error> {
     ask(socket, Method::GET, path).await
 }
@@ -173,8 +178,7 @@ async fn limited<T>(socket: &Path, path: &str, answer: impl Future<Output = Resu
 
 /// Sends a request, and reads the head of the answer.
 async fn start(socket: &Path, method: Method, path: &str) -> Result<Lines, Error> {
-    let stream =
-        UnixStream::connect(socket).await.map_err(|source| Error::NotRunning { socket: socket.into(), source })?;
+    let stream = UnixStream::connect(socket).await.map_err(|source| unreached(socket, source))?;
     let head = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
@@ -192,6 +196,13 @@ async fn start(socket: &Path, method: Method, path: &str) -> Result<Lines, Error
     let status = response.status().as_u16();
     let (socket, path) = (socket.to_path_buf(), path.to_string());
     Ok(Lines { socket, path, status, body: response.into_body(), buffer: Vec::new(), used: 0, _driver: driver })
+}
+
+fn unreached(socket: &Path, source: std::io::Error) -> Error {
+    match source.kind() {
+        ErrorKind::PermissionDenied => Error::Denied { socket: socket.into() },
+        _ => Error::NotRunning { socket: socket.into(), source },
+    }
 }
 
 fn failed(socket: &Path, path: &str, reason: String) -> Error {
@@ -312,6 +323,17 @@ mod tests {
         assert_eq!(said.to_string(), "no such n");
         let said = lines(server.socket(), "/v1/wrong").await.map(drop).unwrap_err();
         assert_eq!(said.to_string(), "no such n");
+    }
+
+    /// An operator without rights must not be told that the daemon is down.
+    #[test]
+    fn a_socket_that_we_may_not_open_does_not_count_as_dead() {
+        let socket = Path::new("/run/tortie/bgpd.sock");
+        let denied = unreached(socket, ErrorKind::PermissionDenied.into());
+        assert!(denied.to_string().starts_with("no permission for /run/tortie/bgpd.sock"), "{denied}");
+        for kind in [ErrorKind::NotFound, ErrorKind::ConnectionRefused] {
+            assert!(matches!(unreached(socket, kind.into()), Error::NotRunning { .. }), "{kind}");
+        }
     }
 
     #[tokio::test]
