@@ -134,6 +134,8 @@ pub struct PeerConfig {
     pub allow_own_as: u8,
     /// TCP-MD5 (RFC 2385).
     pub password: Option<Password>,
+    /// The session is signed, or down.
+    pub needs_password: bool,
     /// Held down, and why (shown as the peer's last error).
     pub down_reason: Option<String>,
     pub import: Policy,
@@ -214,6 +216,7 @@ impl PeerConfig {
             ttl_security: None,
             allow_own_as: 0,
             password: None,
+            needs_password: false,
             down_reason: None,
             import: Policy::default(),
             export: Policy::default(),
@@ -236,6 +239,14 @@ impl PeerConfig {
             rejects_as_sets: false,
             interface: None,
         }
+    }
+
+    /// Keeps the peer down; of several reasons an operator is told all.
+    pub fn hold_down(&mut self, why: String) {
+        self.down_reason = Some(match self.down_reason.take() {
+            None => why,
+            Some(before) => format!("{before}; {why}"),
+        });
     }
 }
 

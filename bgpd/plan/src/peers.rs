@@ -37,6 +37,9 @@ mod nodes;
 /// How many peers of a peerRange there may be at once, where peerRangeLimit does not say.
 const DEFAULT_RANGE_LIMIT: u32 = 100;
 
+/// Nodes beside this one that Calico recommends a mesh for.
+const LARGEST_MESH: usize = 100;
+
 /// What a node runs on: the speaker's configuration, what the kernel's task does beside it, and what the resources ask for
 /// that is not so. It prints without passwords.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -441,7 +444,7 @@ impl<'a> Planner<'a> {
         peer.ttl_security = spec.ttl_security.filter(|hops| *hops > 0);
         peer.allow_own_as = spec.num_allowed_local_as_numbers.unwrap_or(0).clamp(0, 255) as u8;
         if end.asn.is_none() && !end.is_template {
-            peer.down_reason = Some(format!("BGPPeer {name} has no asNumber"));
+            peer.hold_down(format!("BGPPeer {name} has no asNumber"));
         }
         let origin = format!("BGPPeer {name}");
         if let Some(password) = &spec.password {
@@ -464,7 +467,15 @@ impl<'a> Planner<'a> {
         let settings = self.settings(&BgpSessionSettings::default());
         let (password, restart) =
             (self.default.node_mesh_password.clone(), self.default.node_mesh_max_restart_time.clone());
-        for other in self.others.clone().iter().filter(|o| o.cluster_id.is_none()) {
+        let others: Vec<Speaker> = self.others.iter().filter(|o| o.cluster_id.is_none()).cloned().collect();
+        if others.len() > LARGEST_MESH {
+            self.notes.push(format!(
+                "the node-to-node mesh has {} nodes, each with a session to all others: above {LARGEST_MESH} name route \
+                 reflectors, or peer with the switches, and set nodeToNodeMeshEnabled: false",
+                others.len() + 1
+            ));
+        }
+        for other in &others {
             for address in self.me.both_have(other) {
                 let id = PeerId::new(address, other.port);
                 if self.config.peers.contains_key(&id) {
@@ -504,9 +515,10 @@ impl<'a> Planner<'a> {
 
     /// Gives the session its password, or holds it down.
     fn protect(&self, peer: &mut PeerConfig, password: &bgp_peer::BgpPassword, origin: &str) {
+        peer.needs_password = true;
         match password::find(password, self.resources) {
             Ok(password) => peer.password = Some(password),
-            Err(why) => peer.down_reason = Some(format!("{origin}: {why}")),
+            Err(why) => peer.hold_down(format!("{origin}: {why}")),
         }
     }
 
@@ -517,7 +529,7 @@ impl<'a> Planner<'a> {
                 peer.import.rules = import;
                 peer.export.rules = export;
             }
-            Err(why) => peer.down_reason = Some(why),
+            Err(why) => peer.hold_down(why),
         }
         if peer.requires_policy && peer.local_as != peer.remote_as {
             require_policy(&mut peer.import.rules);

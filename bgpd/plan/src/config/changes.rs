@@ -69,6 +69,7 @@ mod tests {
         ("ttl_security", |c| c.ttl_security = Some(1), "live"),
         ("allow_own_as", |c| c.allow_own_as = 1, "in"),
         ("password", |c| c.password = Some("one".into()), "reset"),
+        ("needs_password", |c| c.needs_password = true, "live"),
         ("down_reason", |c| c.down_reason = Some("no secret".into()), "live"),
         ("import", |c| c.import.rules.push(Default::default()), "in"),
         ("export", |c| c.export.rules.push(Default::default()), "out"),

@@ -726,3 +726,34 @@ fn filters_come_first_and_what_is_learned_is_rejected_by_default() {
     let reason = peers.next().unwrap().down_reason.clone().unwrap();
     assert!(reason.starts_with("BGPFilter broken: importV4[0]: '65536:1' is no community"), "{reason}");
 }
+
+#[test]
+fn of_several_reasons_to_hold_a_peer_down_all_are_said() {
+    let mut r = without_mesh(fleet());
+    let secret = json!({"secretKeyRef": {"name": "bgp", "key": "leaf"}});
+    peering(&mut r, "tor", json!({"peerIP": "192.168.1.1", "password": secret, "filters": ["nope"]}));
+    let peer = planned("a", &r).config.peers.into_values().next().unwrap();
+    assert_eq!(
+        peer.down_reason.as_deref(),
+        Some(
+            "BGPPeer tor has no asNumber; BGPPeer tor: there is no Secret kube-system/bgp: create it with the password under \
+             leaf; BGPFilter nope does not exist"
+        )
+    );
+    assert!(peer.needs_password);
+}
+
+#[test]
+fn a_mesh_that_is_too_large_is_named() {
+    let mut r = fleet();
+    let node = |i: usize| object(&format!("n{i}"), &[], json!({"bgp": {"ipv4Address": format!("10.1.0.{i}/16")}}));
+    r.nodes.extend((1..=98).map(node));
+    assert_eq!(planned("b", &r).notes, Vec::<String>::new());
+    r.nodes.extend([node(99)]);
+    assert!(
+        planned("b", &r).notes[0].starts_with("the node-to-node mesh has 102 nodes"),
+        "{:?}",
+        planned("b", &r).notes
+    );
+    assert_eq!(planned("b", &without_mesh(r)).notes, Vec::<String>::new());
+}
