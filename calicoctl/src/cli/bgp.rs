@@ -104,6 +104,12 @@ pub struct ResourceArgs {
     /// As bgpd's: a dotted quad, or `hash`
     #[arg(long, env = "CALICO_ROUTER_ID", default_value = "", hide_default_value = true)]
     pub router_id: String,
+    /// As bgpd's: the namespace of the Secrets with passwords
+    #[arg(long, env = "NAMESPACE", default_value = api::secret::DEFAULT_NAMESPACE)]
+    pub namespace: String,
+    /// As bgpd's: the directory of secrets that the store does not have, <name>/<key>
+    #[arg(long, value_name = "DIR", default_value = "/etc/tortie/secrets")]
+    pub secrets_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

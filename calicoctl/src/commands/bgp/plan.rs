@@ -1,10 +1,14 @@
 //! plan: the sessions and filters that resources give a node, as its speaker would run them.
 
+use std::io::ErrorKind;
+use std::path::Path;
+
 use anyhow::{Result, anyhow, bail};
 use api::key::KeyRange;
-use bgp_plan::config::{PeerConfig, PeerId};
+use bgp_plan::config::{DEFAULT_RESTART_TIME, PeerConfig, PeerId};
+use bgp_plan::password;
 use bgp_plan::peers::{Plan, RouterId};
-use bgp_plan::resources::Resources;
+use bgp_plan::resources::{Resources, SecretFile};
 use datastore::watcher::Update;
 use serde_json::{Map, Value, json};
 
@@ -30,10 +34,24 @@ pub async fn plan(args: &PlanArgs) -> Result<()> {
 pub async fn load(args: &ResourceArgs, node: Option<&str>) -> Result<(Resources, RouterId)> {
     let router_id = RouterId::parse(&args.router_id).map_err(|e| anyhow!("{e}"))?;
     let store = if args.filename.is_empty() { open_store().await? } else { from_files(args).await? };
-    let mut resources = Resources::default();
+    let mut resources = Resources { namespace: args.namespace.clone(), ..Resources::default() };
     take(&store, resources.ranges(node.unwrap_or_default()), &mut resources).await?;
     take(&store, resources.more_ranges(), &mut resources).await?;
+    take_secret_files(&args.secrets_dir, &mut resources);
     Ok((resources, router_id))
+}
+
+/// The passwords that are files, as bgpd reads them.
+fn take_secret_files(dir: &Path, resources: &mut Resources) {
+    for (name, key) in password::wanted(resources) {
+        let file = dir.join(&name).join(&key);
+        match std::fs::read(&file) {
+            Ok(octets) => drop(resources.secret_files.insert((name, key), SecretFile(octets))),
+            // Absent: the plan says what to create.
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {}
+            Err(e) => eprintln!("note: cannot read {}, the plan is as without it: {e}", file.display()),
+        }
+    }
 }
 
 async fn take(store: &datastore::DynStore, ranges: Vec<KeyRange>, resources: &mut Resources) -> Result<()> {
@@ -175,10 +193,15 @@ fn row(peer: &Value) -> Vec<String> {
     let field = |name: &str| output::text(&peer[name]);
     let rules = |name: &str| {
         let count = peer[name]["rules"].as_array().map_or(0, Vec::len);
-        format!("{count}, then {}", output::text(&peer[name]["default"]).to_lowercase())
+        let rest = match (name, peer[name]["default"] == "Accept") {
+            (_, true) => "accept",
+            // Of those the export rules have said before what becomes of them.
+            ("export", false) => "own routes",
+            (_, false) => "reject",
+        };
+        format!("{count}, then {rest}")
     };
-    let address = [&peer["address"], &peer["prefix"], &peer["interface"]].into_iter().find(|v| !v.is_null());
-    let address = address.map(output::text).unwrap_or_default();
+    let address = whom(peer);
     let hold = format!("{}s", peer["holdTime"]);
     vec![
         address,
@@ -194,40 +217,93 @@ fn row(peer: &Value) -> Vec<String> {
     ]
 }
 
-/// What differs from an ordinary session.
+/// Where the peer is.
+fn whom(peer: &Value) -> String {
+    let known = [&peer["address"], &peer["prefix"], &peer["interface"]].into_iter().find(|v| !v.is_null());
+    known.map(output::text).unwrap_or_default()
+}
+
+/// What differs from an ordinary session, in the order in which one would ask.
 fn settings(peer: &Value) -> String {
-    let flags = [
-        ("passive", "passive"),
-        ("rrClient", "client"),
-        ("addPathReceive", "add-path-receive"),
-        ("addPathSend", "add-path-send"),
-        ("extendedNextHop", "extended-next-hop"),
-        ("requiresPolicy", "requires-policy"),
-        ("gracefulShutdown", "graceful-shutdown"),
+    let is = |field: &str| peer[field] == true;
+    let flag = |field: &str, name: &str| is(field).then(|| name.to_string());
+    let present = |field: &str, name: &str| (!peer[field].is_null()).then(|| name.to_string());
+    let number = |field: &str, name: &str| peer[field].as_u64().map(|n| format!("{name}:{n}"));
+    let unlike = |field: &str, usual: u64, name: &str| number(field, name).filter(|_| peer[field] != usual);
+    let bfd = &peer["bfd"];
+    let bfd = (!bfd.is_null()).then(|| {
+        let time = |field: &str| output::text(&bfd[field]);
+        let multihop = if bfd["isMultihop"] == true { ",multihop" } else { "" };
+        format!("bfd:{}/{}x{}{multihop}", time("minRx"), time("minTx"), bfd["multiplier"])
+    });
+    let add_path = match (is("addPathSend"), is("addPathReceive")) {
+        (true, true) => Some("add-path:both"),
+        (true, false) => Some("add-path:send"),
+        (false, true) => Some("add-path:receive"),
+        (false, false) => None,
+    };
+    let next_hop = match peer["nextHopMode"].as_str() {
+        Some("SelfAddress") => Some("next-hop:self"),
+        Some("Keep") => Some("next-hop:keep"),
+        _ => None,
+    };
+    let role = peer["role"].as_str().map(|r| format!("role:{r}{}", if is("roleIsStrict") { ",strict" } else { "" }));
+    let all = [
+        (is("v4") && is("v6")).then(|| "families:IPv4,IPv6".into()),
+        flag("passive", "passive"),
+        flag("rrClient", "client"),
+        present("password", "password"),
+        number("ttlSecurity", "gtsm"),
+        bfd,
+        number("keepalive", "keepalive"),
+        peer["connectRetry"].as_str().filter(|t| *t != "5s").map(|t| format!("retry:{t}")),
+        peer["gracefulRestart"].is_null().then(|| "no-graceful-restart".into()),
+        unlike("gracefulRestart", DEFAULT_RESTART_TIME.into(), "restart"),
+        number("longLivedStaleTime", "long-lived"),
+        next_hop.map(Into::into),
+        add_path.map(Into::into),
+        flag("extendedNextHop", "extended-next-hop"),
+        (peer["extendedMessages"] == false).then(|| "no-extended-messages".into()),
+        unlike("allowOwnAs", 0, "allow-own-as"),
+        role,
+        number("limit", "peers"),
+        peer["maxPrefixes"]["limit"].as_u64().map(|n| format!("max-prefixes:{n}")),
+        flag("requiresPolicy", "requires-policy"),
+        flag("rejectsAsSets", "rejects-as-sets"),
+        flag("gracefulShutdown", "graceful-shutdown"),
+        present("shutdown", "shutdown"),
     ];
-    let set = flags.iter().filter(|(field, _)| peer[*field] == true).map(|(_, name)| name.to_string());
-    let present = [("password", "password"), ("bfd", "bfd"), ("maxPrefixes", "max-prefixes"), ("shutdown", "shutdown")];
-    let present = present.iter().filter(|(field, _)| !peer[*field].is_null()).map(|(_, name)| name.to_string());
-    let gtsm = peer["ttlSecurity"].as_u64().map(|hops| format!("gtsm:{hops}"));
-    set.chain(present).chain(gtsm).collect::<Vec<_>>().join(" ")
+    all.into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 /// Every rule of a session, a line each.
 fn policies(peer: &Value) -> String {
     let mut out = String::new();
     for direction in ["import", "export"] {
-        for (i, rule) in peer[direction]["rules"].as_array().into_iter().flatten().enumerate() {
-            let conditions: Vec<String> = rule
-                .as_object()
-                .into_iter()
-                .flatten()
-                .filter(|(_, v)| !v.is_null() && **v != json!([]) && **v != json!(""))
-                .map(|(name, v)| format!("{name}={}", compact(v)))
-                .collect();
-            out += &format!("{} {direction} {}: {}\n", output::text(&peer["address"]), i + 1, conditions.join(" "));
+        for rule in peer[direction]["rules"].as_array().into_iter().flatten() {
+            let is_set = |v: &Value| !v.is_null() && *v != json!([]) && *v != json!("");
+            let condition = |(name, v): (&String, &Value)| match name.as_str() {
+                "name" | "action" | "operations" | "family" => None,
+                _ => is_set(v).then(|| format!(" {name}={}", compact(v))),
+            };
+            let conditions: String = rule.as_object().into_iter().flatten().filter_map(condition).collect();
+            let all = if conditions.is_empty() { " everything" } else { "" };
+            let operations = rule["operations"].as_array().into_iter().flatten().filter_map(Value::as_object).flatten();
+            let then: String = operations.map(|(name, v)| format!(" {}={}", camel_from(name), compact(v))).collect();
+            let then = if then.is_empty() { then } else { format!(" then{then}") };
+            let (action, name) = (output::text(&rule["action"]).to_lowercase(), output::text(&rule["name"]));
+            let family = output::text(&rule["family"]).replace("Ip", " IP");
+            let named = if name.is_empty() { name } else { format!(" ({name})") };
+            out += &format!("{} {direction} {action}{family}{all}{conditions}{then}{named}\n", whom(peer));
         }
     }
     if out.is_empty() { out } else { out + "\n" }
+}
+
+/// `AddCommunity` as a BGPFilter has it.
+fn camel_from(name: &str) -> String {
+    let mut letters = name.chars();
+    letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
 }
 
 fn compact(value: &Value) -> String {
@@ -244,7 +320,7 @@ fn compact(value: &Value) -> String {
 mod tests {
     use bgp_plan::config::{PeerType, SpeakerConfig};
     use bgp_plan::password::REDACTED;
-    use bgp_proto::policy::{Community, Rule};
+    use bgp_proto::policy::{Action, Community, Operation, Rule};
 
     use super::*;
 
@@ -252,8 +328,12 @@ mod tests {
         let mut peer = PeerConfig::new("Global_192_0_2_1", PeerType::Global, 65010, 65001);
         peer.password = Some("hunter2".into());
         peer.ttl_security = Some(1);
-        peer.import.rules = vec![Rule { communities: vec![Community::Standard(65010 << 16 | 7)], ..Rule::default() }];
+        let operations = vec![Operation::AddCommunity(Community::Standard(65010 << 16 | 8))];
+        let communities = vec![Community::Standard(65010 << 16 | 7)];
+        peer.import.rules =
+            vec![Rule { name: "BGPFilter f, importV4[0]".into(), communities, operations, ..Rule::default() }];
         let mut held = PeerConfig::new("Node_192_0_2_9", PeerType::NodeSpecific, 65010, 65010);
+        held.export.default = Action::Reject;
         held.down_reason = Some("BGPFilter x does not exist".into());
         let mut config = SpeakerConfig::new([10, 0, 0, 1].into(), 65010);
         config.peers.insert(PeerId::new([192, 0, 2, 1].into(), 179), peer);
@@ -290,11 +370,11 @@ Router id: 10.0.0.1
 AS:        65010
 Listens:   nowhere
 
-ADDRESS     PORT   NAME               TYPE            AS            HOLD   SETTINGS          IMPORT           EXPORT           DOWN BECAUSE                 
-192.0.2.1   179    Global_192_0_2_1   global          65010-65001   90s    password gtsm:1   1, then accept   0, then accept                                
-192.0.2.9   179    Node_192_0_2_9     node specific   65010-65010   90s                      0, then accept   0, then accept   BGPFilter x does not exist   
+ADDRESS     PORT   NAME               TYPE            AS            HOLD   SETTINGS                             IMPORT           EXPORT               DOWN BECAUSE                 
+192.0.2.1   179    Global_192_0_2_1   global          65010-65001   90s    families:IPv4,IPv6 password gtsm:1   1, then accept   0, then accept                                    
+192.0.2.9   179    Node_192_0_2_9     node specific   65010-65010   90s    families:IPv4,IPv6                   0, then accept   0, then own routes   BGPFilter x does not exist   
 
-192.0.2.1 import 1: communities=65010:7 action=Accept
+192.0.2.1 import accept communities=65010:7 then addCommunity=65010:8 (BGPFilter f, importV4[0])
 
 Notes
   a note
