@@ -14,10 +14,12 @@ mod huawei;
 mod junos;
 mod nxos;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use bgp_plan::config::{Bfd, Role};
-use bgp_plan::switch::{Group, Permit, Switch};
+use bgp_plan::switch::{End, Group, Neighbor, Permit, Switch};
 use bgp_proto::af::Family;
 use clap::ValueEnum;
 
@@ -60,9 +62,21 @@ pub fn render(vendor: Vendor, switch: &Switch) -> String {
 
 /// What the operator of the switch has to know.
 fn notes(switch: &Switch) -> Vec<String> {
-    let addresses: Vec<String> = switch.addresses.iter().map(ToString::to_string).collect();
+    let ends: Vec<String> = switch.ends.iter().map(end).collect();
     let nodes = switch.groups.iter().map(|g| g.neighbors.len()).sum::<usize>();
-    let mut notes = vec![format!("switch {}, AS {}: {nodes} sessions with nodes", addresses.join(" "), switch.asn)];
+    let s = if nodes == 1 { "" } else { "s" };
+    let mut notes = vec![format!("switch {}, AS {}: {nodes} session{s} with nodes", ends.join(" "), switch.asn)];
+    if switch.groups.iter().any(Group::is_unnumbered) {
+        notes.push("the ports are examples: write the one that leads to each node".into());
+    }
+    if switch.groups.iter().any(|g| !g.is_unnumbered() && g.carries(Family::Ipv6) && g.end.family() == Family::Ipv4) {
+        notes.push(
+            "IPv6 routes over IPv4 sessions: the switch needs an IPv6 address on the nodes' subnet as next hop".into(),
+        );
+    }
+    if switch.groups.iter().any(|g| g.session.long_lived_stale_time.is_some()) {
+        notes.push("the nodes ask for long-lived graceful restart (RFC 9494): where it is not set below, the switch keeps no routes for it".into());
+    }
     if switch.groups.iter().any(|g| g.session.needs_password) {
         notes.push(format!("put the passwords of the nodes' secrets in the place of {PASSWORD}"));
     }
@@ -80,17 +94,39 @@ fn notes(switch: &Switch) -> Vec<String> {
     notes
 }
 
-/// `tortie-v4`, `tortie-v4-2`, ...
+fn end(end: &End) -> String {
+    match end {
+        End::Address(address) => address.to_string(),
+        End::Range(net) => format!("inside {net}"),
+        End::Interface(name) => format!("behind the nodes' {name}"),
+    }
+}
+
+/// `tortie-v4`, `tortie-v4-2`, `tortie-link`, ...
 fn group_names(switch: &Switch) -> Vec<(String, &Group)> {
-    let mut counts = [0; 2];
-    let name = |g: &Group| {
-        let count = &mut counts[g.family as usize];
+    let mut counts: BTreeMap<&str, u32> = BTreeMap::new();
+    let mut name = |g: &Group| {
+        let base = if g.is_unnumbered() { "link" } else { family_name(g.end.family()) };
+        let count = counts.entry(base).or_default();
         *count += 1;
-        let base = format!("tortie-{}", family_name(g.family));
-        if *count == 1 { base } else { format!("{base}-{count}") }
+        if *count == 1 { format!("tortie-{base}") } else { format!("tortie-{base}-{count}") }
     };
-    let mut name = name;
     switch.groups.iter().map(|g| (name(g), g)).collect()
+}
+
+/// Neighbours of a group, each with what a vendor calls it: its address, or the `port` of the number that it has among all
+/// that are behind links.
+fn neighbors<'a>(switch: &'a Switch, group: &'a Group, port: impl Fn(usize) -> String) -> Vec<(String, &'a Neighbor)> {
+    let before = switch.groups.iter().take_while(|g| !std::ptr::eq(*g, group)).filter(|g| g.is_unnumbered());
+    let mut number = before.map(|g| g.neighbors.len()).sum::<usize>();
+    let mut name = |n: &Neighbor| match n.address {
+        Some(address) => address.to_string(),
+        None => {
+            number += 1;
+            port(number)
+        }
+    };
+    group.neighbors.iter().map(|n| (name(n), n)).collect()
 }
 
 fn family_name(family: Family) -> &'static str {
@@ -109,7 +145,7 @@ fn default_route(family: Family) -> &'static str {
 
 /// The first IPv4 address: what a switch without another router id has.
 fn router_id(switch: &Switch) -> Option<String> {
-    switch.addresses.iter().find(|a| a.is_ipv4()).map(ToString::to_string)
+    switch.addresses().find(IpAddr::is_ipv4).map(|a| a.to_string())
 }
 
 /// ` ge 26 le 32` after a prefix: the words of Cisco and those who follow it. They refuse a `ge` of the prefix's own length.

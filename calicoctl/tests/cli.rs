@@ -683,3 +683,61 @@ fn both_names_read_the_sockets() {
         assert!(state.starts_with("Node:       worker01"), "{state}");
     }
 }
+
+const TWO_SWITCHES: &str = r#"
+apiVersion: projectcalico.org/v3
+kind: Node
+metadata: {name: a}
+spec: {bgp: {ipv4Address: 192.0.2.4/24}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: rack}
+spec: {peerRange: 192.0.2.0/29, password: {secretKeyRef: {name: bgp, key: leaf}}}
+---
+apiVersion: projectcalico.org/v3
+kind: BGPPeer
+metadata: {name: uplink}
+spec: {peerInterface: eth1, asNumber: 65002}
+"#;
+
+/// As bgpd finds them: in the namespace it is told, and as files.
+#[test]
+fn a_plan_knows_the_passwords_that_are_files() {
+    let fleet = Fleet::new();
+    fleet.apply(TWO_SWITCHES);
+    let plan = |args: &[&str]| {
+        let outcome = fleet.run(&[&["plan", "--node", "a"], args].concat(), "");
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        outcome.stdout
+    };
+    assert!(plan(&["--namespace", "net"]).contains("there is no Secret net/bgp"));
+    std::fs::create_dir_all(fleet.dir.path().join("secrets/bgp")).unwrap();
+    std::fs::write(fleet.dir.path().join("secrets/bgp/leaf"), "hunter2\n").unwrap();
+    let secrets = fleet.dir.path().join("secrets");
+    let found = plan(&["--secrets-dir", secrets.to_str().unwrap()]);
+    assert!(!found.contains("no Secret") && found.contains(" password ") && !found.contains("hunter2"), "{found}");
+}
+
+#[test]
+fn a_switch_is_chosen_by_what_names_it() {
+    let fleet = Fleet::new();
+    fleet.apply(TWO_SWITCHES);
+    let config = |args: &[&str]| fleet.run(&[&["switch-config", "--vendor", "frr"], args].concat(), "");
+    let all = config(&[]);
+    assert!(all.stdout.contains("router bgp 65002") && all.stderr.contains("--as-number"), "{}", all.stderr);
+    let inside = config(&["--peer", "192.0.2.1", "--as-number", "65001"]);
+    for want in
+        ["router bgp 65001", " bgp router-id 192.0.2.1", " neighbor 192.0.2.4 peer-group tortie-v4", "CHANGE-ME"]
+    {
+        assert!(inside.stdout.contains(want), "{want}: {}{}", inside.stdout, inside.stderr);
+    }
+    assert!(config(&["--peer", "eth1"]).stdout.contains(" neighbor swp1 interface peer-group tortie-link"));
+    for (peer, want) in [
+        ("192.0.2.1", "nothing is left of 1 switch"),
+        ("192.0.2.9", "no session leads to 192.0.2.9; the switches are 192.0.2.0/29, eth1"),
+    ] {
+        let outcome = config(&["--peer", peer]);
+        assert!(outcome.code == 1 && outcome.stderr.contains(want), "{}", outcome.stderr);
+    }
+}

@@ -1,6 +1,5 @@
 //! Commands about this node's BGP speaker, and about what speakers would do.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -131,9 +130,13 @@ pub struct SwitchConfigArgs {
     /// Only sessions of this node; may be given several times [default: all nodes]
     #[arg(long, value_name = "NAME")]
     pub node: Vec<String>,
-    /// Only the switch with this address; several addresses are one switch [default: each address is a switch]
-    #[arg(long, value_name = "ADDRESS")]
-    pub peer: Vec<IpAddr>,
+    /// Only the switch with this address, inside this peerRange, or behind this peerInterface; several are one switch
+    /// [default: each is a switch]
+    #[arg(long, value_name = "ADDRESS|RANGE|INTERFACE")]
+    pub peer: Vec<String>,
+    /// The switch's AS, where nodes take any
+    #[arg(long = "as-number", value_name = "ASN")]
+    pub asn: Option<api::bgp_peer::AsNumber>,
     #[command(flatten)]
     pub resources: ResourceArgs,
 }

@@ -29,12 +29,21 @@ pub fn render(switch: &Switch) -> String {
     for family in switch.families() {
         let v = family_name(family);
         let _ = writeln!(out, "   address-family ip{v}");
-        for (name, _) in groups.iter().filter(|(_, g)| g.family == family) {
+        for (name, group) in groups.iter().filter(|(_, g)| g.carries(family)) {
             let _ = write!(
                 out,
                 "      neighbor {name} activate\n      neighbor {name} prefix-list tortie-{v}-in in\n      \
                  neighbor {name} prefix-list tortie-{v}-out out\n      neighbor {name} default-originate always\n"
             );
+            if group.session.sends_paths {
+                let _ = writeln!(out, "      neighbor {name} additional-paths send any");
+            }
+            if group.session.takes_paths {
+                let _ = writeln!(out, "      neighbor {name} additional-paths receive");
+            }
+            if group.session.extended_next_hop && family == Family::Ipv4 && group.end.family() == Family::Ipv6 {
+                let _ = writeln!(out, "      neighbor {name} next-hop address-family ipv6 originate");
+            }
         }
     }
     out
@@ -83,10 +92,14 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     if let Some(role) = s.role {
         let _ = writeln!(out, "   ! the nodes say a BGP role (RFC 9234): this switch is the {}", role_name(role));
     }
-    for n in &group.neighbors {
-        let _ = write!(out, "   neighbor {0} peer group {name}\n   neighbor {0} description {1}\n", n.address, n.node);
+    for (at, n) in neighbors(switch, group, |i| format!("Ethernet{i}")) {
+        if group.is_unnumbered() {
+            let _ = writeln!(out, "   neighbor interface {at} peer-group {name} remote-as {}", group.node_as);
+            continue;
+        }
+        let _ = write!(out, "   neighbor {at} peer group {name}\n   neighbor {at} description {}\n", n.node);
         if n.port != 179 {
-            let _ = writeln!(out, "   neighbor {} transport remote-port {}", n.address, n.port);
+            let _ = writeln!(out, "   neighbor {at} transport remote-port {}", n.port);
         }
     }
 }

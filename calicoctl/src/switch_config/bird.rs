@@ -21,9 +21,26 @@ pub fn render(switch: &Switch) -> String {
         out.push_str("protocol bfd {}\n");
     }
     for (name, group) in &groups {
+        if group.is_unnumbered() {
+            advertisements(&mut out, switch, &identifier(name), group);
+        }
         template(&mut out, switch, &identifier(name), group);
     }
     out
+}
+
+/// Nodes find the switch by them; no router for anybody else.
+fn advertisements(out: &mut String, switch: &Switch, name: &str, group: &Group) {
+    let ports: Vec<String> = neighbors(switch, group, port).into_iter().map(|(at, _)| format!("\"{at}\"")).collect();
+    let _ = write!(
+        out,
+        "protocol radv radv_{name} {{\n  interface {} {{ min ra interval 3; max ra interval 10; default lifetime 0; }};\n}}\n",
+        ports.join(", ")
+    );
+}
+
+fn port(number: usize) -> String {
+    format!("swp{number}")
 }
 
 /// BIRD's names have no hyphen.
@@ -51,18 +68,19 @@ fn tables(out: &mut String, switch: &Switch, family: Family) {
 }
 
 fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
-    let (s, v) = (&group.session, family_name(group.family));
+    let s = &group.session;
+    let own = group.end.address().map(|a| format!("{a} ")).unwrap_or_default();
     let _ = write!(
         out,
-        "template bgp {name} {{\n  local {} as {};\n  hold time {};\n  keepalive time {};\n  connect retry time {};\n  \
+        "template bgp {name} {{\n  local {own}as {};\n  hold time {};\n  keepalive time {};\n  connect retry time {};\n  \
          connect delay time 1;\n  error wait time 1, 5;\n",
-        group.address,
         switch.asn,
         s.hold_time,
         s.keepalive,
         seconds(s.connect_retry)
     );
     match (s.ttl_security, s.is_multihop) {
+        _ if group.is_unnumbered() => {}
         (Some(hops), true) => {
             let _ = writeln!(out, "  multihop {hops};");
         }
@@ -79,6 +97,9 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         let _ = writeln!(out, "  password \"{PASSWORD}\";");
     }
     let _ = writeln!(out, "  graceful restart {};", if s.graceful_restart { "aware" } else { "off" });
+    if s.long_lived_stale_time.is_some() {
+        out.push_str("  long lived graceful restart aware;\n");
+    }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);
         let _ = writeln!(
@@ -90,21 +111,43 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     if let Some(role) = s.role {
         let _ = writeln!(out, "  local role {};", role_name(role).replace('-', "_"));
     }
-    let _ = write!(
-        out,
-        "  ip{v} {{\n    import filter tortie_{v}_in;\n    export filter tortie_{v}_out;\n    next hop self;\n    \
-         import limit {} action restart;\n  }};\n}}\n",
-        switch.max_prefixes
-    );
-    for n in &group.neighbors {
+    s.families.iter().for_each(|f| channel(out, switch, group, *f));
+    out.push_str("}\n");
+    for (at, n) in neighbors(switch, group, port) {
         let port = if n.port == 179 { String::new() } else { format!(" port {}", n.port) };
+        let at = match n.address {
+            // The node connects: its address on the link is nobody's business.
+            None => format!(
+                "neighbor range fe80::/10 as {}; interface \"{at}\"; dynamic name \"link_{at}_\"",
+                group.node_as
+            ),
+            Some(_) => format!("neighbor {at}{port} as {}", group.node_as),
+        };
         let _ = writeln!(
             out,
-            "protocol bgp {name}_{} from {name} {{ neighbor {}{port} as {}; description \"{}\"; }}",
+            "protocol bgp {name}_{} from {name} {{ {at}; description \"{}\"; }}",
             identifier(&n.node),
-            n.address,
-            group.node_as,
             n.node
         );
     }
+}
+
+fn channel(out: &mut String, switch: &Switch, group: &Group, family: Family) {
+    let (s, v) = (&group.session, family_name(family));
+    let _ = write!(
+        out,
+        "  ip{v} {{\n    import filter tortie_{v}_in;\n    export filter tortie_{v}_out;\n    next hop self;\n    \
+         import limit {} action restart;\n",
+        switch.max_prefixes
+    );
+    if s.extended_next_hop && family == Family::Ipv4 && group.end.family() == Family::Ipv6 {
+        out.push_str("    extended next hop on;\n");
+    }
+    match (s.sends_paths, s.takes_paths) {
+        (true, true) => out.push_str("    add paths on;\n"),
+        (true, false) => out.push_str("    add paths tx;\n"),
+        (false, true) => out.push_str("    add paths rx;\n"),
+        (false, false) => {}
+    }
+    out.push_str("  };\n");
 }

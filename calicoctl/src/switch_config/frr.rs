@@ -19,6 +19,9 @@ pub fn render(switch: &Switch) -> String {
         let _ = writeln!(out, " bgp router-id {id}");
     }
     out.push_str(" no bgp default ipv4-unicast\n bgp bestpath as-path multipath-relax\n");
+    if let Some(time) = groups.iter().filter_map(|(_, g)| g.session.long_lived_stale_time).max() {
+        let _ = writeln!(out, " bgp long-lived-graceful-restart stale-time {time}");
+    }
     for (name, group) in &groups {
         session(&mut out, switch, name, group);
     }
@@ -98,12 +101,17 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     if let Some(role) = s.role {
         let _ = writeln!(out, " neighbor {name} local-role {}", role_name(role));
     }
-    let _ = writeln!(out, " neighbor {name} update-source {}", group.address);
-    for n in &group.neighbors {
-        let _ =
-            writeln!(out, " neighbor {} peer-group {name}\n neighbor {} description {}", n.address, n.address, n.node);
+    if s.extended_next_hop && group.end.family() == Family::Ipv6 {
+        let _ = writeln!(out, " neighbor {name} capability extended-nexthop");
+    }
+    if let Some(own) = group.end.address() {
+        let _ = writeln!(out, " neighbor {name} update-source {own}");
+    }
+    let is = if group.is_unnumbered() { "interface " } else { "" };
+    for (at, n) in neighbors(switch, group, |i| format!("swp{i}")) {
+        let _ = writeln!(out, " neighbor {at} {is}peer-group {name}\n neighbor {at} description {}", n.node);
         if n.port != 179 {
-            let _ = writeln!(out, " neighbor {} port {}", n.address, n.port);
+            let _ = writeln!(out, " neighbor {at} port {}", n.port);
         }
     }
 }
@@ -111,13 +119,16 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
 fn address_family(out: &mut String, switch: &Switch, family: Family, groups: &[(String, &Group)]) {
     let v = family_name(family);
     let _ = write!(out, " address-family ip{v} unicast\n  maximum-paths {0}\n  maximum-paths ibgp {0}\n", switch.paths);
-    for (name, _) in groups.iter().filter(|(_, g)| g.family == family) {
+    for (name, group) in groups.iter().filter(|(_, g)| g.carries(family)) {
         let _ = write!(
             out,
             "  neighbor {name} activate\n  neighbor {name} default-originate\n  neighbor {name} prefix-list tortie-{v}-in in\n  \
              neighbor {name} prefix-list tortie-{v}-out out\n  neighbor {name} maximum-prefix {} {WARN_AT} restart {RESTART_MINUTES}\n",
             switch.max_prefixes
         );
+        if group.session.sends_paths {
+            let _ = writeln!(out, "  neighbor {name} addpath-tx-all-paths");
+        }
     }
     out.push_str(" exit-address-family\n");
 }

@@ -22,6 +22,10 @@ pub fn render(switch: &Switch) -> String {
     }
     out.push_str(" graceful-restart\n");
     for (name, group) in &groups {
+        if group.is_unnumbered() {
+            out.push_str(" # VRP has no peers without addresses: give the link addresses, and the nodes a peerIP\n");
+            continue;
+        }
         session(&mut out, switch, name, group);
     }
     for family in switch.families() {
@@ -91,14 +95,14 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     if let Some(role) = s.role {
         let _ = writeln!(out, " # the nodes say a BGP role (RFC 9234): this switch is the {}", role_name(role));
     }
-    for n in &group.neighbors {
+    for (at, n) in neighbors(switch, group, |_| String::new()) {
         let _ = write!(
             out,
-            " peer {0} as-number {1}\n peer {0} group {name}\n peer {0} description {2}\n",
-            n.address, group.node_as, n.node
+            " peer {at} as-number {}\n peer {at} group {name}\n peer {at} description {}\n",
+            group.node_as, n.node
         );
         if n.port != 179 {
-            let _ = writeln!(out, " peer {} connect-port {}", n.address, n.port);
+            let _ = writeln!(out, " peer {at} connect-port {}", n.port);
         }
     }
 }
@@ -110,15 +114,21 @@ fn address_family(out: &mut String, switch: &Switch, family: Family, groups: &[(
         " ip{v}-family unicast\n  load-balancing as-path-ignore\n  maximum load-balancing {}\n",
         switch.paths
     );
-    for (name, group) in groups.iter().filter(|(_, g)| g.family == family) {
+    for (name, group) in groups.iter().filter(|(_, g)| g.carries(family) && !g.is_unnumbered()) {
         let _ = write!(
             out,
             "  peer {name} enable\n  peer {name} {list} tortie-{v}-in import\n  peer {name} {list} tortie-{v}-out export\n  \
              peer {name} default-route-advertise\n  peer {name} route-limit {} {WARN_AT} idle-timeout {RESTART_MINUTES}\n",
             switch.max_prefixes
         );
-        for n in &group.neighbors {
-            let _ = write!(out, "  peer {0} enable\n  peer {0} group {name}\n", n.address);
+        match (group.session.sends_paths, group.session.takes_paths) {
+            (true, true) => drop(writeln!(out, "  peer {name} capability-advertise add-path both")),
+            (true, false) => drop(writeln!(out, "  peer {name} capability-advertise add-path send")),
+            (false, true) => drop(writeln!(out, "  peer {name} capability-advertise add-path receive")),
+            (false, false) => {}
+        }
+        for (at, _) in neighbors(switch, group, |_| String::new()) {
+            let _ = write!(out, "  peer {at} enable\n  peer {at} group {name}\n");
         }
     }
     out.push_str("  quit\n");

@@ -38,26 +38,39 @@ fn policies(out: &mut String, switch: &Switch, family: Family) {
     if switch.permits(family).next().is_some() {
         let _ = writeln!(out, "set policy-options policy-statement tortie-{v}-in term own then accept");
     }
-    let _ = write!(
+    let (inet, default) = (inet(family), default_route(family));
+    let _ = writeln!(
         out,
-        "set policy-options policy-statement tortie-{v}-in then reject\n\
-         set policy-options policy-statement tortie-{v}-out term default from route-filter {} exact\n\
-         set policy-options policy-statement tortie-{v}-out term default then accept\n\
-         set policy-options policy-statement tortie-{v}-out then reject\n",
-        default_route(family)
+        "set policy-options policy-statement tortie-{v}-out term default from route-filter {default} exact"
     );
+    let _ = writeln!(out, "set policy-options policy-statement tortie-{v}-out term default then accept");
+    // Of this family alone: a session with both has both policies, one after the other.
+    for direction in ["in", "out"] {
+        let _ = write!(
+            out,
+            "set policy-options policy-statement tortie-{v}-{direction} term rest from family {inet}\n\
+             set policy-options policy-statement tortie-{v}-{direction} term rest then reject\n"
+        );
+    }
+}
+
+fn inet(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "inet",
+        Family::Ipv6 => "inet6",
+    }
 }
 
 fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     let s = &group.session;
-    let v = family_name(group.family);
-    let inet = if group.family == Family::Ipv4 { "inet" } else { "inet6" };
     let is_ibgp = group.is_ibgp(switch);
     let mut set = |text: String| {
         let _ = writeln!(out, "set protocols bgp group {name} {text}");
     };
     set(format!("type {}", if is_ibgp { "internal" } else { "external" }));
-    set(format!("local-address {}", group.address));
+    if let Some(own) = group.end.address() {
+        set(format!("local-address {own}"));
+    }
     if !is_ibgp {
         set(format!("peer-as {}", group.node_as));
     }
@@ -72,18 +85,40 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         set(format!("ttl {MULTIHOP}"));
     }
     set(if is_ibgp { "multipath".into() } else { "multipath multiple-as".into() });
-    set(format!("import tortie-{v}-in"));
-    set(format!("export tortie-{v}-out"));
-    set(format!("family {inet} unicast prefix-limit maximum {}", switch.max_prefixes));
-    set(format!("family {inet} unicast prefix-limit teardown {WARN_AT} idle-timeout {RESTART_MINUTES}"));
+    for family in &s.families {
+        let (inet, v) = (inet(*family), family_name(*family));
+        set(format!("import tortie-{v}-in"));
+        set(format!("export tortie-{v}-out"));
+        set(format!("family {inet} unicast prefix-limit maximum {}", switch.max_prefixes));
+        set(format!("family {inet} unicast prefix-limit teardown {WARN_AT} idle-timeout {RESTART_MINUTES}"));
+        if s.sends_paths {
+            set(format!("family {inet} unicast add-path send path-count {}", switch.paths));
+        }
+        if s.takes_paths {
+            set(format!("family {inet} unicast add-path receive"));
+        }
+        if s.extended_next_hop && *family == Family::Ipv4 && group.end.family() == Family::Ipv6 {
+            set(format!("family {inet} unicast extended-nexthop"));
+        }
+    }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);
         set(format!("bfd-liveness-detection minimum-receive-interval {receive}"));
         set(format!("bfd-liveness-detection transmit-interval minimum-interval {transmit}"));
         set(format!("bfd-liveness-detection multiplier {}", bfd.multiplier));
     }
-    for n in &group.neighbors {
-        set(format!("neighbor {} description {}", n.address, n.node));
+    let ports = neighbors(switch, group, |i| format!("et-0/0/{}.0", i - 1));
+    for (at, n) in &ports {
+        match group.is_unnumbered() {
+            true => set(format!("dynamic-neighbor {} peer-auto-discovery family inet6 ipv6-nd", n.node)),
+            false => set(format!("neighbor {at} description {}", n.node)),
+        }
+        if group.is_unnumbered() {
+            set(format!("dynamic-neighbor {} peer-auto-discovery interface {at}", n.node));
+        }
+    }
+    for (at, _) in ports.iter().filter(|_| group.is_unnumbered()) {
+        let _ = writeln!(out, "set protocols router-advertisement interface {at}");
     }
     if let Some(hops) = s.ttl_security {
         let _ = writeln!(

@@ -59,7 +59,7 @@ fn prefix_lists(out: &mut String, switch: &Switch, family: Family) {
 }
 
 fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
-    let (s, v) = (&group.session, family_name(group.family));
+    let s = &group.session;
     let _ = write!(
         out,
         "  template peer {name}\n    remote-as {}\n    timers {} {}\n",
@@ -83,13 +83,22 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     if let Some(role) = s.role {
         let _ = writeln!(out, "    ! the nodes say a BGP role (RFC 9234): this switch is the {}", role_name(role));
     }
-    let _ = write!(
-        out,
-        "    address-family ip{v} unicast\n      default-originate\n      prefix-list tortie-{v}-in in\n      \
-         prefix-list tortie-{v}-out out\n      maximum-prefix {} {WARN_AT} restart {RESTART_MINUTES}\n",
-        switch.max_prefixes
-    );
-    for n in &group.neighbors {
-        let _ = write!(out, "  neighbor {}\n    inherit peer {name}\n    description {}\n", n.address, n.node);
+    for family in &s.families {
+        let v = family_name(*family);
+        let _ = write!(
+            out,
+            "    address-family ip{v} unicast\n      default-originate\n      prefix-list tortie-{v}-in in\n      \
+             prefix-list tortie-{v}-out out\n      maximum-prefix {} {WARN_AT} restart {RESTART_MINUTES}\n",
+            switch.max_prefixes
+        );
+        if s.sends_paths {
+            out.push_str("      capability additional-paths send\n");
+        }
+        if s.takes_paths {
+            out.push_str("      capability additional-paths receive\n");
+        }
+    }
+    for (at, n) in neighbors(switch, group, |i| format!("Ethernet1/{i}")) {
+        let _ = write!(out, "  neighbor {at}\n    inherit peer {name}\n    description {}\n", n.node);
     }
 }

@@ -6,27 +6,30 @@ use super::*;
 
 fn session() -> Session {
     Session {
+        families: vec![Family::Ipv4],
         hold_time: 9,
         keepalive: 3,
         connect_retry: Duration::from_secs(2),
         needs_password: true,
         graceful_restart: true,
+        long_lived_stale_time: None,
         ttl_security: None,
         is_multihop: false,
         bfd: None,
         role: None,
-        node_is_passive: false,
+        extended_next_hop: false,
+        sends_paths: false,
+        takes_paths: false,
     }
 }
 
 /// One node with both families, eBGP, the IPv6 session through a router, and one with GTSM and BFD.
 fn leaf() -> Switch {
     let group = |address: &str, node: &str, name: &str, session: Session| Group {
-        family: Family::of(address.parse().unwrap()),
-        address: address.parse().unwrap(),
+        end: End::Address(address.parse().unwrap()),
         node_as: 65010,
         session,
-        neighbors: vec![Neighbor { address: node.parse().unwrap(), node: name.into(), port: 179 }],
+        neighbors: vec![Neighbor { address: Some(node.parse().unwrap()), node: name.into(), port: 179 }],
     };
     let bfd = Bfd {
         min_rx: Duration::from_millis(150),
@@ -35,13 +38,13 @@ fn leaf() -> Switch {
         is_multihop: false,
     };
     let guarded = Session { ttl_security: Some(1), bfd: Some(bfd), needs_password: false, ..session() };
-    let far = Session { is_multihop: true, ..session() };
+    let far = Session { families: vec![Family::Ipv6], is_multihop: true, ..session() };
     let permit = |net: &str, min_len| {
         let net: ipnet::IpNet = net.parse().unwrap();
         Permit { net, min_len, max_len: net.max_prefix_len() }
     };
     Switch {
-        addresses: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+        ends: ["192.0.2.1", "2001:db8::1"].map(|a| End::Address(a.parse().unwrap())).into(),
         asn: 65001,
         groups: vec![
             group("192.0.2.1", "192.0.2.4", "worker01", session()),
@@ -179,5 +182,85 @@ fn with_ibgp_nobody_is_called_multihop_and_the_note_says_what_it_means() {
         let text = render(*vendor, &switch);
         assert!(!text.contains("multihop 255") && !text.contains("ebgp-max-hop"), "{vendor:?}: {text}");
         assert!(text.contains("iBGP: nodes reach each other"), "{vendor:?}");
+    }
+}
+
+/// A session of both families, several paths both ways, and nodes behind links.
+#[test]
+fn every_kind_of_session_has_its_words() {
+    let mut switch = leaf();
+    let both = Session { families: Family::ALL.into(), needs_password: false, ..session() };
+    switch.groups.truncate(1);
+    switch.groups[0].session = Session { sends_paths: true, takes_paths: true, ..both.clone() };
+    let behind = |node: &str| Neighbor { address: None, node: node.into(), port: 179 };
+    switch.ends.push(End::Interface("eth1".into()));
+    switch.groups.push(Group {
+        end: End::Interface("eth1".into()),
+        node_as: 65010,
+        session: Session { extended_next_hop: true, ..both },
+        neighbors: vec![behind("worker01"), behind("worker02")],
+    });
+    for (vendor, lines) in [
+        (
+            Vendor::Frr,
+            &[
+                " neighbor tortie-link capability extended-nexthop",
+                " neighbor swp2 interface peer-group tortie-link",
+                " neighbor swp2 description worker02",
+                "  neighbor tortie-v4 addpath-tx-all-paths",
+                "  neighbor tortie-v4 prefix-list tortie-v6-in in",
+                "  neighbor tortie-link prefix-list tortie-v4-in in",
+            ][..],
+        ),
+        (
+            Vendor::Bird,
+            &[
+                "    add paths on;",
+                "    extended next hop on;",
+                "  interface \"swp1\", \"swp2\" { min ra interval 3; max ra interval 10; default lifetime 0; };",
+                "  local as 65001;",
+            ],
+        ),
+        (
+            Vendor::CiscoNxos,
+            &[
+                "      capability additional-paths send",
+                "      prefix-list tortie-v6-out out",
+                "  neighbor Ethernet1/2",
+                "    inherit peer tortie-link",
+            ],
+        ),
+        (
+            Vendor::Arista,
+            &[
+                "      neighbor tortie-v4 additional-paths receive",
+                "      neighbor tortie-link next-hop address-family ipv6 originate",
+                "   neighbor interface Ethernet1 peer-group tortie-link remote-as 65010",
+            ],
+        ),
+        (
+            Vendor::Junos,
+            &[
+                "set protocols bgp group tortie-v4 import tortie-v4-in",
+                "set protocols bgp group tortie-v4 import tortie-v6-in",
+                "set protocols bgp group tortie-v4 family inet6 unicast add-path receive",
+                "set protocols bgp group tortie-link family inet unicast extended-nexthop",
+                "set protocols bgp group tortie-link dynamic-neighbor worker02 peer-auto-discovery interface et-0/0/1.0",
+                "set protocols router-advertisement interface et-0/0/0.0",
+            ],
+        ),
+        (
+            Vendor::Huawei,
+            &[
+                "  peer tortie-v4 capability-advertise add-path both",
+                "  peer tortie-v4 ipv6-prefix tortie-v6-in import",
+            ],
+        ),
+    ] {
+        let text = render(vendor, &switch);
+        for want in lines {
+            assert!(text.lines().any(|l| l == *want), "{vendor:?} lacks {want:?}:\n{text}");
+        }
+        assert!(text.contains("behind the nodes' eth1") && text.contains("the ports are examples"), "{text}");
     }
 }

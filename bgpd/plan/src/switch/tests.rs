@@ -49,17 +49,18 @@ fn found(r: &Resources, nodes: &[String]) -> Vec<Switch> {
 #[test]
 fn a_switch_has_the_mirror_image_of_each_nodes_session() {
     let all = found(&fleet(), &[]);
-    let of = |address: &str| all.iter().find(|s| s.addresses == [address.parse::<IpAddr>().unwrap()]).unwrap();
+    let of = |address: &str| all.iter().find(|s| s.ends == [End::Address(address.parse().unwrap())]).unwrap();
     let (leaf1, leaf2, far) = (of("192.0.2.1"), of("192.0.2.2"), of("198.51.100.1"));
     assert_eq!((leaf1.asn, leaf2.asn, far.asn), (65001, 65002, 65010));
     let group = &leaf1.groups[0];
     assert_eq!((leaf1.groups.len(), group.node_as, group.is_ibgp(leaf1)), (1, 65010, false));
-    let neighbors: Vec<_> = group.neighbors.iter().map(|n| (n.node.as_str(), n.address.to_string(), n.port)).collect();
-    assert_eq!(neighbors, [("a", "192.0.2.4".into(), 179), ("b", "192.0.2.5".into(), 179)]);
+    let at = |address: &str| Some(address.parse::<IpAddr>().unwrap());
+    let neighbors: Vec<_> = group.neighbors.iter().map(|n| (n.node.as_str(), n.address, n.port)).collect();
+    assert_eq!(neighbors, [("a", at("192.0.2.4"), 179), ("b", at("192.0.2.5"), 179)]);
     assert_eq!((group.session.hold_time, group.session.keepalive, group.session.is_multihop), (9, 3, false));
     assert_eq!(leaf2.groups[0].session.ttl_security, Some(1));
     assert!(far.groups[0].is_ibgp(far) && far.groups[0].session.is_multihop && far.groups[0].session.keepalive == 2);
-    assert_eq!(of("2001:db8::1").groups[0].neighbors[1].address.to_string(), "2001:db8::5");
+    assert_eq!(of("2001:db8::1").groups[0].neighbors[1].address, at("2001:db8::5"));
 }
 
 #[test]
@@ -87,7 +88,7 @@ fn two_addresses_of_one_switch_make_one_configuration() {
     let all = found(&fleet(), &["a".to_string()]);
     let (both, others): (Vec<Switch>, Vec<Switch>) = all.into_iter().partition(|s| s.asn == 65001);
     let leaf1 = merge(both).unwrap();
-    assert_eq!((leaf1.families(), leaf1.addresses.len()), (Family::ALL.to_vec(), 2));
+    assert_eq!((leaf1.families(), leaf1.ends.len()), (Family::ALL.to_vec(), 2));
     assert_eq!(
         merge(others).unwrap_err(),
         "192.0.2.2 is in AS 65002 and 198.51.100.1 in AS 65010: they are two switches"
@@ -102,4 +103,78 @@ fn nodes_that_cannot_be_planned_are_noted_and_named_ones_refused() {
     let (_, notes) = switches(&r, &[], RouterId::NodeAddress).unwrap();
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert!(switches(&r, &["c".into()], RouterId::NodeAddress).is_err());
+}
+
+#[test]
+fn a_switch_that_no_address_names_is_one_all_the_same() {
+    let mut r = fleet();
+    r.peers.clear();
+    r.peers.extend([
+        object("any", json!({"peerRange": "192.0.2.0/24", "asNumber": 65001})),
+        object(
+            "uplink",
+            json!({"peerInterface": "eth1", "asNumber": 65002, "extendedNextHop": true, "addPath": "Send"}),
+        ),
+        object("pods", json!({"localWorkloadSelector": "all()", "asNumber": 65010})),
+    ]);
+    let all = found(&r, &[]);
+    assert_eq!(all.iter().map(|s| s.ends[0].to_string()).collect::<Vec<_>>(), ["192.0.2.0/24", "eth1"]);
+    let neighbors = |s: &Switch| s.groups[0].neighbors.iter().map(|n| n.address).collect::<Vec<_>>();
+    let at = |n| Some(IpAddr::from([192, 0, 2, n]));
+    assert_eq!((all[0].asn, neighbors(&all[0])), (65001, vec![at(4), at(5)]));
+    assert_eq!((all[1].asn, neighbors(&all[1])), (65002, vec![None, None]));
+    assert_eq!(all[0].families(), [Family::Ipv4]);
+    let link = &all[1].groups[0].session;
+    assert_eq!((&link.families[..], link.extended_next_hop, link.is_multihop), (&Family::ALL[..], true, false));
+    assert_eq!((link.sends_paths, link.takes_paths), (false, true));
+}
+
+#[test]
+fn what_a_session_carries_is_what_the_switch_is_told() {
+    let mut r = fleet();
+    r.peers.clear();
+    r.peers.extend([object(
+        "leaf1",
+        json!({"peerIP": "192.0.2.1", "asNumber": 65001, "families": ["IPv4", "IPv6"], "addPath": "Receive",
+               "longLivedGracefulRestart": {"staleTime": "60s"}}),
+    )]);
+    let leaf = found(&r, &[]).remove(0);
+    let session = &leaf.groups[0].session;
+    assert_eq!((leaf.families(), session.long_lived_stale_time), (Family::ALL.to_vec(), Some(60)));
+    assert_eq!((session.sends_paths, session.takes_paths), (true, false));
+}
+
+#[test]
+fn a_switch_lets_in_what_a_filter_lets_out() {
+    let mut r = fleet();
+    r.peers.clear();
+    let rule = |cidr: &str, operator: &str| json!({"action": "Accept", "cidr": cidr, "matchOperator": operator});
+    let mut ranged = rule("10.6.0.0/16", "In");
+    ranged["prefixLength"] = json!({"min": 20, "max": 24});
+    let rejected = json!({"action": "Reject", "cidr": "10.5.0.0/16", "matchOperator": "In"});
+    let rules = json!([
+        rule("10.9.0.0/16", "In"),
+        rule("10.7.0.0/24", "Equal"),
+        ranged,
+        rejected,
+        rule("10.4.0.0/16", "NotIn")
+    ]);
+    r.filters.extend([object("more", json!({ "exportV4": rules }))]);
+    r.peers.extend([
+        object("leaf1", json!({"peerIP": "192.0.2.1", "asNumber": 65001, "filters": ["more"]})),
+        object("leaf2", json!({"peerIP": "192.0.2.2", "asNumber": 65002})),
+    ]);
+    let (all, notes) = switches(&r, &["a".into()], RouterId::NodeAddress).unwrap();
+    let lines = |s: &Switch| -> Vec<String> {
+        s.permits.iter().map(|p| format!("{} {}-{}", p.net, p.min_len, p.max_len)).collect()
+    };
+    let (first, second) = (lines(&all[0]), lines(&all[1]));
+    let more: Vec<&String> = first.iter().filter(|l| !second.contains(l)).collect();
+    assert_eq!(more, ["10.6.0.0/16 20-24", "10.7.0.0/24 24-24", "10.9.0.0/16 16-32"]);
+    assert_eq!(
+        notes,
+        [
+            "a announces to 192.0.2.1 what BGPFilter more, exportV4[4] accepts, which is more than the filter of the switch lets in"
+        ]
+    );
 }
