@@ -32,4 +32,5 @@ harness::scenarios!("bird" needs "needs BIRD":
     role_wrong,
     shutdown,
     two_octet,
+    written,
 );

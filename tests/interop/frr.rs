@@ -31,5 +31,6 @@ harness::scenarios!("frr" needs "needs FRR":
     restart_theirs,
     shutdown,
     unnumbered,
+    written,
     wrong_as,
 );

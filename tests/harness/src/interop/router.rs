@@ -120,12 +120,19 @@ impl Router {
         Ok(())
     }
 
+    /// As `bgpctl switch-config --vendor` calls it.
+    pub fn vendor(&self) -> &'static str {
+        if self.kind == Kind::Frr { "frr" } else { "bird" }
+    }
+
     /// Gives it another configuration and has it read it.
     ///
     /// # Errors
     /// When it refuses it.
     pub fn reload(&mut self, config: &FilePath) -> Result<()> {
-        self.configure(config)?;
+        if self.kind != Kind::Frr {
+            self.configure(config)?;
+        }
         match self.kind {
             Kind::Bird => self
                 .tell("configure")
@@ -134,7 +141,7 @@ impl Router {
             // SIGHUP and SIGUSR1 read the file again.
             Kind::Gobgp => self.processes[0].signal(Signal::SIGHUP),
             Kind::Exabgp => self.processes[0].signal(Signal::SIGUSR1),
-            Kind::Frr => bail!("FRR is told by commands: use `tell`"),
+            Kind::Frr => frr::load(self, config),
         }
     }
 

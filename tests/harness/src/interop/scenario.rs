@@ -120,6 +120,12 @@ pub enum Action {
         router: String,
         file: String,
     },
+    /// Gives a peer what `bgpctl switch-config` writes for it. Its port to our nodes is `eth0`.
+    Written {
+        router: String,
+        /// Of `switch-config`, beside the vendor.
+        args: String,
+    },
     /// A command of the peer's own command line, or one of our programs on a node of ours.
     Tell {
         router: String,

@@ -75,6 +75,7 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
         Action::Part(pair) => collision::part(wire, pair),
         Action::Collide(pair) => collision::collide(wire, pair),
         Action::Reload { router, file } => router_of(wire, router)?.reload(&scenario.file(file)),
+        Action::Written { router, args } => written(wire, router, args),
         Action::Tell { router, command } => match wire.nodes.get(router) {
             Some(node) => ctl(node, command)?.ok().map(|_| ()),
             None => router_of(wire, router)?.tell(command).map(|_| ()),
@@ -115,6 +116,16 @@ pub fn act(wire: &mut Wire, scenario: &Scenario, action: &Action) -> Result<()> 
             Ok(())
         }
     }
+}
+
+/// Has a peer read what is written for it.
+fn written(wire: &mut Wire, name: &str, args: &str) -> Result<()> {
+    let vendor = router_of(wire, name)?.vendor();
+    let argv: Vec<&str> = ["switch-config", "--vendor", vendor].into_iter().chain(args.split_whitespace()).collect();
+    let text = wire.calicoctl(&argv)?.stdout.replace("swp1", "eth0");
+    let file = guard::dir(wire.id()).join(format!("{name}.written"));
+    std::fs::write(&file, &text)?;
+    router_of(wire, name)?.reload(&file).context(text)
 }
 
 /// Environment of shell commands: our programs come first in `PATH`, `$OUT` is a directory that goes with the scenario.

@@ -1,6 +1,8 @@
 //! FRR: zebra and bgpd, and bfdd where the configuration speaks of BFD; vtysh.
 
-use anyhow::Result;
+use std::path::Path as FilePath;
+
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::Router;
@@ -42,6 +44,14 @@ fn daemon(router: &mut Router, name: &str, config: &str) -> Result<()> {
         _ => {}
     }
     router.spawn(name, &argv, &[])
+}
+
+/// Adds a configuration of all daemons to the running one, as `vtysh -f` does.
+pub fn load(router: &Router, config: &FilePath) -> Result<()> {
+    let (dir, file) = (router.dir.display().to_string(), config.display().to_string());
+    let said = Exec::new(&["vtysh", "--vty_socket", &dir, "-f", &file]).run()?.ok()?.text();
+    // vtysh goes on after a line that no daemon understands.
+    if said.contains('%') { bail!("{said}") } else { Ok(()) }
 }
 
 /// One command, or several of a configuration with `;` between.
