@@ -1,7 +1,7 @@
 //! mrt: the table as a file that route analysis tools read.
 
 use std::fs::File;
-use std::io::{IsTerminal as _, Write};
+use std::io::{ErrorKind, IsTerminal as _, Write};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -21,7 +21,14 @@ pub async fn mrt(args: &MrtArgs) -> Result<()> {
         Box::new(File::create(&args.file).with_context(|| format!("cannot create {}", args.file.display()))?)
     };
     while let Some(octets) = octets.next_octets().await? {
-        out.write_all(&octets).with_context(|| format!("cannot write {}", args.file.display()))?;
+        match out.write_all(&octets) {
+            // A reader that has seen enough.
+            Err(e) if e.kind() == ErrorKind::BrokenPipe => return Ok(()),
+            result => result.with_context(|| format!("cannot write {}", args.file.display()))?,
+        }
     }
-    out.flush().with_context(|| format!("cannot write {}", args.file.display()))
+    match out.flush() {
+        Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result.with_context(|| format!("cannot write {}", args.file.display())),
+    }
 }
