@@ -14,6 +14,7 @@ use crate::af::{Family, Key, Prefix};
 use crate::policy::{Action, Policy};
 use crate::wire::HEADER_LEN;
 use crate::wire::attribute::{Attributes, Context};
+use crate::wire::iana::origin_name;
 use crate::wire::update::Update;
 
 /// All about one prefix.
@@ -219,14 +220,13 @@ fn refused(refusal: Refusal) -> &'static str {
 
 /// What made `loser` lose against `winner`, with both values.
 fn difference(step: Step, loser: &Candidate, winner: &Candidate) -> String {
-    let origin = |o: u8| ["IGP", "EGP", "INCOMPLETE"].get(usize::from(o)).copied().unwrap_or("unknown");
     let session = |c: &Candidate| if c.is_ebgp { "eBGP" } else { "iBGP" };
     match step {
         Step::LongLivedStale => "it is long-lived stale (RFC 9494 section 4.3)".into(),
         Step::LocalPref => format!("LOCAL_PREF {} is lower than {}", loser.local_pref, winner.local_pref),
         Step::Local => "it is learned, and this node has a route of its own".into(),
         Step::AsPathLength => format!("AS_PATH of {} is longer than {}", loser.as_path_len, winner.as_path_len),
-        Step::Origin => format!("ORIGIN {} is worse than {}", origin(loser.origin), origin(winner.origin)),
+        Step::Origin => format!("ORIGIN {} is worse than {}", origin_name(loser.origin), origin_name(winner.origin)),
         Step::Med => {
             format!("MED {} is higher than {} of the same neighbour AS {}", loser.med, winner.med, loser.neighbour_as)
         }
@@ -269,6 +269,7 @@ fn hearer<K: Key>(
         Ok(_) if !out.is_told_path(peer, at, &best, true) => "it is about to be told".into(),
         Ok(_) => rule,
         Err(Withheld::Rule | Withheld::Default) => rule,
+        Err(Withheld::NotExported) if !rule.is_empty() => format!("not announced: {rule}"),
         Err(withheld) => withheld_because(*withheld).into(),
     };
     Some(Hearer { peer: address, told: told.ok(), why })
@@ -286,6 +287,10 @@ fn export_rule<K: Key>(table: &Table<K>, shared: &Shared, to: &Terms, at: u32, p
         is_ebgp: to.is_ebgp,
     };
     let rule = to.export.policy.decide(&route);
+    if let (None, Some(origin)) = (rule, origin) {
+        // A route of our own that no BGPFilter is about has the verdict that it was originated with.
+        return origin.rule.into();
+    }
     by_rule(&to.export.policy, rule.map(|r| (r.name.as_str(), r.action, !r.operations.is_empty())))
 }
 

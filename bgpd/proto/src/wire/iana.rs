@@ -318,3 +318,13 @@ pub fn error_name(code: u8, subcode: u8) -> &'static str {
         _ => "unknown error",
     }
 }
+
+/// What an ORIGIN says (RFC 4271 section 4.3).
+pub fn origin_name(value: u8) -> &'static str {
+    match value {
+        0 => "IGP",
+        1 => "EGP",
+        2 => "INCOMPLETE",
+        _ => "unknown",
+    }
+}

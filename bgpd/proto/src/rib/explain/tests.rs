@@ -130,3 +130,33 @@ fn an_ibgp_path_goes_to_no_ibgp_peer() {
     assert!(routes[0].attributes.ases().eq([65000, 65009]), "advertised routes are shown as they are sent");
     assert_eq!(routes[0].attributes.next_hop, IpAddr::from([192, 0, 2, 99]));
 }
+
+/// Calico's default rejects what is learned; of our own routes the export rules have said already what becomes of them.
+#[test]
+fn our_own_routes_are_told_by_their_own_rule() {
+    let mut rib = rib(|n, info| {
+        info.export.policy.default = Action::Reject;
+        if n == 2 {
+            info.export.policy.rules = vec![Rule { name: "BGPFilter x, exportV4[0]".into(), ..Rule::default() }];
+        }
+    });
+    for (export, rule, peers) in [
+        (
+            true,
+            "a block of this node",
+            [(true, "a block of this node"), (true, "accepted by BGPFilter x, exportV4[0]")],
+        ),
+        (
+            false,
+            "its pool has disableBGPExport",
+            [(false, "not announced: its pool has disableBGPExport"), (true, "accepted by BGPFilter x, exportV4[0]")],
+        ),
+    ] {
+        let prefix = Prefix::new([10, 0, 0, 0].into(), 8).unwrap();
+        rib.originate(vec![Origin { prefix, communities: vec![], interface: None, priority: None, export, rule }]);
+        settle(&mut rib);
+        let e = rib.explain(ten()).unwrap();
+        let said: Vec<(bool, &str)> = e.peers[..2].iter().map(|h| (h.told.is_some(), h.why.as_str())).collect();
+        assert_eq!(said, peers);
+    }
+}
