@@ -2,8 +2,9 @@
 //!
 //! - `/readyz`: 200 once the store is in sync, the configuration applied, the listeners bound and, with a FIB, the kernel read
 //!   and written, and while it refuses no route; else 503 with what is missing. `/healthz`: 200 while the process answers.
-//! - `/metrics`: Prometheus text; see `metrics`.
-//! - `/v1/status`: `routerId`, `localAs`, `listening`, `attributeSets` (of the RIB), `flapThreshold`, `flapping` (prefixes whose
+//! - `/metrics`: Prometheus text; see `metrics`. These three are on a port of the loopback interface too (`--metrics`).
+//! - `/v1/status`: `routerId`, `localAs`, `listening`, `attributeSets` (of the RIB), `awaited` (after a restart: the peers
+//!   whose End-of-RIB announcements wait for), `flapThreshold`, `flapping` (prefixes whose
 //!   best path changed that often in a minute: `prefix`, `changes`, `peers`), `waitingFor` (null, or why `/readyz` is 503),
 //!   `notes` (what resources ask for that the speaker does not do), `kernel` (null without a FIB; else `routes` wanted, `stale`,
 //!   `failed`, and of a hundred of these `failures`: `prefix` and `reason`, the kernel's).

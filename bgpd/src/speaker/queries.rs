@@ -50,6 +50,8 @@ pub struct SpeakerStatus {
     pub listening: Vec<SocketAddr>,
     pub rib: Vec<RibStatus>,
     pub attribute_sets: usize,
+    /// After a restart: whose End-of-RIB our announcements wait for.
+    pub awaited: Vec<IpAddr>,
     pub flap_threshold: u32,
     pub flapping: Vec<Flapping>,
 }
@@ -89,6 +91,7 @@ impl Speaker {
                 })
                 .collect(),
             attribute_sets: self.rib.attribute_sets(),
+            awaited: self.awaited(),
             flap_threshold: config.map_or(0, |c| c.flap_threshold),
             flapping: self.rib.flapping(threshold).into_iter().map(|f| self.flapping(f)).collect(),
         }

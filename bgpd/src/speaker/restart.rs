@@ -8,7 +8,10 @@
 //!   dead node must not silence the others.
 //!
 //! The R bit of a peer proves nothing (FRR sets it for two minutes, OpenBGPD always), so its End-of-RIB is awaited all the same.
+//! But a peer with R that has announced nothing for [`SETTLE_TIME`] waits for us as we do for it (RFC 4724 section 4.1 leaves
+//! such peers out): it holds up no announcement. Its kernel routes are kept, for it will tell.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
@@ -52,7 +55,7 @@ impl OwnRestart {
 enum Told {
     All,
     NotYet,
-    /// It is not there, and was not for a while.
+    /// It is not there, and was not for a while; or it restarted too, and waits.
     Away,
 }
 
@@ -98,6 +101,17 @@ impl Speaker {
         });
     }
 
+    /// Whose End-of-RIB holds up our announcements.
+    pub(super) fn awaited(&self) -> Vec<IpAddr> {
+        let is_awaited = |peer: &Peer, family: Family| {
+            let received = self.rib.counts(peer.index, family).0;
+            self.holding[family as usize] && told(peer, family, received) == Told::NotYet
+        };
+        let peers = self.peers.iter().filter(|(_, p)| p.down_reason().is_none() && !self.restart.is_over(&p.config));
+        let awaited = peers.filter(|(_, p)| Family::ALL.into_iter().any(|f| is_awaited(p, f)));
+        awaited.map(|(id, _)| id.address).collect()
+    }
+
     /// Whether all peers have told all of a family, and whether that is enough to announce.
     fn have_told(&self, family: Family) -> (bool, bool) {
         let (mut all, mut enough) = (true, true);
@@ -105,7 +119,7 @@ impl Speaker {
             if self.restart.is_over(&peer.config) {
                 continue;
             }
-            let told = told(peer, family);
+            let told = told(peer, family, self.rib.counts(peer.index, family).0);
             all &= told == Told::All;
             enough &= told != Told::NotYet;
         }
@@ -113,15 +127,19 @@ impl Speaker {
     }
 }
 
-fn told(peer: &Peer, family: Family) -> Told {
+/// `received`: prefixes of the family that the peer has announced.
+fn told(peer: &Peer, family: Family, received: u32) -> Told {
     let Some(session) = &peer.session else {
         let is_away = peer.awaited_since.elapsed() > peer.config.connect_retry * ATTEMPTS;
         return if is_away { Told::Away } else { Told::NotYet };
     };
     // Only speakers of graceful restart promise an End-of-RIB (RFC 4724 section 3), helpers included.
     let is_silent = session.common.graceful_restart.is_none() && session.since.elapsed() >= SETTLE_TIME;
+    let theirs = peer.primary.open.as_ref().and_then(|o| o.capabilities.graceful_restart.as_ref());
+    let waits = theirs.is_some_and(|gr| gr.restarting) && received == 0 && session.since.elapsed() >= SETTLE_TIME;
     match !session.common.family(family) || session.end_of_rib[family as usize] || is_silent {
         true => Told::All,
+        false if waits => Told::Away,
         false => Told::NotYet,
     }
 }

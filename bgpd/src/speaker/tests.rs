@@ -337,3 +337,19 @@ fn frr_keeps_our_routes_over_our_restart_and_we_keep_its() {
         until("the old one is swept by End-of-RIB", || async { !frr.has("10.1.0.0/16") }).await;
     });
 }
+
+/// As after an upgrade of all nodes at once: each would wait for the other's End-of-RIB until the restart time is over.
+#[test]
+#[ignore = "needs network namespaces"]
+fn two_that_restart_together_do_not_wait_for_each_other() {
+    in_namespace(|| async {
+        let restarted = |seed| Start { restarted: true, preserved: [true; 2], seed, ..Start::default() };
+        let (a, b) = (Handle::start(restarted(1)).unwrap(), Handle::start(restarted(2)).unwrap());
+        a.originate(vec![origin("10.1.0.0/16")]);
+        b.originate(vec![origin("10.2.0.0/16")]);
+        a.configure(config((1, 65001), (2, 65002), PORT)).await.unwrap().unwrap();
+        b.configure(config((2, 65002), (1, 65001), PORT)).await.unwrap().unwrap();
+        until("routes both ways", || async { has(&a, "10.2.0.0/16").await && has(&b, "10.1.0.0/16").await }).await;
+        until("in sync", || async { a.in_sync().borrow().v4 && b.in_sync().borrow().v4 }).await;
+    });
+}

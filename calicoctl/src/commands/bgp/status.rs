@@ -129,10 +129,12 @@ fn refused(speaker: &Value, look: &Look) -> String {
 }
 
 fn waiting(speaker: &Value) -> String {
-    let lines = speaker["waitingFor"]
-        .as_str()
-        .into_iter()
-        .chain(speaker["notes"].as_array().into_iter().flatten().filter_map(Value::as_str));
+    let reason = speaker["waitingFor"].as_str().map(String::from);
+    let awaited = Some(cell(speaker, "awaited")).filter(|peers| !peers.is_empty()).map(|peers| {
+        format!("bgpd restarted: it announces nothing before the End-of-RIB of {peers}, for at most the restart time")
+    });
+    let notes = speaker["notes"].as_array().into_iter().flatten().filter_map(Value::as_str).map(String::from);
+    let lines = reason.into_iter().chain(awaited).chain(notes);
     let notes: String = lines.map(|l| format!("  {l}\n")).collect();
     if notes.is_empty() { notes } else { format!("Notes\n{notes}\n") }
 }
@@ -193,6 +195,7 @@ No IPv6 peers found.
             "flapThreshold": 20,
             "flapping": [{"prefix": "10.0.0.0/8", "changes": 44, "peers": ["192.168.1.1", "192.168.1.2"]}],
             "kernel": {"routes": 9, "stale": 0, "failed": 1, "failures": [{"prefix": "10.1.0.0/16", "reason": "refused"}]},
+            "awaited": ["192.168.1.2", "192.168.1.3"],
             "notes": ["BGPPeer x makes no session"],
         });
         let all = text(&json!([guarded, held]), &speaker, &look());
@@ -215,6 +218,7 @@ PREFIX        REASON
 10.1.0.0/16   refused   
 
 Notes
+  bgpd restarted: it announces nothing before the End-of-RIB of 192.168.1.2 192.168.1.3, for at most the restart time
   BGPPeer x makes no session
 
 ";
