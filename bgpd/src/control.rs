@@ -10,17 +10,19 @@
 //!   `failed`, and of a hundred of these `failures`: `prefix` and `reason`, the kernel's).
 //! - `/v1/peers`: a list of `name`, `address` (of an unnumbered peer that was not heard yet, its interface), `port` (configured), `type` (`node-to-node mesh`, `global`, `node specific`),
 //!   `remoteAs`, `localAs`, `state` (RFC 4271's), `up` (Established), `since` (of the state, RFC 3339), `lastError` (null or a
-//!   sentence: why it is down), `received` and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
+//!   sentence: why it is down), `received`, `accepted` (those that loop checks and
+//!   import rules let pass) and `advertised` (prefixes), `family` (of the session's addresses), `bfd`
 //!   (null without it; else see [`BfdStatus`](crate::bfd::BfdStatus)), `flaps` (sessions lost), `nearLimit` (of its prefixes), `heldDown` (null, or why its
-//!   configuration keeps it down).
+//!   configuration keeps it down), `interface` (null, or the link that it is behind).
 //! - `/v1/peer?peer=ADDRESS`: a list of peers there, each with the fields of `/v1/peers` and `local` and `remote` (ends of the
-//!   connection), `routerId`, `established` (sessions so far), `lastCode` (null, or code and subcode
+//!   connection), `routerId`, `established` (sessions so far), `lastReset` (null, or `time` and `reason` of the last loss), `lastCode` (null, or code and subcode
 //!   of the NOTIFICATION that ended the last session), `capabilities` (`name`, `ours`, `theirs`), `families`, `timers`
 //!   (seconds: `configured`, `negotiated`, `remaining`), `messagesReceived` and `messagesSent` (by type).
 //! - POST `/v1/clear?peer=ADDRESS&soft=in|out|both&message=TEXT`: begins sessions anew, all without `peer`, with `message` for
 //!   the peers' operators; with `soft` only looks at routes again. The answer says how many peers that were: `{"cleared": 1}`.
-//! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `localPref`, `med`, `communities`, `peer` (it
-//!   came from; null: this node), `best` (in the multipath set), `stale` (from before the peer's restart).
+//! - `/v1/routes`: `prefix`, `nextHop` (null: a route of this node), `asPath`, `asPathText` (sets in braces), `origin`, `localPref`,
+//!   `med`, `communities`, `originatorId`, `clusterList`, `peer` (it came from; null: this node), `pathId` (0 without add-path),
+//!   `best` (in the multipath set), `stale` (from before the peer's restart), `accepted` (loop checks and import rules let it pass).
 //!   - `view=best` (if absent), `received` or `advertised`; `peer=ADDRESS`, which advertised needs. Advertised routes are shown
 //!     as they are sent.
 //!   - `prefix=PREFIX` with `match=longer` (it and what lies inside it; if absent), `exact` or `covering`;
@@ -28,7 +30,7 @@
 //!   - `format=list` (if absent) or `lines`: one object on each line. Either is made while it is read, in slices between which
 //!     the speaker does other work: a change meanwhile is shown as it was or as it is.
 //! - `/v1/mrt`: every path of every peer as received, an MRT file (TABLE_DUMP_V2, RFC 6396).
-//! - `/v1/why?target=PREFIX|ADDRESS`: the prefix, or the longest one around it, as `prefix`; `paths`, the best first, with the
+//! - `/v1/why?target=PREFIX|ADDRESS`: `target`; the prefix, or the longest one around it, as `prefix`; `paths`, the best first, with the
 //!   fields of a route and `fate` (`best`, `multipath`, `lost`, `unusable`), `why` (a sentence), `import` (what loop checks and
 //!   rules made of it), `nextHopMetric` (null: out of reach); `peers` with `told` (null, or what it is sent) and `why`;
 //!   `origin` (null, or the kernel's route behind our own: `interface`, `priority`, `announced`, `rule`); `kernel` (null, or why
@@ -37,12 +39,15 @@
 //!   `time`, and `peer`, `name`, `remoteAs`, `reason`, or `prefix` and `best` (null, or `peer`, `nextHops`, `asPath`).
 //!   `peer=ADDRESS`, `prefix=PREFIX` (and what lies inside it) limit it. After `lost`, for a reader that is too slow, it ends.
 //!
+//! A peer is named by its address (`fe80::1%eth0` on a link), its `name`, or the `interface` that it is behind.
+//!
 //! What is wrong with a request is said in JSON: `{"error": "a sentence"}`, with status 400, or 404 for a peer that is not there.
 
 mod error;
 mod peer;
 pub mod routes;
 mod watch;
+mod whom;
 mod why;
 
 use axum::body::Body;

@@ -112,6 +112,7 @@ mod tests {
             best: true,
             path_id: 0,
             stale: false,
+            accepted: true,
         };
         let routes = vec![route(1, Some(1)), route(1, Some(2)), route(2, None), route(3, Some(7)), route(4, Some(2))];
         let (mut out, mut sequence) = (Vec::new(), 0);

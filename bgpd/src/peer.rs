@@ -13,6 +13,7 @@ use bgp_proto::rib::{ExportConfig, PeerIndex, PeerInfo};
 use bgp_proto::wire::open::Open;
 use bgp_proto::wire::{HEADER_LEN, MessageType};
 use jiff::Timestamp;
+use serde::Serialize;
 use tokio::task::JoinHandle;
 
 pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus, Place, Waiting};
@@ -103,6 +104,13 @@ pub struct Counters {
     pub flaps: u64,
 }
 
+/// How a session ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Reset {
+    pub time: Timestamp,
+    pub reason: String,
+}
+
 pub struct Peer {
     pub config: PeerConfig,
     pub index: PeerIndex,
@@ -115,6 +123,8 @@ pub struct Peer {
     /// Why the session that is going down does so.
     pub cause: Cause,
     pub last_error: Option<String>,
+    /// The end of the last session.
+    pub last_reset: Option<Reset>,
     /// Why we are about to end the session, where the NOTIFICATION says less.
     pub why: Option<String>,
     /// The last connection of the peer's own: peers that share an address take turns.
@@ -133,6 +143,7 @@ impl Peer {
         Peer {
             primary: Connection::new(&config, seed),
             last_error: None,
+            last_reset: None,
             why: None,
             config,
             index,
@@ -216,8 +227,9 @@ impl Peer {
         match (before, after) {
             (_, State::Established) => tracing::info!("peer {address} ({}): Established", self.config.name),
             (State::Established, _) => {
-                let why = self.last_error.as_deref().unwrap_or("the session ended");
+                let why = self.last_error.clone().unwrap_or_else(|| "the session ended".into());
                 tracing::warn!("peer {address} ({}): down: {why}", self.config.name);
+                self.last_reset = Some(Reset { time: Timestamp::now(), reason: why });
             }
             _ => tracing::debug!("peer {address}: {} to {}", before.name(), after.name()),
         }

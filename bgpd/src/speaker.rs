@@ -46,7 +46,7 @@ pub use self::clear::Clear;
 use self::deadlines::Deadlines;
 use self::handle::Command;
 pub use self::handle::{Handle, InSync, Resolver, RouteBatch, Start};
-pub use self::queries::{RibStatus, RouteQuery, RouteSlice, RouteView, SpeakerStatus};
+pub use self::queries::{PeersAt, RibStatus, RouteQuery, RouteSlice, RouteView, SpeakerStatus};
 use self::restart::OwnRestart;
 use crate::bfd;
 use crate::bmp::Stations;
@@ -293,13 +293,12 @@ impl Speaker {
                 let all = self.peers.iter().map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id)));
                 let _ = answer.send(all.chain(self.missing_neighbours()).collect());
             }
-            Command::Peer(address, answer) => {
-                let _ = answer.send(
-                    self.peers_at(address).map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id))).collect(),
-                );
+            Command::Peer(at, answer) => {
+                let all = self.peers.iter().filter(|(id, _)| at.has(id));
+                let _ = answer.send(all.map(|(id, p)| p.detail(*id, &self.rib, self.bfd.status(*id))).collect());
             }
-            Command::Clear(address, clear, message, answer) => {
-                let _ = answer.send(self.clear(address, clear, message.as_deref()));
+            Command::Clear(at, clear, message, answer) => {
+                let _ = answer.send(self.clear(at, clear, message.as_deref()));
             }
             Command::Explain(target, answer) => {
                 let _ = answer.send(self.rib.explain(target));

@@ -9,6 +9,9 @@ use serde_json::json;
 
 use crate::peer::PeerStatus;
 
+/// Peers that an error lists.
+const SHOWN: usize = 10;
+
 /// An answer that is an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
@@ -27,10 +30,30 @@ impl Refusal {
         let known: Vec<String> = peers.iter().map(|p| p.address.to_string()).collect();
         let error = match nearest(&wanted.to_string(), &known) {
             Some(near) => format!("there is no peer {wanted}; did you mean {near}?"),
-            None if known.is_empty() => format!("there is no peer {wanted}: this node has none"),
-            None => format!("there is no peer {wanted}; the peers are {}", known.join(", ")),
+            None => format!("there is no peer {wanted}{}", which(&known)),
         };
         Refusal { status: StatusCode::NOT_FOUND, error }
+    }
+
+    /// The same for what is no address.
+    pub fn no_peer_of_name(wanted: &str, peers: &[PeerStatus]) -> Refusal {
+        let names = || peers.iter().flat_map(|p| [Some(p.name.as_str()), p.interface.as_deref()]).flatten();
+        let known: Vec<String> = peers.iter().map(|p| p.address.to_string()).collect();
+        let hint = match api::validate::nearest(wanted, names()) {
+            Some(near) => format!("; did you mean {near}?"),
+            None => which(&known),
+        };
+        let error = format!("'{wanted}' is no address, and the name or interface of no peer{hint}");
+        Refusal { status: StatusCode::NOT_FOUND, error }
+    }
+}
+
+/// The end of a sentence: what there is, of many the first.
+fn which(known: &[String]) -> String {
+    match known.len() {
+        0 => ": this node has none".into(),
+        n @ 0..=SHOWN => format!("; the peers are {}", known[..n].join(", ")),
+        n => format!("; the peers are {} and {} more", known[..SHOWN].join(", "), n - SHOWN),
     }
 }
 

@@ -9,8 +9,7 @@ use serde_json::json;
 
 use super::App;
 use super::error::Refusal;
-use super::routes::address;
-use crate::peer::{PeerDetail, Place};
+use super::whom::{waiting, whom};
 use crate::speaker::Clear;
 
 /// The query of `/v1/peer`.
@@ -49,19 +48,14 @@ pub async fn peer(
     parameters: Result<Query<PeerParameters>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
-    let wanted = match address(&parameters.peer) {
-        Ok(wanted) => wanted,
-        Err(refusal) => {
-            // An unnumbered peer that was not heard yet goes by its interface.
-            let is_it =
-                |p: &PeerDetail| matches!(&p.status.address, Place::Interface(name) if *name == parameters.peer);
-            let waiting: Vec<PeerDetail> = app.speaker.details().await.into_iter().filter(is_it).collect();
-            return if waiting.is_empty() { Err(refusal) } else { Ok(Json(waiting).into_response()) };
-        }
-    };
+    let waiting = waiting(&app.speaker, &parameters.peer).await;
+    if !waiting.is_empty() {
+        return Ok(Json(waiting).into_response());
+    }
+    let wanted = whom(&app.speaker, &parameters.peer).await?;
     let details = app.speaker.peer(wanted).await;
     if details.is_empty() {
-        return Err(Refusal::no_peer(wanted, &app.speaker.peers().await));
+        return Err(Refusal::no_peer(wanted.address, &app.speaker.peers().await));
     }
     Ok(Json(details).into_response())
 }
@@ -72,7 +66,10 @@ pub async fn clear(
     parameters: Result<Query<ClearParameters>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
-    let wanted = parameters.peer.as_deref().map(address).transpose()?;
+    let wanted = match &parameters.peer {
+        Some(text) => Some(whom(&app.speaker, text).await?),
+        None => None,
+    };
     let clear = match parameters.soft {
         None => Clear::Hard,
         Some(Soft::In) => Clear::SoftIn,
@@ -89,7 +86,7 @@ pub async fn clear(
         _ => {}
     }
     match (app.speaker.clear(wanted, clear, parameters.message).await, wanted) {
-        (0, Some(wanted)) => Err(Refusal::no_peer(wanted, &app.speaker.peers().await)),
+        (0, Some(wanted)) => Err(Refusal::no_peer(wanted.address, &app.speaker.peers().await)),
         (count, _) => Ok(Json(json!({ "cleared": count })).into_response()),
     }
 }

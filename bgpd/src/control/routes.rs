@@ -1,7 +1,7 @@
 //! `/v1/routes`: a stream, made of slices as fast as the reader takes them.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
@@ -10,11 +10,13 @@ use axum::response::{IntoResponse, Response};
 use bgp_proto::af::Prefix;
 use bgp_proto::rib::{Cursor, PrefixFilter, RouteFilter, RouteInfo};
 use bgp_proto::wire::attribute::Attributes;
+use bgp_proto::wire::{as_path, iana};
 use serde::{Deserialize, Serialize};
 
 use super::App;
 use super::error::Refusal;
-use crate::speaker::{Handle, RouteQuery, RouteSlice, RouteView};
+use super::whom::whom;
+use crate::speaker::{Handle, PeersAt, RouteQuery, RouteSlice, RouteView};
 
 /// The query of `/v1/routes`.
 #[derive(Debug, Default, Deserialize)]
@@ -61,8 +63,8 @@ enum Format {
 }
 
 impl Parameters {
-    fn query(&self) -> Result<RouteQuery, Refusal> {
-        let peer = self.peer.as_deref().map(address).transpose()?;
+    /// `peer`: whom the parameter of that name means.
+    fn query(&self, peer: Option<PeersAt>) -> Result<RouteQuery, Refusal> {
         let view = match (self.view, peer) {
             (ViewName::Best, peer) => RouteView::Best(peer),
             (ViewName::Received, peer) => RouteView::Received(peer),
@@ -79,11 +81,6 @@ impl Parameters {
         })?;
         Ok(RouteQuery { view, filter: RouteFilter { prefix, communities, from: None } })
     }
-}
-
-/// An address in a query.
-pub fn address(text: &str) -> Result<IpAddr, Refusal> {
-    text.parse().map_err(|_| Refusal::bad(format!("'{text}' is no IP address")))
 }
 
 /// A prefix in a query; an address is one of its own length.
@@ -103,11 +100,15 @@ pub async fn routes(
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
-    let query = parameters.query()?;
+    let peer = match &parameters.peer {
+        Some(text) => Some(whom(&app.speaker, text).await?),
+        None => None,
+    };
+    let query = parameters.query(peer)?;
     let Some(first) = app.speaker.routes(query.clone(), Cursor::START).await else {
         return Err(match query.view {
             RouteView::Best(Some(peer)) | RouteView::Received(Some(peer)) | RouteView::Advertised(peer) => {
-                Refusal::no_peer(peer, &app.speaker.peers().await)
+                Refusal::no_peer(peer.address, &app.speaker.peers().await)
             }
             RouteView::Best(None) | RouteView::Received(None) => Refusal::bad("the speaker is not running"),
         });
@@ -193,6 +194,7 @@ pub struct RouteStatus {
     pub path_id: u32,
     pub best: bool,
     pub stale: bool,
+    pub accepted: bool,
 }
 
 /// The attributes of a route for display.
@@ -202,9 +204,14 @@ pub struct Shown {
     /// `None`: a route of this node.
     pub next_hop: Option<IpAddr>,
     pub as_path: Vec<u32>,
+    /// The same as operators write it: AS_SETs in braces.
+    pub as_path_text: String,
+    pub origin: &'static str,
     pub local_pref: Option<u32>,
     pub med: Option<u32>,
     pub communities: Vec<String>,
+    pub originator_id: Option<Ipv4Addr>,
+    pub cluster_list: Vec<Ipv4Addr>,
 }
 
 impl From<&Attributes> for Shown {
@@ -214,9 +221,13 @@ impl From<&Attributes> for Shown {
         Shown {
             next_hop: Some(attributes.next_hop).filter(|hop| !hop.is_unspecified()),
             as_path: attributes.ases().collect(),
+            as_path_text: as_path::display(attributes.as_path()),
+            origin: iana::origin_name(attributes.origin),
             local_pref: attributes.local_pref,
             med: attributes.med,
             communities: standard.chain(large).collect(),
+            originator_id: attributes.originator_id(),
+            cluster_list: attributes.cluster_list().map(Ipv4Addr::from).collect(),
         }
     }
 }
@@ -230,6 +241,7 @@ impl From<RouteInfo> for RouteStatus {
             path_id: route.path_id,
             best: route.best,
             stale: route.stale,
+            accepted: route.accepted,
         }
     }
 }

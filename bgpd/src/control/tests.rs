@@ -79,7 +79,12 @@ async fn a_wrong_request_is_told_what_would_be_right() {
     for (path, want) in [
         ("/v1/routes?view=received&peer=192.0.2.11", "there is no peer 192.0.2.11; did you mean 192.0.2.1?"),
         ("/v1/routes?view=advertised", "view=advertised needs peer=ADDRESS"),
-        ("/v1/routes?view=advertised&peer=leaf1", "'leaf1' is no IP address"),
+        (
+            "/v1/routes?view=advertised&peer=leaf1",
+            "'leaf1' is no address, and the name or interface of no peer; the peers are 192.0.2.1",
+        ),
+        ("/v1/peer?peer=awau", "'awau' is no address, and the name or interface of no peer; did you mean away?"),
+        ("/v1/peer?peer=fe80::1%25eth0", "'fe80::1%eth0' is no address, and"),
         ("/v1/routes?prefix=10.0.0.0/33", "'10.0.0.0/33' is no prefix: use 10.0.0.0/8, 2001:db8::/32, or an address"),
         ("/v1/routes?community=1", "'1' is no community: use aa:nn"),
         ("/v1/routes?wiew=best", "wiew"),
@@ -88,6 +93,16 @@ async fn a_wrong_request_is_told_what_would_be_right() {
     ] {
         let error = status::get_json::<Value>(daemon.server.socket(), path).await.unwrap_err().to_string();
         assert!(error.contains(want), "{path}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_is_known_by_its_address_and_by_its_name() {
+    let daemon = Daemon::start(0).await;
+    for whom in ["192.0.2.1", "away"] {
+        let peer = daemon.json(&format!("/v1/peer?peer={whom}")).await;
+        assert_eq!(peer[0]["address"], "192.0.2.1", "{whom}");
+        assert_eq!(daemon.json(&format!("/v1/routes?view=received&peer={whom}")).await, serde_json::json!([]));
     }
 }
 

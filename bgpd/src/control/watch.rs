@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 
 use super::App;
 use super::error::Refusal;
-use super::routes::{address, prefix};
+use super::routes::prefix;
+use super::whom::whom;
 use crate::events::{Event, Filter};
 
 /// The query of `/v1/watch`.
@@ -29,7 +30,10 @@ pub async fn watch(
     parameters: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Refusal> {
     let Query(parameters) = parameters.map_err(|e| Refusal::bad(e.body_text()))?;
-    let peer = parameters.peer.as_deref().map(address).transpose()?;
+    let peer = match &parameters.peer {
+        Some(text) => Some(whom(&app.speaker, text).await?.address),
+        None => None,
+    };
     if let Some(peer) = peer {
         let peers = app.speaker.peers().await;
         if !peers.iter().any(|p| p.address == peer) {

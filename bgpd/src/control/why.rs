@@ -7,6 +7,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use bgp_proto::af::Prefix;
 use bgp_proto::rib::Origin;
 use bgp_proto::rib::explain::{Explanation, Fate, Hearer, PathFate};
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,8 @@ pub struct Parameters {
 /// The answer; the fields are documented in `control`.
 #[derive(Debug, Serialize)]
 struct Why {
+    /// What was asked about.
+    target: String,
     prefix: String,
     paths: Vec<PathWhy>,
     peers: Vec<PeerWhy>,
@@ -63,9 +66,10 @@ struct OriginWhy {
     rule: &'static str,
 }
 
-impl From<Explanation> for Why {
-    fn from(explanation: Explanation) -> Why {
+impl Why {
+    fn new(target: Prefix, explanation: Explanation) -> Why {
         Why {
+            target: target.to_string(),
             prefix: explanation.prefix.to_string(),
             paths: explanation.paths.into_iter().map(PathWhy::from).collect(),
             peers: explanation.peers.into_iter().map(PeerWhy::from).collect(),
@@ -121,7 +125,7 @@ pub async fn why(
     let target = prefix(&parameters.target)?;
     match app.speaker.explain(target).await {
         Some(explanation) => {
-            let mut why = Why::from(explanation);
+            let mut why = Why::new(target, explanation);
             let readiness = app.readiness.borrow();
             let failures = readiness.kernel.iter().flat_map(|kernel| kernel.borrow().failures.clone());
             why.kernel = failures.into_iter().find(|f| f.prefix.to_string() == why.prefix).map(|f| f.reason);

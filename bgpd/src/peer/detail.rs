@@ -8,12 +8,12 @@ use bgp_proto::fsm::State;
 use bgp_proto::fsm::restart::Cause;
 use bgp_proto::rib::Rib;
 use bgp_proto::wire::MessageType;
-use bgp_proto::wire::iana::Role;
+use bgp_proto::wire::iana::{self, Role};
 use bgp_proto::wire::open::{Capabilities, Open};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Messages, Peer, down_reason, is_configured};
+use super::{Messages, Peer, Reset, down_reason, is_configured};
 use crate::bfd::BfdStatus;
 use bgp_plan::config::{PeerConfig, PeerId, PeerType};
 
@@ -61,6 +61,8 @@ impl Waiting {
         let status = PeerStatus {
             name: config.name.clone(),
             address: Place::Interface(interface.into()),
+            interface: Some(interface.into()),
+            scope: 0,
             port: 179,
             peer_type: config.peer_type,
             remote_as: config.remote_as,
@@ -71,6 +73,7 @@ impl Waiting {
             last_error: why,
             held_down,
             received: 0,
+            accepted: 0,
             advertised: 0,
             family: "IPv6",
             flaps: 0,
@@ -83,6 +86,7 @@ impl Waiting {
             remote: None,
             router_id: None,
             established: 0,
+            last_reset: None,
             last_code: None,
             capabilities: Vec::new(),
             families: Vec::new(),
@@ -99,6 +103,10 @@ impl Waiting {
 pub struct PeerStatus {
     pub name: String,
     pub address: Place,
+    /// The link that it is behind.
+    pub interface: Option<String>,
+    #[serde(skip)]
+    pub scope: u32,
     pub port: u16,
     #[serde(rename = "type")]
     pub peer_type: PeerType,
@@ -112,6 +120,8 @@ pub struct PeerStatus {
     /// Why its configuration keeps it down, where it does.
     pub held_down: Option<String>,
     pub received: u32,
+    /// Of those, what loop checks and policy let pass.
+    pub accepted: u32,
     pub advertised: u32,
     pub family: &'static str,
     /// Sessions that were lost.
@@ -133,6 +143,8 @@ pub struct PeerDetail {
     pub router_id: Option<Ipv4Addr>,
     /// Sessions that came up since the peer was configured.
     pub established: u64,
+    /// The end of the last one.
+    pub last_reset: Option<Reset>,
     /// Code and subcode of the NOTIFICATION that ended the last session.
     pub last_code: Option<(u8, u8)>,
     pub capabilities: Vec<CapabilityStatus>,
@@ -204,6 +216,8 @@ impl Peer {
         PeerStatus {
             name: self.config.name.clone(),
             address: Place::Address(id.address),
+            interface: self.config.interface.clone(),
+            scope: id.scope,
             port: id.port,
             peer_type: self.config.peer_type,
             // A template takes any AS: then it is what the OPEN said.
@@ -218,6 +232,7 @@ impl Peer {
             last_error: self.last_error.clone(),
             held_down: self.down_reason(),
             received: v4.0 + v6.0,
+            accepted: Family::ALL.into_iter().map(|f| rib.accepted(self.index, f)).sum(),
             advertised: v4.1 + v6.1,
             family: if id.address.is_ipv4() { "IPv4" } else { "IPv6" },
             flaps: self.counters.flaps,
@@ -234,6 +249,7 @@ impl Peer {
             remote: self.primary.remote,
             router_id: self.primary.open.as_ref().map(|o| o.router_id),
             established: self.counters.established,
+            last_reset: self.last_reset.clone(),
             last_code: match self.cause {
                 Cause::Sent(code, subcode) | Cause::Received(code, subcode) => Some((code, subcode)),
                 Cause::ConnectionLost | Cause::PathLost => None,
@@ -365,7 +381,12 @@ fn describe(c: &Capabilities, asn: u32) -> Vec<(String, String)> {
     if let Some(name) = &c.fqdn {
         add("host name", format!("{} {}", name.host, name.domain).trim().escape_debug().to_string());
     }
-    c.unknown.iter().for_each(|code| add(&format!("capability {code}"), yes()));
+    for code in &c.unknown {
+        match iana::capability_name(*code) {
+            Some(name) => add(&format!("{name} ({code})"), yes()),
+            None => add(&format!("capability {code}"), yes()),
+        }
+    }
     all
 }
 
@@ -383,7 +404,7 @@ mod tests {
         let graceful_restart = Some(GracefulRestart { restart_time: 120, ipv4: Some(true), ..Default::default() });
         let ours = Capabilities { ipv4: true, four_octet_as: true, graceful_restart, ..Default::default() };
         let add_path = [AddPath { send: true, receive: false }, AddPath::default()];
-        let theirs = Capabilities { ipv4: true, ipv6: true, add_path, unknown: vec![128], ..Default::default() };
+        let theirs = Capabilities { ipv4: true, ipv6: true, add_path, unknown: vec![128, 250], ..Default::default() };
         let rows = capabilities(Some(&open(ours)), Some(&open(theirs)));
         let rows: Vec<(&str, Option<&str>, Option<&str>)> =
             rows.iter().map(|r| (r.name.as_str(), r.ours.as_deref(), r.theirs.as_deref())).collect();
@@ -395,7 +416,8 @@ mod tests {
                 ("graceful restart", Some("120 s, IPv4 preserved"), None),
                 ("multiprotocol IPv6", None, Some("yes")),
                 ("add-path IPv4", None, Some("send")),
-                ("capability 128", None, Some("yes")),
+                ("Route Refresh (before RFC 2918) (128)", None, Some("yes")),
+                ("capability 250", None, Some("yes")),
             ]
         );
         assert_eq!(capabilities(None, None), []);

@@ -1,12 +1,11 @@
 //! What operators do to sessions: `bgpctl clear`.
 
-use std::net::IpAddr;
-
 use bgp_proto::af::Family;
 use bgp_proto::fsm::Event;
 use bgp_proto::wire::{MessageType, Notification, RefreshKind, RouteRefresh, iana};
 
 use super::Speaker;
+use super::queries::PeersAt;
 use bgp_plan::config::PeerId;
 
 /// How much of a session begins anew.
@@ -24,8 +23,8 @@ pub enum Clear {
 
 impl Speaker {
     /// Clears the peers at an address, or all; how many there are. `message` is for the operators of peers (RFC 9003).
-    pub(super) fn clear(&mut self, address: Option<IpAddr>, clear: Clear, message: Option<&str>) -> usize {
-        let is_meant = |id: &&PeerId| address.is_none_or(|a| a == id.address);
+    pub(super) fn clear(&mut self, at: Option<PeersAt>, clear: Clear, message: Option<&str>) -> usize {
+        let is_meant = |id: &&PeerId| at.is_none_or(|at| at.has(id));
         let ids: Vec<PeerId> = self.peers.keys().filter(is_meant).copied().collect();
         for &id in &ids {
             match clear {

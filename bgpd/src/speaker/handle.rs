@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
 
 use super::clear::Clear;
-use super::queries::{RouteQuery, RouteSlice, SpeakerStatus};
+use super::queries::{PeersAt, RouteQuery, RouteSlice, SpeakerStatus};
 use super::run;
 use crate::bfd;
 use crate::dynamic::Neighbours;
@@ -65,8 +65,8 @@ pub(super) enum Command {
     SetNeighbours(Neighbours),
     Peers(oneshot::Sender<Vec<PeerStatus>>),
     Details(oneshot::Sender<Vec<PeerDetail>>),
-    Peer(IpAddr, oneshot::Sender<Vec<PeerDetail>>),
-    Clear(Option<IpAddr>, Clear, Option<String>, oneshot::Sender<usize>),
+    Peer(PeersAt, oneshot::Sender<Vec<PeerDetail>>),
+    Clear(Option<PeersAt>, Clear, Option<String>, oneshot::Sender<usize>),
     Routes(RouteQuery, Cursor, oneshot::Sender<Option<RouteSlice>>),
     Status(oneshot::Sender<SpeakerStatus>),
     Explain(Prefix, oneshot::Sender<Option<Explanation>>),
@@ -174,17 +174,17 @@ impl Handle {
     }
 
     /// Everything about the peers at an address, for display.
-    pub async fn peer(&self, address: IpAddr) -> Vec<PeerDetail> {
+    pub async fn peer(&self, at: PeersAt) -> Vec<PeerDetail> {
         let (answer, details) = oneshot::channel();
-        self.send(Command::Peer(address, answer));
+        self.send(Command::Peer(at, answer));
         details.await.unwrap_or_default()
     }
 
     /// Begins sessions anew, or a part of what they carry: of the peers at an address, or of all. How many there are. `message`
     /// goes with the end of a session.
-    pub async fn clear(&self, address: Option<IpAddr>, clear: Clear, message: Option<String>) -> usize {
+    pub async fn clear(&self, at: Option<PeersAt>, clear: Clear, message: Option<String>) -> usize {
         let (answer, count) = oneshot::channel();
-        self.send(Command::Clear(address, clear, message, answer));
+        self.send(Command::Clear(at, clear, message, answer));
         count.await.unwrap_or_default()
     }
 

@@ -22,6 +22,26 @@ const SLICE: u32 = 1024;
 /// flapThreshold is a number in a minute.
 const FLAP_WINDOW_SECS: u64 = 60;
 
+/// Peers that a question is about: those at an address, on one link where it says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeersAt {
+    pub address: IpAddr,
+    /// Index of the interface of a link-local address.
+    pub scope: Option<u32>,
+}
+
+impl PeersAt {
+    pub fn has(self, id: &PeerId) -> bool {
+        self.address == id.address && self.scope.is_none_or(|s| s == id.scope)
+    }
+}
+
+impl From<IpAddr> for PeersAt {
+    fn from(address: IpAddr) -> PeersAt {
+        PeersAt { address, scope: None }
+    }
+}
+
 /// Which routes a query is about.
 #[derive(Clone, Debug)]
 pub struct RouteQuery {
@@ -31,11 +51,11 @@ pub struct RouteQuery {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteView {
-    /// That came from one peer's address, or from anywhere.
-    Best(Option<IpAddr>),
-    /// Of one peer's address, or of all.
-    Received(Option<IpAddr>),
-    Advertised(IpAddr),
+    /// That came from one peer, or from anywhere.
+    Best(Option<PeersAt>),
+    /// Of one peer, or of all.
+    Received(Option<PeersAt>),
+    Advertised(PeersAt),
 }
 
 /// Some routes, and where the next ones begin.
@@ -111,8 +131,8 @@ impl Speaker {
         Flapping { prefix: flap.prefix.to_string(), changes: flap.changes, peers }
     }
 
-    fn peer_index(&self, address: IpAddr) -> Option<PeerIndex> {
-        self.peers.iter().find(|(id, _)| id.address == address).map(|(_, p)| p.index)
+    fn peer_index(&self, at: PeersAt) -> Option<PeerIndex> {
+        self.peers.iter().find(|(id, _)| at.has(id)).map(|(_, p)| p.index)
     }
 
     /// See [`mrt::Index`].
@@ -135,14 +155,14 @@ impl Speaker {
         let mut filter = query.filter.clone();
         let view = match query.view {
             RouteView::Best(None) => View::Best,
-            RouteView::Best(Some(address)) => {
-                filter.from = Some(self.peer_index(address)?);
+            RouteView::Best(Some(at)) => {
+                filter.from = Some(self.peer_index(at)?);
                 View::Best
             }
             RouteView::Received(None) => View::Received(None),
-            RouteView::Received(Some(address)) => View::Received(Some(self.peer_index(address)?)),
-            RouteView::Advertised(address) => {
-                let peer = self.peer_index(address)?;
+            RouteView::Received(Some(at)) => View::Received(Some(self.peer_index(at)?)),
+            RouteView::Advertised(at) => {
+                let peer = self.peer_index(at)?;
                 return Some(self.rib.advertised(peer, &filter, from, SLICE));
             }
         };

@@ -9,13 +9,13 @@ use crate::switch_config::Vendor;
 
 #[derive(Debug, Args)]
 pub struct PeerArgs {
-    /// The peer's address
+    /// The peer's address (on a link fe80::1%eth0), its name, or the interface it is behind
     pub peer: String,
     #[command(flatten)]
     pub socket: SocketArgs,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RoutesView {
     /// The chosen path of every prefix
     Best,
@@ -26,6 +26,8 @@ pub enum RoutesView {
 }
 
 impl RoutesView {
+    pub const ALL: [RoutesView; 3] = [RoutesView::Best, RoutesView::Received, RoutesView::Advertised];
+
     /// As the daemon is asked.
     pub fn name(self) -> &'static str {
         match self {
@@ -38,18 +40,18 @@ impl RoutesView {
 
 #[derive(Debug, Args)]
 pub struct RoutesArgs {
-    #[arg(value_enum, default_value = "best")]
-    pub view: RoutesView,
-    /// Only this prefix and those inside it; an address: those it is inside of
-    pub prefix: Option<String>,
+    /// best (the chosen paths, if absent), received or advertised; then a prefix: only it and those inside it; or an address:
+    /// those that it is inside of
+    #[arg(value_name = "[best|received|advertised] [PREFIX|ADDRESS]", num_args = 0..=2)]
+    pub words: Vec<String>,
     /// Only routes of this peer
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "PEER")]
     pub peer: Option<String>,
     /// Only the prefix itself
-    #[arg(long, requires = "prefix")]
+    #[arg(long, requires = "words")]
     pub exact: bool,
     /// The prefix and those inside it
-    #[arg(long, requires = "prefix", conflicts_with = "exact")]
+    #[arg(long, requires = "words", conflicts_with = "exact")]
     pub longer: bool,
     /// Only routes with this community, aa:nn or aa:nn:mm; all of them where it is given several times
     #[arg(long, value_name = "COMMUNITY")]
@@ -72,7 +74,7 @@ pub struct WhyArgs {
 #[derive(Debug, Args)]
 pub struct WatchArgs {
     /// Only this peer's session and the best paths that become its own
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "PEER")]
     pub peer: Option<String>,
     /// Only best paths of this prefix and of those inside it
     pub prefix: Option<String>,

@@ -27,6 +27,15 @@ async fn ask(run_dir: &Path, path: &str) -> Result<Value> {
     sockets::ask(run_dir, SOCKET, path).await
 }
 
+/// A peer's address, with the link where it needs one: `fe80::1%eth0`.
+fn address(peer: &Value) -> String {
+    let address = sockets::cell(peer, "address");
+    match peer["interface"].as_str() {
+        Some(link) if address.starts_with("fe80:") => format!("{address}%{link}"),
+        _ => address,
+    }
+}
+
 /// A text in a query.
 fn quoted(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~:/,".contains(&b);
@@ -43,6 +52,13 @@ fn path(base: &str, query: &[(&str, Option<&str>)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_link_local_address_has_its_link() {
+        let peer = |address: &str, interface: Value| serde_json::json!({"address": address, "interface": interface});
+        assert_eq!(address(&peer("fe80::1", "eth0".into())), "fe80::1%eth0");
+        assert_eq!(address(&peer("192.0.2.1", Value::Null)), "192.0.2.1");
+    }
 
     #[test]
     fn a_query_has_what_was_given_and_nothing_that_would_end_it() {

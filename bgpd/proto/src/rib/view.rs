@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::group::Groups;
 use super::import::has_community;
-use super::{LOCAL, PeerIndex, Rib, Shared, Stale, Table};
+use super::{AttrId, LOCAL, PeerIndex, Rib, Shared, Stale, Table};
 use crate::af::{Family, Key, Prefix};
 use crate::policy::Community;
 use crate::wire::attribute::Attributes;
@@ -24,6 +24,8 @@ pub struct RouteInfo {
     pub path_id: u32,
     pub best: bool,
     pub stale: bool,
+    /// Loop checks and import policy let it pass.
+    pub accepted: bool,
 }
 
 /// Which routes to show.
@@ -193,6 +195,7 @@ fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteI
                 path_id: path.id,
                 best: i < best,
                 stale: path.stale != Stale::No,
+                accepted: path.used != AttrId::NONE,
             });
         }
     }

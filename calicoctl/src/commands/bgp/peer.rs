@@ -4,7 +4,7 @@ use anyhow::Result;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
-use super::{ask, path};
+use super::{address, ask, path};
 use crate::cli::bgp::PeerArgs;
 use crate::commands::sockets::cell;
 use crate::{output, table};
@@ -55,16 +55,24 @@ fn head(peer: &Value, now: Timestamp) -> String {
         _ => "none".into(),
     };
     let lines = [
-        ("Peer", format!("{} port {} ({}, {})", field("address"), field("port"), field("name"), field("type"))),
+        ("Peer", format!("{} port {} ({}, {})", address(peer), field("port"), field("name"), field("type"))),
         ("State", format!("{}{age}", field("state"))),
         ("AS", format!("{} here, {} there ({kind})", field("localAs"), field("remoteAs"))),
         ("Router id", field("routerId")),
         ("Connection", ends),
         ("Sessions", format!("{} came up, {} were lost", field("established"), field("flaps"))),
+        ("Last reset", reset(&peer["lastReset"], now)),
         ("Held down", field("heldDown")),
         ("Last error", field("lastError")),
     ];
     lines.iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| format!("{name:<12}{text}\n")).collect()
+}
+
+fn reset(reset: &Value, now: Timestamp) -> String {
+    match reset["time"].as_str().and_then(|t| t.parse::<Timestamp>().ok()) {
+        Some(time) => format!("{} ago: {}", age(now.duration_since(time)), cell(reset, "reason")),
+        None => String::new(),
+    }
 }
 
 /// `2d 3h`, `3h 7m`, `7m 12s`, `12s`.
@@ -166,6 +174,7 @@ mod tests {
             "name": "Global_192_0_2_1", "address": "192.0.2.1", "port": 179, "type": "global", "remoteAs": 65001, "localAs": 65010,
             "state": "Established", "up": true, "since": "2026-11-21T13:52:48Z", "lastError": null, "heldDown": null,
             "local": "192.0.2.4:40211", "remote": "192.0.2.1:179", "routerId": "192.0.2.1", "established": 2, "flaps": 1,
+            "lastReset": {"time": "2026-11-21T13:52:40Z", "reason": "hold timer expired"},
             "capabilities": [{"name": "route refresh", "ours": "yes", "theirs": "yes"},
                              {"name": "role", "ours": "customer", "theirs": null}],
             "families": [{"family": "IPv4", "negotiated": true, "received": 5, "accepted": 4, "advertised": 2,
@@ -184,6 +193,7 @@ AS          65010 here, 65001 there (eBGP)
 Router id   192.0.2.1
 Connection  192.0.2.4:40211 to 192.0.2.1:179
 Sessions    2 came up, 1 were lost
+Last reset  7m 20s ago: hold timer expired
 
 Families
 FAMILY   IN USE   RECEIVED   ACCEPTED   ADVERTISED   END-OF-RIB   LIMIT   STALE ROUTES   

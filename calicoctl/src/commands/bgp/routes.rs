@@ -1,10 +1,10 @@
 //! routes: of a table of any size, as it comes.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{SOCKET, ask, path};
+use super::{SOCKET, address, ask, path};
 use crate::cli::Output;
 use crate::cli::bgp::{RoutesArgs, RoutesView};
 use crate::commands::sockets::cell;
@@ -13,47 +13,88 @@ use crate::{output, table};
 /// Rows that are sorted and laid out together; what follows is printed as it comes.
 const SORTED: usize = 10_000;
 
-const COLUMNS: [(&str, &str); 8] = [
+/// Heading and field; a wide table has them all.
+const COLUMNS: [(&str, &str); 14] = [
     ("PREFIX", "prefix"),
     ("NEXT HOP", "nextHop"),
-    ("AS PATH", "asPath"),
+    ("AS PATH", "asPathText"),
     ("LOCAL PREF", "localPref"),
     ("MED", "med"),
     ("COMMUNITIES", "communities"),
     ("PEER", "peer"),
     ("BEST", "best"),
+    ("ORIGIN", "origin"),
+    ("ACCEPTED", "accepted"),
+    ("STALE", "stale"),
+    ("PATH ID", "pathId"),
+    ("ORIGINATOR", "originatorId"),
+    ("CLUSTER LIST", "clusterList"),
 ];
+/// Of those, in a narrow one.
+const NARROW: usize = 8;
+
+/// What the words of the command line ask for.
+struct Wanted<'a> {
+    view: RoutesView,
+    /// A prefix or an address, and how routes are to lie to it.
+    target: Option<(&'a str, &'static str)>,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(args: &'a RoutesArgs) -> Result<Self> {
+        let view = |word: &str| RoutesView::ALL.into_iter().find(|v| v.name() == word);
+        let words: Vec<&str> = args.words.iter().map(String::as_str).collect();
+        let (view, target) = match words[..] {
+            [] => (RoutesView::Best, None),
+            [word] => view(word).map_or((RoutesView::Best, Some(word)), |v| (v, None)),
+            [first, target] => match view(first) {
+                Some(view) => (view, Some(target)),
+                None => bail!("'{first}' is none of best, received and advertised"),
+            },
+            _ => bail!("give a view (best, received or advertised) and a prefix, as in routes received 10.0.0.0/8"),
+        };
+        if target.is_none() && (args.exact || args.longer) {
+            bail!("--exact and --longer need a prefix, as in routes 10.0.0.0/8 --exact");
+        }
+        let matching = |target: &str| match (args.exact, args.longer) {
+            (true, _) => "exact",
+            (false, false) if !target.contains('/') => "covering",
+            _ => "longer",
+        };
+        Ok(Self { view, target: target.map(|t| (t, matching(t))) })
+    }
+}
 
 /// Shows the routes of one view.
 pub async fn routes(args: &RoutesArgs) -> Result<()> {
+    let wanted = Wanted::new(args)?;
     let mut printer = Printer::new(args);
-    if args.view == RoutesView::Advertised && args.peer.is_none() {
+    // Of what was received some is not accepted: that is to be seen at once.
+    if wanted.view == RoutesView::Received && args.socket.output != Output::Wide {
+        printer.columns.push(("ACCEPTED", "accepted"));
+    }
+    if wanted.view == RoutesView::Advertised && args.peer.is_none() {
         // What is sent to each peer: the daemon answers for one at a time.
         printer.columns.insert(0, ("TO", "to"));
         let peers = ask(&args.socket.run_dir, "/v1/peers").await?;
-        for address in peers.as_array().into_iter().flatten().map(|p| cell(p, "address")) {
-            take(args, Some(&address), &mut printer).await?;
+        // Others are told nothing.
+        for peer in peers.as_array().into_iter().flatten().filter(|p| p["up"] == true).map(address) {
+            take(args, &wanted, Some(&peer), &mut printer).await?;
         }
     } else {
-        take(args, args.peer.as_deref(), &mut printer).await?;
+        take(args, &wanted, args.peer.as_deref(), &mut printer).await?;
     }
     printer.finish()
 }
 
 /// Reads the rows of one question.
-async fn take(args: &RoutesArgs, peer: Option<&str>, printer: &mut Printer) -> Result<()> {
-    let matching = match (&args.prefix, args.exact, args.longer) {
-        (None, ..) => None,
-        (_, true, _) => Some("exact"),
-        (Some(text), false, false) if !text.contains('/') => Some("covering"),
-        _ => Some("longer"),
-    };
+async fn take(args: &RoutesArgs, wanted: &Wanted<'_>, peer: Option<&str>, printer: &mut Printer) -> Result<()> {
     let communities = args.community.join(",");
     let query = [
-        ("view", Some(args.view.name())),
+        ("view", Some(wanted.view.name())),
         ("peer", peer),
-        ("prefix", args.prefix.as_deref()),
-        ("match", matching),
+        ("prefix", wanted.target.map(|t| t.0)),
+        ("match", wanted.target.map(|t| t.1)),
         ("community", Some(communities.as_str()).filter(|c| !c.is_empty())),
         ("format", Some("lines")),
     ];
@@ -86,7 +127,8 @@ struct Printer {
 impl Printer {
     fn new(args: &RoutesArgs) -> Self {
         let limit = args.limit.unwrap_or(usize::MAX);
-        Self { how: args.socket.output, columns: COLUMNS.to_vec(), limit, count: 0, waiting: Vec::new(), widths: None }
+        let columns = COLUMNS[..if args.socket.output == Output::Wide { COLUMNS.len() } else { NARROW }].to_vec();
+        Self { how: args.socket.output, columns, limit, count: 0, waiting: Vec::new(), widths: None }
     }
 
     fn is_full(&self) -> bool {
@@ -162,5 +204,39 @@ impl Printer {
             eprintln!("only the first {} are shown (--limit)", self.limit);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: RoutesArgs,
+    }
+
+    #[test]
+    fn a_view_and_a_prefix_may_each_be_left_out() {
+        use RoutesView::{Best, Received};
+        type Wants = (RoutesView, Option<(&'static str, &'static str)>);
+        let rows: [(&str, Option<Wants>); 9] = [
+            ("", Some((Best, None))),
+            ("received", Some((Received, None))),
+            ("10.0.0.0/8", Some((Best, Some(("10.0.0.0/8", "longer"))))),
+            ("10.0.0.1", Some((Best, Some(("10.0.0.1", "covering"))))),
+            ("received 10.0.0.0/8 --exact", Some((Received, Some(("10.0.0.0/8", "exact"))))),
+            ("10.0.0.1 --longer", Some((Best, Some(("10.0.0.1", "longer"))))),
+            ("recieved 10.0.0.0/8", None),
+            ("received --exact", None),
+            ("10.0.0.0/8 received", None),
+        ];
+        for (line, want) in rows {
+            let args = Command::parse_from(std::iter::once("routes").chain(line.split_whitespace())).args;
+            assert_eq!(Wanted::new(&args).ok().map(|w| (w.view, w.target)), want, "{line}");
+        }
     }
 }

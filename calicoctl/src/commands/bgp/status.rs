@@ -5,7 +5,7 @@ use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
-use super::SOCKET;
+use super::{SOCKET, address};
 use crate::cli::SocketArgs;
 use crate::commands::sockets::cell;
 use crate::{output, table};
@@ -45,9 +45,7 @@ fn text(peers: &Value, speaker: &Value, look: &Look) -> String {
         let mut rows: Vec<Vec<String>> = rows
             .iter()
             .filter(|p| (cell(p, "address").contains(':') || p["family"] == "IPv6") == is_v6)
-            .map(|p| {
-                vec![cell(p, "address"), cell(p, "type"), state(p).into(), since(&cell(p, "since"), look), info(p)]
-            })
+            .map(|p| vec![address(p), cell(p, "type"), state(p).into(), since(&cell(p, "since"), look), info(p)])
             .collect();
         if rows.is_empty() {
             out.push_str(&format!("No {family} peers found.\n"));
@@ -93,7 +91,7 @@ fn part(title: &str, headings: &[&str], mut rows: Vec<Vec<String>>, look: &Look)
 
 fn held_down(peers: &[Value], look: &Look) -> String {
     let rows = peers.iter().filter(|p| !p["heldDown"].is_null());
-    let rows = rows.map(|p| vec![cell(p, "address"), cell(p, "heldDown")]).collect();
+    let rows = rows.map(|p| vec![address(p), cell(p, "heldDown")]).collect();
     part("Held down by their configuration", &["PEER ADDRESS", "REASON"], rows, look)
 }
 
@@ -102,7 +100,7 @@ fn bfd(peers: &[Value], look: &Look) -> String {
         let b = &p["bfd"];
         let since = b["upSince"].as_str().map(|t| since(t, look)).unwrap_or_default();
         let detection = b["detectionTime"].as_f64().map(|ms| format!("{ms} ms")).unwrap_or_default();
-        vec![cell(p, "address"), cell(b, "state"), cell(b, "remoteState"), since, detection, cell(b, "diagnostic")]
+        vec![address(p), cell(b, "state"), cell(b, "remoteState"), since, detection, cell(b, "diagnostic")]
     });
     let headings = ["PEER ADDRESS", "STATE", "REMOTE", "SINCE", "DETECTION", "LAST DIAGNOSTIC"];
     part("BFD", &headings, rows.collect(), look)

@@ -19,7 +19,11 @@ pub async fn why(args: &WhyArgs) -> Result<()> {
 }
 
 fn text(why: &Value, width: Option<usize>) -> String {
-    let mut out = format!("{}\n", cell(why, "prefix"));
+    let (target, prefix) = (cell(why, "target"), cell(why, "prefix"));
+    let mut out = format!("{prefix}\n");
+    if target != prefix && !target.is_empty() {
+        out += &format!("There is no route for {target} itself; this is the longest one around it.\n");
+    }
     let origin = &why["origin"];
     if !origin.is_null() {
         let interface = match origin["interface"].as_str() {
@@ -60,12 +64,17 @@ fn path_row(path: &Value) -> Vec<String> {
         or("peer", "self"),
         or("nextHop", "self"),
         or("nextHopMetric", "unknown"),
-        cell(path, "asPath"),
+        as_path(path),
         cell(path, "localPref"),
         cell(path, "med"),
         format!("{}{stale}", cell(path, "fate")),
         reasons.join("; "),
     ]
+}
+
+/// With AS_SETs in braces.
+fn as_path(route: &Value) -> String {
+    cell(route, if route["asPathText"].is_null() { "asPath" } else { "asPathText" })
 }
 
 fn peer_row(peer: &Value) -> Vec<String> {
@@ -75,7 +84,7 @@ fn peer_row(peer: &Value) -> Vec<String> {
         cell(peer, "peer"),
         yes.into(),
         cell(told, "nextHop"),
-        cell(told, "asPath"),
+        as_path(told),
         cell(told, "communities"),
         cell(peer, "why"),
     ]
@@ -94,16 +103,18 @@ mod tests {
                    "communities": [], "stale": false, "fate": fate, "why": why, "import": import})
         };
         let why = json!({
+            "target": "10.1.2.0/24",
             "prefix": "10.0.0.0/8",
             "origin": null,
             "kernel": "the kernel refused",
             "paths": [path("192.0.2.1", "best", "the best", "changed by BGPFilter a, importV4[0]"),
                       path("192.0.2.2", "lost", "LOCAL_PREF 90 is lower than 100", "")],
             "peers": [{"peer": "192.0.2.1", "told": null, "why": "the best path is its own"},
-                      {"peer": "192.0.2.2", "told": {"nextHop": "192.0.2.9", "asPath": [65000, 65001], "communities": ["1:2"]}, "why": ""}],
+                      {"peer": "192.0.2.2", "told": {"nextHop": "192.0.2.9", "asPathText": "65000 {65001}", "communities": ["1:2"]}, "why": ""}],
         });
         let want = "\
 10.0.0.0/8
+There is no route for 10.1.2.0/24 itself; this is the longest one around it.
 Not in the kernel as it should be, tried again: the kernel refused
 
 Paths
@@ -112,9 +123,9 @@ FROM        NEXT HOP    METRIC   AS PATH   LOCAL PREF   MED   FATE   WHY
 192.0.2.2   192.0.2.2   0        65001     100                lost   LOCAL_PREF 90 is lower than 100                 
 
 Peers
-PEER        TOLD   NEXT HOP    AS PATH       COMMUNITIES   WHY                        
-192.0.2.1   no                                             the best path is its own   
-192.0.2.2   yes    192.0.2.9   65000 65001   1:2                                      
+PEER        TOLD   NEXT HOP    AS PATH         COMMUNITIES   WHY                        
+192.0.2.1   no                                               the best path is its own   
+192.0.2.2   yes    192.0.2.9   65000 {65001}   1:2                                      
 
 ";
         assert_eq!(text(&why, None), want);

@@ -65,7 +65,7 @@ async fn capabilities_are_said_as_configured() {
     assert_eq!((gr.ipv4, gr.ipv6), (Some(false), Some(false)), "nothing was preserved");
     assert_eq!(c.long_lived.unwrap().ipv6.unwrap().stale_time, 3600);
     until("session", || is_up(&h)).await;
-    let detail = h.peer(at[1]).await.remove(0);
+    let detail = h.peer(at[1].into()).await.remove(0);
     let shown = |name: &str| detail.capabilities.iter().find(|c| c.name == name).unwrap();
     assert_eq!(shown("graceful restart").theirs.as_deref(), Some("60 s, IPv4 preserved"));
     assert_eq!(shown("multiprotocol IPv6").theirs, None);
@@ -233,7 +233,7 @@ async fn a_password_changes_live() {
         only_peer(config).password = Some("two".into());
         h.configure(config.clone()).await.unwrap().unwrap();
     }
-    let heard = async |h: &Handle, from: IpAddr| h.peer(from).await[0].messages_received.keepalive;
+    let heard = async |h: &Handle, from: IpAddr| h.peer(from.into()).await[0].messages_received.keepalive;
     let (by_a, by_b) = (heard(&ha, at[1]).await, heard(&hb, at[0]).await);
     until("KEEPALIVEs under the new password", || async {
         heard(&ha, at[1]).await > by_a + 2 && heard(&hb, at[0]).await > by_b + 2
@@ -260,7 +260,7 @@ async fn what_was_said_in_an_open_is_negotiated() {
         peer.expect(MessageType::Keepalive).await;
         peer.send_keepalive().await;
         until("session", || is_up(&h)).await;
-        let hold = h.peer(at[1]).await[0].timers.iter().find(|t| t.name == "hold").unwrap().negotiated;
+        let hold = h.peer(at[1].into()).await[0].timers.iter().find(|t| t.name == "hold").unwrap().negotiated;
         assert_eq!(hold, Some(f64::from(before)), "said {before}, then {after}");
     }
 }

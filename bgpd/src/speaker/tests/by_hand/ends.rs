@@ -135,7 +135,7 @@ async fn a_peer_that_announces_too_much() {
         assert_refused(ByHand::connect(at, 64).await, "it is not let in at once").await;
         match after {
             Some(after) => tokio::time::sleep(after * 2).await,
-            None => assert_eq!(h.clear(Some(at[1]), Clear::Hard, None).await, 1),
+            None => assert_eq!(h.clear(Some(at[1].into()), Clear::Hard, None).await, 1),
         }
         let mut again = ByHand::connect(at, 64).await;
         again.establish(&open).await;
@@ -212,29 +212,29 @@ async fn clearing_asks_tells_or_ends() {
     h.originate(vec![origin("10.200.0.0/16")]);
     peer.expect(MessageType::Update).await;
     peer.expect(MessageType::Update).await; // End-of-RIB
-    assert_eq!(h.clear(Some(at[0]), Clear::Hard, None).await, 0, "no such peer");
+    assert_eq!(h.clear(Some(at[0].into()), Clear::Hard, None).await, 0, "no such peer");
 
     assert_eq!(h.clear(None, Clear::SoftIn, None).await, 1);
     let asked = RouteRefresh::read(true, &peer.expect(MessageType::RouteRefresh).await).unwrap();
     assert_eq!(asked, Some(RouteRefresh { family: Family::Ipv4, kind: RefreshKind::Request }), "the common family");
 
-    h.clear(Some(at[1]), Clear::SoftOut, None).await;
+    h.clear(Some(at[1].into()), Clear::SoftOut, None).await;
     let kind = |body: Vec<u8>| RouteRefresh::read(true, &body).unwrap().unwrap().kind;
     assert_eq!(kind(peer.expect(MessageType::RouteRefresh).await), RefreshKind::BeginOfRib);
     let told = peer.expect(MessageType::Update).await;
     assert!(told.ends_with(&[16, 10, 200]), "{told:?}");
     assert_eq!(kind(peer.expect(MessageType::RouteRefresh).await), RefreshKind::EndOfRib);
 
-    let detail = h.peer(at[1]).await.remove(0);
+    let detail = h.peer(at[1].into()).await.remove(0);
     let sent = detail.messages_sent;
     assert_eq!((sent.open, sent.update, sent.route_refresh), (1, 3, 3));
-    h.clear(Some(at[1]), Clear::Hard, Some("new optics".into())).await;
+    h.clear(Some(at[1].into()), Clear::Hard, Some("new optics".into())).await;
     let said = farewell(&mut peer).await;
     assert_eq!(said, Notification::cease_with_text(iana::ADMINISTRATIVE_RESET, "new optics"));
     let mut again = ByHand::connect(at, 64).await;
     again.establish(&open).await;
     until("session again", || is_up(&h)).await;
-    let detail = h.peer(at[1]).await.remove(0);
+    let detail = h.peer(at[1].into()).await.remove(0);
     assert_eq!((detail.established, detail.status.flaps), (2, 0), "what an operator ends is no flap");
 }
 
