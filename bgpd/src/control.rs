@@ -115,6 +115,15 @@ pub fn router(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router
         .with_state(App { speaker, readiness })
 }
 
+/// What scrapers and probes ask for, without the rest: for a TCP port of the loopback interface.
+pub fn scraped(speaker: Handle, readiness: latest::Receiver<Readiness>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(App { speaker, readiness })
+}
+
 async fn readyz(State(app): State<App>) -> Response {
     let ready = app.readiness.borrow().check();
     match ready {

@@ -49,6 +49,9 @@ use bgp_plan::peers::RouterId;
 /// In the run directory, which does not outlive the machine's boot.
 const MARKER: &str = "bgpd.restart";
 
+/// The port is none of Prometheus' list of exporters.
+const DEFAULT_METRICS: &str = "127.0.0.1:9979";
+
 /// Tortie's BGP speaker: announces what this node serves, installs what it learns.
 #[derive(Parser)]
 #[command(version, about)]
@@ -71,6 +74,10 @@ struct Arguments {
     /// Directory of secrets as Kubernetes mounts them, <name>/<key>, for those that the store does not have.
     #[arg(long, default_value = "/etc/tortie/secrets")]
     secrets_dir: PathBuf,
+    /// Where /metrics, /healthz and /readyz are served by TCP, for Prometheus and for probes; off: nowhere. Another bgpd that
+    /// has the default one already is no error.
+    #[arg(long, env = "TORTIE_BGPD_METRICS", default_value = DEFAULT_METRICS)]
+    metrics: String,
 }
 
 fn main() -> std::process::ExitCode {
@@ -127,6 +134,30 @@ async fn leave_marker(mut counted_on: watch::Receiver<bool>, marker: PathBuf) {
     }
 }
 
+/// Serves by TCP until the process ends.
+async fn serve_metrics(address: &str, router: axum::Router) -> anyhow::Result<()> {
+    if address == "off" {
+        return Ok(());
+    }
+    match tokio::net::TcpListener::bind(address).await {
+        Ok(listener) => {
+            tokio::spawn(async move {
+                if let Err(error) = axum::serve(listener, router).await {
+                    tracing::error!("metrics are not served any more: {error}");
+                }
+            });
+            Ok(())
+        }
+        Err(e) if address == DEFAULT_METRICS => {
+            tracing::warn!("no metrics on {address}: {e}; give this bgpd a port of its own with --metrics");
+            Ok(())
+        }
+        Err(e) => Err(e).with_context(|| {
+            format!("cannot serve metrics on '{address}'; give --metrics an address and a port of this host, or off")
+        }),
+    }
+}
+
 async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let router_id = RouterId::parse(arguments.router_id.as_deref().unwrap_or_default()).map_err(anyhow::Error::msg)?;
     let node = match arguments.nodename {
@@ -148,6 +179,7 @@ async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let readiness = watch::Sender::new(Readiness::default());
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
+    serve_metrics(&arguments.metrics, control::scraped(speaker.clone(), readiness.subscribe())).await?;
     let _marker = tokio::spawn(leave_marker(speaker.counted_on(), arguments.run_dir.join(MARKER)));
 
     let feed = Feed::new(store, &node, arguments.namespace, arguments.secrets_dir);

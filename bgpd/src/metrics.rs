@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::kernel;
-use crate::peer::{MessageCounts, PeerDetail};
+use crate::peer::{MessageCounts, PeerDetail, Place};
 use crate::speaker::SpeakerStatus;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -53,6 +53,7 @@ pub fn text(
     kernel: Option<kernel::Status>,
 ) -> Result<String, std::fmt::Error> {
     let mut all = Metrics(Registry::with_prefix("tortie_bgp"));
+    info(&mut all, peers);
     sessions(&mut all, peers);
     families(&mut all, peers);
     tables(&mut all, speaker);
@@ -72,7 +73,22 @@ pub fn text(
 }
 
 fn of_peer(peer: &PeerDetail) -> Labels {
-    vec![("peer", peer.status.address.to_string()), ("name", peer.status.name.clone())]
+    let status = &peer.status;
+    // The same link-local address may be behind several links.
+    let address = match (&status.address, &status.interface) {
+        (Place::Address(address), Some(link)) => format!("{address}%{link}"),
+        (place, _) => place.to_string(),
+    };
+    vec![("peer", address), ("name", status.name.clone())]
+}
+
+/// What joins the other series with words.
+fn info(all: &mut Metrics, peers: &[PeerDetail]) {
+    let row = |p: &PeerDetail| {
+        let (kind, ases) = (p.status.peer_type.name(), [p.status.local_as, p.status.remote_as].map(|a| a.to_string()));
+        (with(of_peer(p), &[("type", kind), ("local_as", &ases[0]), ("remote_as", &ases[1])]), 1.0)
+    };
+    all.gauges("peer_info", "What a peer is configured as; always 1", peers.iter().map(row));
 }
 
 fn with(mut labels: Labels, more: &[(&'static str, &str)]) -> Labels {

@@ -1,7 +1,7 @@
 //! The program at its edges: what an operator gets wrong is one message that says what, where and what to do, and exit
 //! code 1; what may still come is waited for; SIGTERM ends it.
 
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -127,7 +127,7 @@ fn assert_refused(place: &mut Place, words: &[&str]) {
 #[test]
 fn what_cannot_be_is_refused_with_one_message() {
     type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static [&'static str]);
-    let rows: [Row; 6] = [
+    let rows: [Row; 7] = [
         ("a store in a file", "run", &[("SQLITE_PATH", "/dev/null/x/store.db")], &["/dev/null/x", "SQLITE_PATH"]),
         ("another kind of store", "run", &[("DATASTORE_TYPE", "mysql")], &["mysql", "DATASTORE_TYPE"]),
         (
@@ -143,6 +143,12 @@ fn what_cannot_be_is_refused_with_one_message() {
             &["CALICO_ROUTER_ID", "'10.0.0'", "hash"],
         ),
         ("router id 0", "run", &[("CALICO_ROUTER_ID", "0.0.0.0")], &["CALICO_ROUTER_ID", "'0.0.0.0'"]),
+        (
+            "metrics where nothing can be served",
+            "run",
+            &[("TORTIE_BGPD_METRICS", "192.0.2.1:1")],
+            &["'192.0.2.1:1'", "--metrics", "off"],
+        ),
         ("a run directory that cannot be", "/dev/null/run", &[], &["/dev/null/run", "--run-dir"]),
     ];
     for (name, run_dir, environment, words) in rows {
@@ -305,4 +311,25 @@ async fn reflect() {
     assert_eq!(place.finish().1.code(), Some(0));
     assert!(events.try_recv().is_err(), "nothing was written");
     assert_eq!(kernel.dump_routes().await.unwrap(), before, "nothing was swept");
+}
+
+/// Prometheus and a kubelet speak no unix sockets.
+#[tokio::test]
+async fn metrics_and_probes_are_on_a_port_and_nothing_else() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let address = format!("127.0.0.1:{port}");
+    let mut place = Place::new();
+    place.start(&place.path("run"), &[("TORTIE_BGPD_METRICS", &address)]);
+    place.readyz().await;
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let metrics = get("/metrics");
+    assert!(metrics.starts_with("HTTP/1.1 200") && metrics.contains("tortie_bgp_flapping_prefixes 0"), "{metrics}");
+    assert!(get("/readyz").starts_with("HTTP/1.1 503"));
+    assert!(get("/v1/peers").starts_with("HTTP/1.1 404"));
 }

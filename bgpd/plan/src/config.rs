@@ -266,6 +266,19 @@ pub enum PeerType {
     Dynamic,
 }
 
+impl PeerType {
+    /// As operators read it.
+    pub fn name(self) -> &'static str {
+        match self {
+            PeerType::Mesh => "node-to-node mesh",
+            PeerType::Global => "global",
+            PeerType::NodeSpecific => "node specific",
+            PeerType::LocalWorkload => "local workload",
+            PeerType::Dynamic => "dynamic",
+        }
+    }
+}
+
 /// Peers as a list, each with its address: a map in JSON has no keys but texts.
 mod peer_list {
     use std::collections::BTreeMap;

@@ -125,6 +125,7 @@ async fn metrics_tell_of_each_session_and_of_the_tables() {
     let text = String::from_utf8(text).unwrap();
     let peer = r#"peer="192.0.2.1",name="away""#;
     for line in [
+        format!("tortie_bgp_peer_info{{{peer},type=\"global\",local_as=\"65001\",remote_as=\"65002\"}} 1.0"),
         format!("tortie_bgp_peer_up{{{peer}}} 0.0"),
         format!("tortie_bgp_peer_state{{{peer}}} 3.0"),
         format!("tortie_bgp_flaps_total{{{peer}}} 0"),
