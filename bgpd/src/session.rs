@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use bgp_proto::wire::{MAX_MESSAGE_LEN, Notification, iana};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::sockopt;
@@ -185,6 +186,12 @@ pub async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
                 } else if n < QUIET_SIZE && filled < QUIET_SIZE && buffer.len() > QUIET_SIZE {
                     buffer.truncate(QUIET_SIZE);
                     buffer.shrink_to_fit();
+                }
+                if !is_full {
+                    // A short read has emptied the socket, and what comes from now on is a new event: to ask again would be a
+                    // system call for nothing, with the next UPDATE waiting behind it.
+                    let _: io::Result<()> = stream.try_io(Interest::READABLE, || Err(ErrorKind::WouldBlock.into()));
+                    continue;
                 }
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}

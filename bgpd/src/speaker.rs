@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bgp_proto::af::Family;
 use bgp_proto::fsm::restart::Cause;
@@ -55,6 +55,11 @@ use crate::events;
 use crate::peer::{Peer, Waiting};
 use crate::session::Serial;
 use bgp_plan::config::{PeerId, SpeakerConfig};
+
+/// Changes that follow each other so soon are a stream, and more will come.
+const QUICK_SUCCESSION: Duration = Duration::from_micros(200);
+/// How long the next change of a stream is waited for awake.
+const AWAKE: Duration = Duration::from_micros(50);
 
 /// The speaker as its tasks share it.
 pub type Shared = Rc<RefCell<Speaker>>;
@@ -172,9 +177,30 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 async fn run_flusher(speaker: Shared, wanted: Rc<Notify>) {
+    let mut last = Instant::now();
+    let mut is_quick = false;
     loop {
-        wanted.notified().await;
-        speaker.borrow_mut().flush();
+        if is_quick {
+            tokio::select! {
+                biased;
+                () = wanted.notified() => {}
+                () = stay_awake() => wanted.notified().await,
+            }
+        } else {
+            wanted.notified().await;
+        }
+        let now = Instant::now();
+        is_quick = now - last < QUICK_SUCCESSION;
+        last = now;
+        speaker.borrow_mut().flush(now);
+    }
+}
+
+/// Keeps the thread from sleeping for a moment, while others have their turn: to be woken takes as long as to pass on an UPDATE.
+async fn stay_awake() {
+    let began = Instant::now();
+    while began.elapsed() < AWAKE {
+        tokio::task::yield_now().await;
     }
 }
 

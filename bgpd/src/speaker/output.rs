@@ -13,9 +13,9 @@ const WRITE_SIZE: usize = 64 * 1024;
 
 impl Speaker {
     /// Everything that changed goes to the kernel's task and to every peer whose socket has room.
-    pub(super) fn flush(&mut self) {
+    pub(super) fn flush(&mut self, now: Instant) {
         let mut batch = RouteBatch::new();
-        self.roll_flaps();
+        self.roll_flaps(now);
         let is_watched = self.events.is_heard();
         let wanted = is_watched || !self.subscribers.is_empty();
         self.rib.distribute_and_tell(wanted.then_some(|prefix, hops| batch.push((prefix, hops))));
@@ -25,7 +25,6 @@ impl Speaker {
         if !batch.is_empty() {
             self.subscribers.retain(|s| s.send(batch.clone()).is_ok());
         }
-        let now = Instant::now();
         let mut blocked = Vec::new();
         for (id, peer) in &mut self.peers {
             if peer.session.is_some() && self.rib.has_output(peer.index) {

@@ -96,7 +96,7 @@ pub struct Flapping {
 
 impl Speaker {
     pub(super) fn status(&mut self) -> SpeakerStatus {
-        self.roll_flaps();
+        self.roll_flaps(Instant::now());
         let config = self.config.as_ref();
         let threshold = config.map_or(u32::MAX, |c| c.flap_threshold);
         SpeakerStatus {
@@ -118,11 +118,11 @@ impl Speaker {
     }
 
     /// A window of changes of best paths ends after a minute, a quiet one unnoticed.
-    pub(super) fn roll_flaps(&mut self) {
-        let windows = self.flap_window.elapsed().as_secs() / FLAP_WINDOW_SECS;
+    pub(super) fn roll_flaps(&mut self, now: Instant) {
+        let windows = now.duration_since(self.flap_window).as_secs() / FLAP_WINDOW_SECS;
         if windows > 0 {
             (0..windows.min(2)).for_each(|_| self.rib.roll_flaps());
-            self.flap_window = Instant::now();
+            self.flap_window = now;
         }
     }
 
