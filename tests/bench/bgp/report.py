@@ -124,16 +124,16 @@ def simulation(data):
     yield "## The core, simulated"
     yield ""
     yield "`bgp-sim`: speakers of `bgp-proto` without sockets, UPDATEs as octets over links with delay, two tiers of redundant"
-    yield "reflectors, failures at random times, all from a seed. Every Loc-RIB is compared with an independent model when it is"
-    yield "quiet. One thread."
+    yield "reflectors, failures at random times, all from a seed. Every Loc-RIB and every Adj-RIB-In is compared with an independent"
+    yield "model when it is quiet. One thread."
     yield ""
     yield f"{data['machine']['cpu']}, kernel {data['machine']['kernel']}; {data['commit']}. Wall time may include that of others on the machine."
     yield ""
-    yield "| speakers | prefixes | seed | failures | first convergence: UPDATEs | simulated s | with failures: UPDATEs | simulated s | CPU s | wall s | peak MiB | entries compared | wrong |"
-    yield "| ---: |" + " ---: |" * 12
+    yield "| speakers | prefixes | seed | failures | first convergence: UPDATEs | simulated s | with failures: UPDATEs | simulated s | CPU s | wall s | peak MiB | Loc-RIB entries compared | Adj-RIB-In paths compared | wrong | malformed |"
+    yield "| ---: |" + " ---: |" * 14
     for r in data["runs"]:
-        yield "| " + " | ".join(number(r[k]) for k in (
-            "speakers", "prefixes", "seed", "failures", "start_updates", "start_s", "failure_updates", "failure_s", "cpu_s", "wall_s", "peak_mib", "entries", "wrong")) + " |"
+        yield "| " + " | ".join(number(r.get(k)) for k in (
+            "speakers", "prefixes", "seed", "failures", "start_updates", "start_s", "failure_updates", "failure_s", "cpu_s", "wall_s", "peak_mib", "entries", "paths", "wrong", "malformed")) + " |"
     yield ""
 
 
