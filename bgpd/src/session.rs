@@ -10,6 +10,7 @@
 //!
 //! All run on the speaker's thread and call the speaker directly; none keeps it borrowed across an await.
 
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
 use std::rc::Rc;
@@ -168,7 +169,7 @@ pub async fn read(serial: Serial, stream: Rc<TcpStream>, speaker: Shared) {
     let mut buffer = vec![0; QUIET_SIZE];
     let mut filled = 0;
     loop {
-        if stream.readable().await.is_err() {
+        if poll_fn(|cx| stream.poll_read_ready(cx)).await.is_err() {
             break;
         }
         match stream.try_read(&mut buffer[filled..]) {

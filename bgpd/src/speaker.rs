@@ -1,7 +1,7 @@
 //! The speaker: owns every peer and the RIB, on a thread of its own.
 //!
 //! ```text
-//! Handle ──commands──►┌───────────────── thread "speaker", one LocalSet ──────────────────┐
+//! Handle ──commands──►┌───────────────── thread "speaker" ───────────────────────────────┐
 //!                     │ commands: configure, originate, queries                           │
 //!                     │ timers:   sleeps until the next deadline of any session           │
 //!                     │ flusher:  when the input has been read dry: changes to all peers, ├──► RouteBatch
@@ -27,11 +27,11 @@ mod queries;
 mod restart;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bgp_proto::af::Family;
 use bgp_proto::fsm::restart::Cause;
@@ -56,11 +56,6 @@ use crate::peer::{Peer, Waiting};
 use crate::session::Serial;
 use bgp_plan::config::{PeerId, SpeakerConfig};
 
-/// Changes that follow each other so soon are a stream, and more will come.
-const QUICK_SUCCESSION: Duration = Duration::from_micros(200);
-/// How long the next change of a stream is waited for awake.
-const AWAKE: Duration = Duration::from_micros(50);
-
 /// The speaker as its tasks share it.
 pub type Shared = Rc<RefCell<Speaker>>;
 
@@ -70,7 +65,7 @@ pub struct Speaker {
     restart: OwnRestart,
     config: Option<SpeakerConfig>,
     peers: BTreeMap<PeerId, Peer>,
-    by_serial: HashMap<Serial, PeerId>,
+    by_serial: BTreeMap<Serial, PeerId>,
     /// Counts the times that a connection came, went, took another's place, or became a session.
     moves: u64,
     listeners: BTreeMap<SocketAddr, (Rc<TcpListener>, JoinHandle<()>)>,
@@ -118,7 +113,7 @@ async fn run(
             restart: OwnRestart { began: Instant::now(), start },
             config: None,
             peers: BTreeMap::new(),
-            by_serial: Default::default(),
+            by_serial: BTreeMap::new(),
             moves: 0,
             listeners: BTreeMap::new(),
             rib: new_rib(start),
@@ -177,30 +172,9 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 async fn run_flusher(speaker: Shared, wanted: Rc<Notify>) {
-    let mut last = Instant::now();
-    let mut is_quick = false;
     loop {
-        if is_quick {
-            tokio::select! {
-                biased;
-                () = wanted.notified() => {}
-                () = stay_awake() => wanted.notified().await,
-            }
-        } else {
-            wanted.notified().await;
-        }
-        let now = Instant::now();
-        is_quick = now - last < QUICK_SUCCESSION;
-        last = now;
-        speaker.borrow_mut().flush(now);
-    }
-}
-
-/// Keeps the thread from sleeping for a moment, while others have their turn: to be woken takes as long as to pass on an UPDATE.
-async fn stay_awake() {
-    let began = Instant::now();
-    while began.elapsed() < AWAKE {
-        tokio::task::yield_now().await;
+        wanted.notified().await;
+        speaker.borrow_mut().flush(Instant::now());
     }
 }
 

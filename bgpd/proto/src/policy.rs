@@ -121,14 +121,32 @@ impl Policy {
 
     /// Whether every route of the family passes unchanged, so that nobody need look at it.
     pub fn accepts_all(&self, family: Family) -> bool {
-        match self.rules.iter().find(|r| r.family.is_none_or(|f| f == family)) {
-            Some(r) => *r == Rule { name: r.name.clone(), family: r.family, ..Rule::default() },
-            None => false,
-        }
+        self.rules.iter().find(|r| r.family.is_none_or(|f| f == family)).is_some_and(Rule::accepts_all)
     }
 }
 
 impl Rule {
+    /// Whether it lets every route of its family pass unchanged.
+    fn accepts_all(&self) -> bool {
+        let Rule {
+            name: _,
+            family: _,
+            prefix: None,
+            source: None,
+            interface: None,
+            peer_type: None,
+            communities,
+            as_path_prefix,
+            priority: None,
+            action: Action::Accept,
+            operations,
+        } = self
+        else {
+            return false;
+        };
+        communities.is_empty() && as_path_prefix.is_empty() && operations.is_empty()
+    }
+
     fn matches(&self, route: &impl Route) -> bool {
         let prefix = route.prefix();
         self.family.is_none_or(|f| f == prefix.family())

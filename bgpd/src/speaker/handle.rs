@@ -7,8 +7,8 @@ use std::sync::Arc;
 use bgp_proto::af::{Family, Prefix};
 use bgp_proto::rib::Cursor;
 use bgp_proto::rib::explain::Explanation;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::LocalSet;
 
 use super::clear::Clear;
 use super::queries::{PeersAt, RouteQuery, RouteSlice, SpeakerStatus};
@@ -106,10 +106,21 @@ impl Handle {
         let speakers_bfd = bfd.clone();
         let (in_sync_sender, in_sync) = watch::channel(InSync::default());
         let (counted_on_sender, counted_on) = watch::channel(false);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (began, beginning) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name("speaker".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, run(start, speakers_bfd, received, in_sync_sender, counted_on_sender));
+            // A runtime for tasks of one thread has to be made on it.
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            let (runtime, result) = match runtime {
+                Ok(runtime) => (Some(runtime), Ok(())),
+                Err(e) => (None, Err(e)),
+            };
+            // Whoever starts the speaker waits for it.
+            let _ = began.send(result);
+            if let Some(runtime) = runtime {
+                runtime.block_on(run(start, speakers_bfd, received, in_sync_sender, counted_on_sender));
+            }
         })?;
+        beginning.recv().map_err(io::Error::other)??;
         Ok(Handle { commands, in_sync, counted_on, bfd })
     }
 

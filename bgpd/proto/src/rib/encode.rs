@@ -66,8 +66,14 @@ pub(super) struct Writer<'a, K> {
 }
 
 impl<'a, K: Key> Writer<'a, K> {
-    pub(super) fn new(table: &'a Table<K>, paths: &'a PathItems, to: &'a Terms) -> Writer<'a, K> {
-        Writer { table, paths, to, attributes: Vec::new(), next_hop: None }
+    /// `attributes` is room for those of one set.
+    pub(super) fn new(table: &'a Table<K>, paths: &'a PathItems, to: &'a Terms, attributes: Vec<u8>) -> Writer<'a, K> {
+        Writer { table, paths, to, attributes, next_hop: None }
+    }
+
+    /// Gives the room back.
+    pub(super) fn into_room(self) -> Vec<u8> {
+        self.attributes
     }
 
     /// Makes the attributes of a run of routes. False: they leave no room for a prefix, or there is no next hop, and the
@@ -116,14 +122,15 @@ fn write_attributes(
     next_hop: NextHop,
 ) {
     attribute::write(out, TRANSITIVE, iana::ORIGIN, &[set.origin]);
-    let mut path = Vec::new();
     // RFC 4271 section 5.1.2: our own AS goes in front for other ASes only.
     let own = [to.local_as];
-    prepend_path(&mut path, if to.is_ebgp { &own } else { &[] }, set.as_path());
+    let write_path = |out: &mut Vec<u8>| prepend_path(out, if to.is_ebgp { &own } else { &[] }, set.as_path());
     let mut as4_path = None;
     if to.export.four_octet_as {
-        attribute::write(out, TRANSITIVE, iana::AS_PATH, &path);
+        attribute::write_with(out, TRANSITIVE, iana::AS_PATH, write_path);
     } else {
+        let mut path = Vec::new();
+        write_path(&mut path);
         let (narrow, replaced) = narrow_path(&path);
         attribute::write(out, TRANSITIVE, iana::AS_PATH, &narrow);
         as4_path = replaced.then_some(path);
@@ -146,8 +153,10 @@ fn write_attributes(
         let originator = set.originator_id().unwrap_or(from.router_id);
         attribute::write(out, OPTIONAL, iana::ORIGINATOR_ID, &originator.octets());
         let own = to.cluster_id.unwrap_or(to.local_router_id);
-        let list = [&own.octets()[..], set.value(iana::CLUSTER_LIST)].concat();
-        attribute::write(out, OPTIONAL, iana::CLUSTER_LIST, &list);
+        attribute::write_with(out, OPTIONAL, iana::CLUSTER_LIST, |out| {
+            out.extend_from_slice(&own.octets());
+            out.extend_from_slice(set.value(iana::CLUSTER_LIST));
+        });
     }
     if let Some(path) = as4_path {
         attribute::write(out, OPTIONAL | TRANSITIVE, iana::AS4_PATH, &path);

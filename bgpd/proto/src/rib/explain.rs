@@ -340,7 +340,7 @@ fn sent<K: Key>(
     let route = exported(table, shared, to, &out.paths, item, accepts_all, &mut made);
     let mut octets = Vec::new();
     if let Ok((set, source)) = route {
-        let mut writer = Writer::new(table, &out.paths, to);
+        let mut writer = Writer::new(table, &out.paths, to, Vec::new());
         if writer.begin(shared, Reach { source, set, item }) {
             writer.reach(&mut octets, std::iter::once(item));
         }

@@ -108,13 +108,35 @@ fn is_owed<K: Key>(table: &Table<K>, group: &Group, paths: &PathItems, peer: Pee
     group.pending.iter().any(|item| group.adj.has(peer, item) || source(item).is_some_and(|s| s != peer))
 }
 
-/// Routes to write, sorted into messages.
+/// Room for what is encoded next, kept from one chunk to the other: one prefix at a time is the common case, and to allocate
+/// for it would take longer than to encode it.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Room {
+    items: Vec<u32>,
     reach: Vec<Reach>,
     unreach: Vec<(Audience, u32)>,
+    gone: Vec<u32>,
     /// Sets that policies made: their references are given back at the end.
     made: Vec<AttrId>,
+    attributes: Vec<u8>,
+}
+
+impl Room {
+    /// Takes it out of where it is kept, empty.
+    fn take(shared: &mut Shared) -> Room {
+        let mut room = std::mem::take(&mut shared.room);
+        room.items.clear();
+        room.reach.clear();
+        room.unreach.clear();
+        room.gone.clear();
+        room
+    }
+
+    /// Puts it back, and gives back what was made.
+    fn put_back(mut self, shared: &mut Shared) {
+        self.made.drain(..).for_each(|id| shared.attrs.release(id));
+        shared.room = self;
+    }
 }
 
 /// A route to announce.
@@ -133,29 +155,27 @@ fn encode<K: Key>(
     paths: &PathItems,
     limits: Limits,
 ) -> Chunk {
-    let mut items = Vec::new();
-    group.pending.take(limits.chunk_items, &mut items);
-    let mut batch = Batch::default();
-    let mut gone = Vec::new();
+    let mut room = Room::take(shared);
+    group.pending.take(limits.chunk_items, &mut room.items);
     let accepts_all = group.terms.export.policy.accepts_all(K::FAMILY);
-    for item in items {
-        match exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made) {
-            Ok((set, source)) => batch.reach.push(Reach { source, set, item }),
-            Err(_) => gone.push(item),
+    for &item in &room.items {
+        match exported(table, shared, &group.terms, paths, item, accepts_all, &mut room.made) {
+            Ok((set, source)) => room.reach.push(Reach { source, set, item }),
+            Err(_) => room.gone.push(item),
         }
     }
-    let mut chunk = Chunk::default();
     let is_read = group.has_readers();
-    let mut writer = Writer::new(table, paths, &group.terms);
-    batch.reach.sort_by_key(|r| (r.source, r.set));
-    let mut left = batch.reach.as_slice();
+    let mut chunk = Chunk::with_room_for(room.items.len());
+    let mut writer = Writer::new(table, paths, &group.terms, std::mem::take(&mut room.attributes));
+    room.reach.sort_by_key(|r| (r.source, r.set));
+    let mut left = room.reach.as_slice();
     while let Some(run) = left.chunk_by(|a, b| (a.source, a.set) == (b.source, b.set)).next() {
         if chunk.octets.len() >= limits.chunk_octets {
             break;
         }
         left = &left[run.len()..];
         if !writer.begin(shared, run[0]) {
-            gone.extend(run.iter().map(|r| r.item));
+            room.gone.extend(run.iter().map(|r| r.item));
             continue;
         }
         if is_read {
@@ -167,28 +187,29 @@ fn encode<K: Key>(
             chunk.ops.push(Op { item, before });
             if before != NOBODY && before != source {
                 // It had the route that another one announced, and has its own now.
-                batch.unreach.push((Audience::Only(source), item));
+                room.unreach.push((Audience::Only(source), item));
             }
         }
     }
     left.iter().for_each(|r| {
         group.pending.insert(r.item);
     });
-    for item in gone {
+    for &item in &room.gone {
         let before = group.adj.set(item, NOBODY);
         if before != NOBODY {
             chunk.ops.push(Op { item, before });
-            batch.unreach.push((Audience::AllBut(before), item));
+            room.unreach.push((Audience::AllBut(before), item));
         }
     }
     if is_read {
-        batch.unreach.sort_unstable();
-        for run in batch.unreach.chunk_by(|a, b| a.0 == b.0) {
+        room.unreach.sort_unstable();
+        for run in room.unreach.chunk_by(|a, b| a.0 == b.0) {
             writer.unreach(&mut chunk.octets, run.iter().map(|u| u.1));
             chunk.close_span(run[0].0);
         }
     }
-    batch.made.into_iter().for_each(|id| shared.attrs.release(id));
+    room.attributes = writer.into_room();
+    room.put_back(shared);
     chunk
 }
 
@@ -201,12 +222,10 @@ fn tell<K: Key>(
     limits: Limits,
     out: &mut Vec<u8>,
 ) {
-    let mut items = Vec::new();
-    backlog.pending.take(limits.chunk_items, &mut items);
-    let mut batch = Batch::default();
+    let mut room = Room::take(shared);
+    backlog.pending.take(limits.chunk_items, &mut room.items);
     let accepts_all = group.terms.export.policy.accepts_all(K::FAMILY);
-    let mut withdrawn = Vec::new();
-    for item in items {
+    for &item in &room.items {
         // What is announced to all next is told then.
         if group.pending.contains(item) || table.is_changed(paths.entry(item, group.terms.add_path)) {
             backlog.pending.insert(item);
@@ -215,17 +234,17 @@ fn tell<K: Key>(
         let route = group
             .adj
             .has(peer, item)
-            .then(|| exported(table, shared, &group.terms, paths, item, accepts_all, &mut batch.made).ok());
+            .then(|| exported(table, shared, &group.terms, paths, item, accepts_all, &mut room.made).ok());
         match route.flatten() {
-            Some((set, source)) => batch.reach.push(Reach { source, set, item }),
-            None if backlog.told.remove(item) => withdrawn.push(item),
+            Some((set, source)) => room.reach.push(Reach { source, set, item }),
+            None if backlog.told.remove(item) => room.gone.push(item),
             None => {}
         }
     }
     let limit = out.len() + limits.chunk_octets;
-    let mut writer = Writer::new(table, paths, &group.terms);
-    batch.reach.sort_by_key(|r| (r.source, r.set));
-    let mut left = batch.reach.as_slice();
+    let mut writer = Writer::new(table, paths, &group.terms, std::mem::take(&mut room.attributes));
+    room.reach.sort_by_key(|r| (r.source, r.set));
+    let mut left = room.reach.as_slice();
     while let Some(run) = left.chunk_by(|a, b| (a.source, a.set) == (b.source, b.set)).next() {
         if out.len() >= limit {
             break;
@@ -242,8 +261,9 @@ fn tell<K: Key>(
     left.iter().for_each(|r| {
         backlog.pending.insert(r.item);
     });
-    writer.unreach(out, withdrawn.into_iter());
-    batch.made.into_iter().for_each(|id| shared.attrs.release(id));
+    writer.unreach(out, room.gone.iter().copied());
+    room.attributes = writer.into_room();
+    room.put_back(shared);
 }
 
 /// Why the peers of a group do not get a route.

@@ -135,6 +135,7 @@ pub struct Shared {
     resolve: Box<dyn Fn(IpAddr) -> Option<u32> + Send>,
     next_hops: HashMap<IpAddr, Option<u32>, FixedState>,
     origins: HashMap<Prefix, Origin, FixedState>,
+    room: export::Room,
 }
 
 impl Shared {
@@ -261,6 +262,7 @@ impl Rib {
                 resolve: Box::new(|_| Some(0)),
                 next_hops: HashMap::with_hasher(FixedState::with_seed(seed)),
                 origins: HashMap::with_hasher(FixedState::with_seed(seed)),
+                room: export::Room::default(),
             },
             v4: Table::new(seed),
             v6: Table::new(seed),

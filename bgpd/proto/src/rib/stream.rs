@@ -47,7 +47,21 @@ pub struct Chunk {
     readers: u32,
 }
 
+/// Octets of an UPDATE with one prefix, mostly.
+const SHORT_UPDATE: usize = 128;
+
 impl Chunk {
+    /// An empty one; where it is to be about one item, it grows no more.
+    pub fn with_room_for(items: usize) -> Chunk {
+        let few = items == 1;
+        Chunk {
+            octets: Vec::with_capacity(if few { SHORT_UPDATE } else { 0 }),
+            spans: Vec::with_capacity(usize::from(few)),
+            ops: Vec::with_capacity(items),
+            readers: 0,
+        }
+    }
+
     /// What was appended since the last call is for `audience`.
     pub fn close_span(&mut self, audience: Audience) {
         let end = self.octets.len() as u32;

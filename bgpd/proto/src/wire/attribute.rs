@@ -60,6 +60,28 @@ pub fn write(out: &mut Vec<u8>, flags: u8, kind: u8, value: &[u8]) {
     out.extend_from_slice(value);
 }
 
+/// Octets that [`write`] appends for a value.
+pub fn written_len(value: &[u8]) -> usize {
+    value.len() + if value.len() > usize::from(u8::MAX) { 4 } else { 3 }
+}
+
+/// Appends one attribute, whose value `write_value` appends: at most 65,535 octets.
+pub fn write_with(out: &mut Vec<u8>, flags: u8, kind: u8, write_value: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&[flags & !EXTENDED_LENGTH, kind, 0]);
+    write_value(out);
+    let len = out.len() - start - 3;
+    match u8::try_from(len) {
+        Ok(len) => out[start + 2] = len,
+        Err(_) => {
+            let len = (len as u16).to_be_bytes();
+            out[start] |= EXTENDED_LENGTH;
+            out[start + 2] = len[0];
+            out.insert(start + 3, len[1]);
+        }
+    }
+}
+
 impl Attributes {
     /// Those of a route of our own: ORIGIN IGP, an empty AS_PATH.
     pub fn originated(local_pref: u32, communities: &[u32], large: &[[u32; 3]]) -> Attributes {

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::as_path::{self, MAX_VALUE_LEN, merge_as4_path, narrow, widen_path};
-use super::attribute::{Attributes, Raw, split, write};
+use super::attribute::{Attributes, Raw, split, write, written_len};
 use super::iana::{self, OPTIONAL, PARTIAL, TRANSITIVE};
 use super::open::Capabilities;
 use crate::af::Family;
@@ -333,7 +333,9 @@ impl<'a> Walk<'a> {
             });
             &widened
         };
-        let mut rest = Vec::with_capacity(path.len() + 4 + self.kept.iter().map(|k| k.2.len() + 4).sum::<usize>());
+        // To the octet, mostly: it is a boxed slice in the end.
+        let kept: usize = self.kept.iter().map(|k| written_len(k.2)).sum();
+        let mut rest = Vec::with_capacity(written_len(path) + kept);
         if !self.kept.is_sorted_by_key(|k| k.0) {
             self.kept.sort_unstable_by_key(|k| k.0);
         }
