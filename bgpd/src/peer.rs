@@ -127,6 +127,9 @@ pub struct Peer {
     pub last_reset: Option<Reset>,
     /// Why we are about to end the session, where the NOTIFICATION says less.
     pub why: Option<String>,
+    /// The peer did not understand the OPEN with capabilities (RFC 5492 section 3). Of the one after it nothing is assumed: a
+    /// peer learns.
+    pub next_open_is_plain: bool,
     /// The last connection of the peer's own: peers that share an address take turns.
     pub last_accepted: Serial,
     /// Of each family: the warning about its number of prefixes was given.
@@ -145,6 +148,7 @@ impl Peer {
             last_error: None,
             last_reset: None,
             why: None,
+            next_open_is_plain: false,
             config,
             index,
             extra: None,

@@ -195,11 +195,18 @@ impl Speaker {
     fn send_open(&mut self, id: PeerId, extra: bool) {
         let Some(router_id) = self.config.as_ref().map(|c| c.router_id) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let open = our_open(&peer.config, router_id, self.restart.says(&peer.config));
+        let mut open = our_open(&peer.config, router_id, self.restart.says(&peer.config));
+        let is_plain = std::mem::take(&mut peer.next_open_is_plain);
+        if is_plain {
+            open = open.without_capabilities();
+        }
         if let Some(connection) = peer.connection(extra) {
             connection.sent = Some(open.clone());
         }
-        self.write(id, extra, MessageType::Open, |out| open.write(out));
+        self.write(id, extra, MessageType::Open, |out| match is_plain {
+            true => open.write_without_capabilities(out),
+            false => open.write(out),
+        });
     }
 
     fn send_notification(&mut self, id: PeerId, extra: bool, notification: Notification) {

@@ -46,8 +46,17 @@ impl Speaker {
         {
             peer.last_error = Some(format!("received NOTIFICATION: {}", notification.describe()));
         }
-        let is_version =
-            (notification.code, notification.subcode) == (iana::OPEN_MESSAGE_ERROR, iana::UNSUPPORTED_VERSION);
+        let said = (notification.code, notification.subcode);
+        let is_version = said == (iana::OPEN_MESSAGE_ERROR, iana::UNSUPPORTED_VERSION);
+        if said == (iana::OPEN_MESSAGE_ERROR, iana::UNSUPPORTED_OPTIONAL_PARAMETER)
+            && let Some(peer) = self.peers.get_mut(&id)
+            // Without capabilities there is nothing but IPv4, and no role.
+            && peer.config.v4
+            && !peer.config.role_is_strict
+            && peer.connection(extra).and_then(|c| c.sent.as_ref()).is_some_and(|s| s.capabilities.four_octet_as)
+        {
+            peer.next_open_is_plain = true;
+        }
         self.event(id, extra, if is_version { Event::NotificationVersionError } else { Event::Notification });
     }
 

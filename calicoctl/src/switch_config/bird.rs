@@ -102,6 +102,12 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);
+        if s.graceful_restart {
+            out.push_str(
+                "  # With `graceful` in it the routes of a node whose bgpd restarts stay, and those of a node that died\n  \
+                 # as well, for the restart time.\n",
+            );
+        }
         let _ = writeln!(
             out,
             "  bfd {{ min rx interval {receive} ms; min tx interval {transmit} ms; multiplier {}; }};",

@@ -7,8 +7,8 @@
 //! A netlink socket belongs to the network namespace in which it was made, whatever the thread does later.
 
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::AddressMessage;
@@ -17,6 +17,9 @@ use netlink_packet_route::route::{RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, Socket, SocketAddr, TokioSocket};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
+use socket2::{SockFilter, SockRef};
 use tokio::sync::mpsc;
 
 use crate::codec;
@@ -31,8 +34,8 @@ const RECEIVE_BUFFER: usize = 8 << 20;
 /// Room for one datagram of answers or of a dump: the kernel's own limit for the latter is 32 KiB, once it has seen a reader with
 /// so much room.
 const DATAGRAM: usize = 64 << 10;
-/// How long the kernel may take to answer, seconds. It answers within the send; this is a guard against a lost answer.
-const ANSWER_TIMEOUT_SECS: libc::time_t = 10;
+/// How long the kernel may take to answer. It answers within the send; this is a guard against a lost answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an inconsistent dump (`NLM_F_DUMP_INTR`) is repeated before its last result is taken.
 const DUMP_TRIES: usize = 5;
 /// Batches of events that may wait for their reader; beyond, the socket's buffer fills and the reader sees an overrun.
@@ -423,14 +426,14 @@ fn fail_all(batch: &[Change], source: &io::Error) -> Vec<Result<(), Error>> {
 
 /// Keeps what this port does to routes away from a monitor: a classic BPF program in the kernel.
 fn skip_routes_of(socket: &Socket, port: u32) -> io::Result<()> {
-    let stmt = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let stmt = |code: u32, k: u32, jt: u8, jf: u8| SockFilter::new(code as u16, jt, jf, k);
     // BPF loads in network order, the header is in the host's.
     let kind = |kind: u16| u32::from(u16::from_be_bytes(kind.to_ne_bytes()));
     let load_half = libc::BPF_LD | libc::BPF_H | libc::BPF_ABS;
     let load_word = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let if_equal = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
     let give = libc::BPF_RET | libc::BPF_K;
-    let mut program = [
+    let program = [
         stmt(load_word, 12 /* nlmsg_pid */, 0, 0),
         stmt(if_equal, u32::from_be_bytes(port.to_ne_bytes()), 0, 4),
         stmt(load_half, 4 /* nlmsg_type */, 0, 0),
@@ -439,54 +442,18 @@ fn skip_routes_of(socket: &Socket, port: u32) -> io::Result<()> {
         stmt(give, 0, 0, 0),
         stmt(give, u32::MAX, 0, 0),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
-    // SAFETY: the descriptor is open for the lifetime of `socket`; the option value is a sock_fprog whose program of `len`
-    // instructions outlives the call, which copies it.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            std::ptr::from_ref(&filter).cast(),
-            size_of_val(&filter) as libc::socklen_t,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    SockRef::from(socket).attach_filter(&program)
 }
 
 /// A larger receive buffer, beyond the system's limit where we may. Without it we only see overruns sooner.
 fn grow_receive_buffer(socket: &Socket) {
-    let size = RECEIVE_BUFFER as libc::c_int;
-    // SAFETY: the descriptor is open for the lifetime of `socket`; the option value is a c_int that outlives the call, and
-    // its length is given.
-    let forced = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUFFORCE,
-            std::ptr::from_ref(&size).cast(),
-            size_of_val(&size) as libc::socklen_t,
-        )
-    };
-    if forced != 0
-        && let Err(e) = socket.set_rx_buf_sz(size)
+    if setsockopt(socket, RcvBufForce, &RECEIVE_BUFFER).is_err()
+        && let Err(e) = socket.set_rx_buf_sz(RECEIVE_BUFFER as libc::c_int)
     {
         tracing::debug!(error = %e, "the netlink receive buffer stays small");
     }
 }
 
 fn set_answer_timeout(socket: &Socket) -> io::Result<()> {
-    let timeout = libc::timeval { tv_sec: ANSWER_TIMEOUT_SECS, tv_usec: 0 };
-    // SAFETY: the descriptor is open for the lifetime of `socket`; the option value is a timeval that outlives the call,
-    // and its length is given.
-    let set = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            std::ptr::from_ref(&timeout).cast(),
-            size_of_val(&timeout) as libc::socklen_t,
-        )
-    };
-    if set == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    SockRef::from(socket).set_read_timeout(Some(ANSWER_TIMEOUT))
 }

@@ -174,6 +174,11 @@ impl AttrTable {
         differs
     }
 
+    /// Whether a set has a next hop.
+    pub fn has_next_hop(&self, next_hop: IpAddr) -> bool {
+        self.sets.iter().flatten().any(|s| s.attributes.next_hop == next_hop)
+    }
+
     /// How many sets there are.
     pub fn len(&self) -> usize {
         self.index.len()

@@ -87,6 +87,11 @@ impl<'a, K: Key> Writer<'a, K> {
         self.to.layout().fits(self.attributes.len(), self.mp_next_hop().as_ref())
     }
 
+    /// The next hop of the run that was begun.
+    pub(super) fn next_hop(&self) -> Option<IpAddr> {
+        self.next_hop.map(|n| n.address)
+    }
+
     /// The next hop, if the prefixes go into MP_REACH_NLRI.
     fn mp_next_hop(&self) -> Option<NextHop> {
         self.next_hop.filter(|n| K::FAMILY == Family::Ipv6 || n.address.is_ipv6())

@@ -266,6 +266,10 @@ fn hearer<K: Key>(
     };
     let rule = export_rule(table, shared, terms, at, &best);
     let why = match &told {
+        Ok(set) if set.next_hop == address && shared.peer_at(address).is_some() => {
+            let why = "the next hop would be its own address (RFC 4271 section 5.1.3)".into();
+            return Some(Hearer { peer: address, told: None, why });
+        }
         Ok(_) if !out.is_told_path(peer, at, &best, true) => "it is about to be told".into(),
         Ok(_) => rule,
         Err(Withheld::Rule | Withheld::Default) => rule,

@@ -7,7 +7,7 @@ use super::encode::Writer;
 use super::group::{Backlog, Group, Groups, Limits, NOBODY, Position, Terms};
 use super::import::{RouteView, operate};
 use super::path_items::PathItems;
-use super::stream::{Audience, Chunk, Op};
+use super::stream::{Audience, Chunk, Hearers, Op};
 use super::{AttrId, LOCAL, PeerIndex, PeerInfo, Shared, Table};
 use crate::af::Key;
 use crate::policy::{Action, Policy};
@@ -181,13 +181,17 @@ fn encode<K: Key>(
         if is_read {
             writer.reach(&mut chunk.octets, run.iter().map(|r| r.item));
         }
-        chunk.close_span(Audience::AllBut(run[0].source));
-        for &Reach { source, item, .. } in run {
-            let before = group.adj.set(item, source);
+        let source = run[0].source;
+        // RFC 4271 section 5.1.3.
+        let next_hop = writer.next_hop().and_then(|a| shared.peer_at(a)).filter(|&p| p != source).unwrap_or(NOBODY);
+        let now = Hearers { source, next_hop };
+        chunk.close_span(Audience::All(now));
+        for &Reach { item, .. } in run {
+            let before = group.adj.set(item, now);
             chunk.ops.push(Op { item, before });
-            if before != NOBODY && before != source {
-                // It had the route that another one announced, and has its own now.
-                room.unreach.push((Audience::Only(source), item));
+            // Those have what was announced before, and are not told this.
+            for peer in [source, next_hop].into_iter().filter(|&peer| before.include(peer)) {
+                room.unreach.push((Audience::Only(peer), item));
             }
         }
     }
@@ -195,10 +199,10 @@ fn encode<K: Key>(
         group.pending.insert(r.item);
     });
     for &item in &room.gone {
-        let before = group.adj.set(item, NOBODY);
-        if before != NOBODY {
+        let before = group.adj.set(item, Hearers::NONE);
+        if before != Hearers::NONE {
             chunk.ops.push(Op { item, before });
-            room.unreach.push((Audience::AllBut(before), item));
+            room.unreach.push((Audience::All(before), item));
         }
     }
     if is_read {

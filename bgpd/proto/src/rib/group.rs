@@ -1,7 +1,7 @@
 //! Update groups: peers that are told the same share one Adj-RIB-Out and one encoded [`Stream`].
 //!
 //! What a peer has been told of an item is what its group has ([`AdjRibOut`]), but for routes that are from the peer
-//! itself, and but for its [`Backlog`]. Items are entries of the prefix table; in a group with add-path (RFC 7911) they are
+//! itself or have it as next hop, and but for its [`Backlog`]. Items are entries of the prefix table; in a group with add-path (RFC 7911) they are
 //! the paths that [`PathItems`] numbers.
 //!
 //! ```text
@@ -12,17 +12,20 @@
 //! ```
 //!
 //! Invariants:
-//! - for a peer in the stream at its end, told = the Adj-RIB-Out, without what is from the peer;
+//! - for a peer in the stream at its end, told = the Adj-RIB-Out, without what the peer is not to hear;
 //! - for a peer behind, the same holds for every item that is not in its backlog, and for those `told` says it;
 //! - an item that is pending in the group keeps its state in the Adj-RIB-Out until it is encoded, so that the two above hold.
 
 use std::net::Ipv4Addr;
 
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
 use super::bitmap::Bitmap;
 use super::entry_set::EntrySet;
 use super::export::ExportConfig;
 use super::path_items::{PathItem, PathItems};
-use super::stream::{Chunk, Cursor, Op, Stream};
+use super::stream::{Chunk, Cursor, Hearers, Op, Stream};
 use super::{LOCAL, Path, PeerIndex, PeerInfo, Table};
 use crate::af::{Family, Key};
 use crate::wire::iana::Role;
@@ -127,9 +130,11 @@ pub struct Member {
 pub struct AdjRibOut {
     /// By item: the peer whose route is announced, or [`NOBODY`].
     sources: Vec<PeerIndex>,
+    /// [`Hearers::next_hop`] of the few items that have one.
+    next_hops: HashMap<u32, PeerIndex, FixedState>,
     count: u32,
-    /// How many of `sources` are each peer.
-    from: Vec<u32>,
+    /// How many of the routes each peer is not told.
+    withheld: Vec<u32>,
 }
 
 impl AdjRibOut {
@@ -137,43 +142,64 @@ impl AdjRibOut {
         self.sources.get(item as usize).copied().unwrap_or(NOBODY)
     }
 
+    fn hearers(&self, item: u32) -> Hearers {
+        let next_hop = self.next_hops.get(&item).copied().unwrap_or(NOBODY);
+        Hearers { source: self.source(item), next_hop }
+    }
+
     /// Whether `peer` has a route, backlog apart.
     pub fn has(&self, peer: PeerIndex, item: u32) -> bool {
-        let source = self.source(item);
-        source != NOBODY && source != peer
+        self.hearers(item).include(peer)
     }
 
     /// The items of which `peer` has a route, backlog apart.
     fn items(&self, peer: PeerIndex) -> impl Iterator<Item = u32> {
-        let has = move |&(_, &source): &(u32, &PeerIndex)| source != NOBODY && source != peer;
-        (0..).zip(&self.sources).filter(has).map(|(item, _)| item)
+        (0..self.sources.len() as u32).filter(move |&item| self.has(peer, item))
     }
 
-    /// Sets whose route is announced; returns whose was.
-    pub fn set(&mut self, item: u32, source: PeerIndex) -> PeerIndex {
+    /// Sets who has the route of an item; returns who had one.
+    pub fn set(&mut self, item: u32, now: Hearers) -> Hearers {
         let at = item as usize;
         if at >= self.sources.len() {
-            if source == NOBODY {
-                return NOBODY;
+            if now.source == NOBODY {
+                return Hearers::NONE;
             }
             self.sources.resize(at + 1, NOBODY);
         }
-        let before = std::mem::replace(&mut self.sources[at], source);
-        if before != source {
-            if before != NOBODY {
-                self.count -= 1;
-                self.from[usize::from(before)] -= 1;
-            }
-            if source != NOBODY {
-                let source = usize::from(source);
-                self.count += 1;
-                if source >= self.from.len() {
-                    self.from.resize(source + 1, 0);
-                }
-                self.from[source] += 1;
-            }
+        let before = self.hearers(item);
+        if before != now {
+            self.sources[at] = now.source;
+            match now.next_hop {
+                NOBODY => self.next_hops.remove(&item),
+                peer => self.next_hops.insert(item, peer),
+            };
+            self.count -= u32::from(before.source != NOBODY);
+            self.count += u32::from(now.source != NOBODY);
+            [before.source, before.next_hop].into_iter().for_each(|peer| self.withhold(peer, -1));
+            [now.source, now.next_hop].into_iter().for_each(|peer| self.withhold(peer, 1));
         }
         before
+    }
+
+    /// One more route that a peer is not told, or one less.
+    fn withhold(&mut self, peer: PeerIndex, change: i32) {
+        if peer == NOBODY {
+            return;
+        }
+        let peer = usize::from(peer);
+        if peer >= self.withheld.len() {
+            self.withheld.resize(peer + 1, 0);
+        }
+        self.withheld[peer] = self.withheld[peer].wrapping_add_signed(change);
+    }
+
+    /// No route has the peer as its next hop: the peer is no more, and its number will be another's.
+    fn forget_next_hop(&mut self, peer: PeerIndex) {
+        let before = self.next_hops.len();
+        self.next_hops.retain(|_, p| *p != peer);
+        if let Some(withheld) = self.withheld.get_mut(usize::from(peer)) {
+            *withheld -= (before - self.next_hops.len()) as u32;
+        }
     }
 }
 
@@ -309,6 +335,11 @@ impl Groups {
         }
     }
 
+    /// A peer is no more.
+    pub fn forget_peer(&mut self, peer: PeerIndex) {
+        self.groups.iter_mut().flatten().for_each(|g| g.adj.forget_next_hop(peer));
+    }
+
     /// Takes a peer out of its group; what is left of it.
     fn leave(&mut self, peer: PeerIndex) -> Option<Member> {
         let member = self.members.get_mut(usize::from(peer))?.take()?;
@@ -434,8 +465,8 @@ impl Groups {
     /// How many routes a peer has been told.
     pub fn count(&self, peer: PeerIndex) -> u32 {
         let Some((group, member)) = self.of(peer) else { return 0 };
-        let own = group.adj.from.get(usize::from(peer)).copied().unwrap_or(0);
-        let mut count = group.adj.count - own;
+        let withheld = group.adj.withheld.get(usize::from(peer)).copied().unwrap_or(0);
+        let mut count = group.adj.count - withheld;
         if let Position::Behind(backlog) = &member.position {
             for item in backlog.pending.iter() {
                 count -= u32::from(group.adj.has(peer, item));
@@ -525,7 +556,7 @@ impl Groups {
 
 impl Backlog {
     fn note(&mut self, peer: PeerIndex, op: Op) {
-        if self.pending.insert(op.item) && op.before != NOBODY && op.before != peer {
+        if self.pending.insert(op.item) && op.before.include(peer) {
             self.told.insert(op.item);
         }
     }

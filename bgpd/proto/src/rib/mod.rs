@@ -132,6 +132,8 @@ struct PeerSlot {
 pub struct Shared {
     pub attrs: AttrTable,
     peers: Vec<Option<PeerSlot>>,
+    /// Who has an address: on different ports, or behind different links, it may be several.
+    by_address: HashMap<IpAddr, Vec<PeerIndex>, FixedState>,
     resolve: Box<dyn Fn(IpAddr) -> Option<u32> + Send>,
     next_hops: HashMap<IpAddr, Option<u32>, FixedState>,
     origins: HashMap<Prefix, Origin, FixedState>,
@@ -149,6 +151,14 @@ impl Shared {
 
     fn slot_mut(&mut self, peer: PeerIndex) -> Option<&mut PeerSlot> {
         self.peers.get_mut(usize::from(peer))?.as_mut()
+    }
+
+    /// The one peer that has an address.
+    fn peer_at(&self, address: IpAddr) -> Option<PeerIndex> {
+        match self.by_address.get(&address)?[..] {
+            [peer] => Some(peer),
+            _ => None,
+        }
     }
 
     /// A path that passed came or went.
@@ -259,6 +269,7 @@ impl Rib {
             shared: Shared {
                 attrs: AttrTable::new(seed),
                 peers: vec![None],
+                by_address: HashMap::with_hasher(FixedState::with_seed(seed)),
                 resolve: Box::new(|_| Some(0)),
                 next_hops: HashMap::with_hasher(FixedState::with_seed(seed)),
                 origins: HashMap::with_hasher(FixedState::with_seed(seed)),
@@ -276,9 +287,10 @@ impl Rib {
 
     /// Makes room for a peer.
     pub fn add_peer(&mut self, info: PeerInfo) -> PeerIndex {
+        let address = info.address;
         let slot = PeerSlot { info, received: [0; 2], accepted: [0; 2] };
         let peers = &mut self.shared.peers;
-        match (1..peers.len()).find(|&i| peers[i].is_none()) {
+        let index = match (1..peers.len()).find(|&i| peers[i].is_none()) {
             Some(free) => {
                 peers[free] = Some(slot);
                 free as PeerIndex
@@ -287,7 +299,10 @@ impl Rib {
                 peers.push(Some(slot));
                 (peers.len() - 1) as PeerIndex
             }
-        }
+        };
+        self.shared.by_address.entry(address).or_default().push(index);
+        self.note_next_hop(address);
+        index
     }
 
     /// Forgets a peer and its paths.
@@ -295,9 +310,35 @@ impl Rib {
         for family in Family::ALL {
             self.stop(peer, family);
             self.remove_paths(peer, family, false);
+            self.out[family as usize].forget_peer(peer);
         }
-        if peer != LOCAL {
-            self.shared.peers[usize::from(peer)] = None;
+        if let Some(slot) = self.shared.peers.get_mut(usize::from(peer)).and_then(Option::take) {
+            let address = slot.info.address;
+            if let Some(here) = self.shared.by_address.get_mut(&address) {
+                here.retain(|&p| p != peer);
+                if here.is_empty() {
+                    self.shared.by_address.remove(&address);
+                }
+            }
+            self.note_next_hop(address);
+        }
+    }
+
+    /// Who has an address changed: who is told of the routes with it as next hop may be others.
+    fn note_next_hop(&mut self, address: IpAddr) {
+        if !self.shared.attrs.has_next_hop(address) {
+            return;
+        }
+        for family in Family::ALL {
+            with_table!(self, family, |table, shared| {
+                let has = |p: &Path| p.used != AttrId::NONE && shared.attrs.get(p.used).attributes.next_hop == address;
+                let (groups, paths) = self.out[family as usize].groups_mut();
+                for group in groups {
+                    for (at, _) in (0..).zip(table.entries()).filter(|(_, e)| e.paths().iter().any(has)) {
+                        group.note(paths, table, at);
+                    }
+                }
+            });
         }
     }
 

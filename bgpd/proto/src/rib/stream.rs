@@ -6,18 +6,36 @@
 use std::collections::VecDeque;
 
 use super::PeerIndex;
+use super::group::NOBODY;
+
+/// Which peers of a group have a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hearers {
+    /// Who it is from, and is not told; [`NOBODY`]: there is no route, and nobody is told.
+    pub source: PeerIndex,
+    /// Who is not told besides, for the next hop is its own address (RFC 4271 section 5.1.3); mostly [`NOBODY`].
+    pub next_hop: PeerIndex,
+}
+
+impl Hearers {
+    pub const NONE: Hearers = Hearers { source: NOBODY, next_hop: NOBODY };
+
+    pub fn include(self, peer: PeerIndex) -> bool {
+        self.source != NOBODY && self.source != peer && self.next_hop != peer
+    }
+}
 
 /// Who hears a part of a chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Audience {
-    AllBut(PeerIndex),
+    All(Hearers),
     Only(PeerIndex),
 }
 
 impl Audience {
     pub fn includes(self, peer: PeerIndex) -> bool {
         match self {
-            Audience::AllBut(source) => source != peer,
+            Audience::All(hearers) => hearers.include(peer),
             Audience::Only(one) => one == peer,
         }
     }
@@ -30,11 +48,11 @@ struct Span {
     end: u32,
 }
 
-/// An item whose state changed, and who its route was from before ([`super::NOBODY`]: there was none).
+/// An item whose state changed, and who had a route before.
 #[derive(Clone, Copy, Debug)]
 pub struct Op {
     pub item: u32,
-    pub before: PeerIndex,
+    pub before: Hearers,
 }
 
 /// Messages encoded together.

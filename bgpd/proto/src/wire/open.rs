@@ -87,10 +87,24 @@ impl Open {
         Ok(())
     }
 
+    /// The same for a peer that knows no capabilities: what is left is IPv4 (RFC 4760 section 8).
+    pub fn without_capabilities(self) -> Open {
+        Open { capabilities: Capabilities { ipv4: true, ..Capabilities::default() }, ..self }
+    }
+
     /// Appends the message.
     pub fn write(&self, out: &mut Vec<u8>) {
         let mut caps = Vec::with_capacity(64);
         self.capabilities.write_list(&mut caps, self.asn);
+        self.write_with(&caps, out);
+    }
+
+    /// Appends the message without the parameter for capabilities (RFC 5492 section 3).
+    pub fn write_without_capabilities(&self, out: &mut Vec<u8>) {
+        self.write_with(&[], out);
+    }
+
+    fn write_with(&self, caps: &[u8], out: &mut Vec<u8>) {
         write_message(out, MessageType::Open, |out| {
             out.push(VERSION);
             out.extend_from_slice(&as_path::narrow(self.asn).to_be_bytes());
@@ -106,7 +120,7 @@ impl Open {
                     out.extend_from_slice(&[255, PARAMETER_EXTENDED, a, b, PARAMETER_CAPABILITIES, c, d]);
                 }
             }
-            out.extend_from_slice(&caps);
+            out.extend_from_slice(caps);
         });
     }
 }

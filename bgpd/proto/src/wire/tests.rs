@@ -350,3 +350,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_value_that_is_written_in_place_reads_as_any_other() {
+    for len in [0, 1, 255, 256, 4000] {
+        let value: Vec<u8> = (0..len).map(|n| n as u8).collect();
+        let (mut whole, mut in_place) = (vec![7], vec![7]);
+        attribute::write(&mut whole, 0xc0, COMMUNITIES, &value);
+        attribute::write_with(&mut in_place, 0xc0, COMMUNITIES, |out| out.extend_from_slice(&value));
+        assert_eq!(in_place, whole, "{len} octets");
+        assert_eq!(attribute::written_len(&value), whole.len() - 1, "{len} octets");
+    }
+}

@@ -13,7 +13,8 @@ const PREFIXES: u64 = 40;
 /// These send and get path identifiers (RFC 7911).
 const ADD_PATH: [bool; 7] = [false, false, false, true, true, true, false];
 
-/// A path as the model knows it: which of all announcements it is, of whom, under which identifier. The higher is preferred.
+/// A path as the model knows it: which of all announcements it is, of whom, with which next hop (192.0.2.n). The higher is
+/// preferred.
 type Mark = [u32; 3];
 
 #[derive(Default)]
@@ -101,11 +102,14 @@ impl World {
         match self.below(20) {
             0..7 if self.speakers[i].is_up => {
                 self.version += 1;
-                let mark = [self.version, u32::from(peer), 0];
+                // Mostly somebody who is no peer of ours, else one of these.
+                let next_hop = if self.below(2) == 0 { 200 } else { 1 + self.below(KINDS.len() as u64) as u8 };
+                let mark = [self.version, u32::from(peer), next_hop.into()];
                 let (paths, list) = self.list(i);
                 let octets: Vec<u8> = mark.iter().flat_map(|v| v.to_be_bytes()).collect();
                 let mut set = received(&[65009], &[(LARGE_COMMUNITIES, octets)]);
                 set.local_pref = Some(mark[0]);
+                set.next_hop = [192, 0, 2, next_hop].into();
                 self.rib.announce(peer, Family::Ipv4, &list, set);
                 self.speakers[i].announced.extend(paths.into_iter().map(|p| (p, mark)));
             }
@@ -206,7 +210,10 @@ impl World {
             for mark in if ADD_PATH[i] { all } else { best.into_iter().collect() } {
                 let source = mark[1] as usize - 1;
                 let reflected = [KINDS[source], KINDS[i]] != [Ibgp, Ibgp];
-                if source != i && reflected && !(self.speakers[i].rejects_odd && is_odd(prefix)) {
+                // To other ASes we are the next hop.
+                let is_next_hop = KINDS[i] != Ebgp && mark[2] as usize == i + 1;
+                let is_rejected = self.speakers[i].rejects_odd && is_odd(prefix);
+                if source != i && reflected && !is_next_hop && !is_rejected {
                     expected.insert((prefix, mark));
                 }
             }

@@ -304,3 +304,38 @@ fn nothing_is_told_while_a_family_is_held() {
     let released = told(&mut rib, 2);
     assert_eq!((released.announced.len(), released.end_of_rib), (1, vec![Family::Ipv4]));
 }
+
+/// RFC 4271 section 5.1.3: who is the next hop is not told, as long as it is known who that is.
+#[test]
+fn a_route_does_not_go_to_its_next_hop() {
+    let mut rib = rib(&[Client, Client]);
+    let start = |rib: &mut Rib, n: u8, address: u8| {
+        let peer = rib.add_peer(PeerInfo { address: [192, 0, 2, address].into(), ..info(n, Client) });
+        rib.start(peer, Family::Ipv4);
+        peer
+    };
+    let third = Attributes { next_hop: [192, 0, 2, 3].into(), ..received(&[65009], &[]) };
+    rib.announce(1, Family::Ipv4, TEN, third.clone());
+    assert_eq!(told(&mut rib, 2).announced.len(), 1, "it is of no concern to anybody else");
+    assert_eq!(start(&mut rib, 3, 3), 3);
+    assert!(told(&mut rib, 3).announced.is_empty(), "the one that was added later");
+    assert_eq!(rib.counts(3, Family::Ipv4).1, 0);
+    let ten = Prefix::new([10, 0, 0, 0].into(), 8).unwrap();
+    let hearer = rib.explain(ten).unwrap().peers.pop().unwrap();
+    assert_eq!((hearer.told, hearer.why.contains("section 5.1.3")), (None, true), "{}", hearer.why);
+    // What it has goes when the best path becomes one through itself, and comes when it is another.
+    rib.announce(2, Family::Ipv4, TEN, Attributes { local_pref: Some(900), ..received(&[65009], &[]) });
+    assert_eq!(told(&mut rib, 3).announced.len(), 1);
+    rib.withdraw(2, Family::Ipv4, TEN);
+    assert_eq!(told(&mut rib, 3).withdrawn, [ten]);
+    // Two peers that share an address are told, and each turns it down.
+    assert_eq!(start(&mut rib, 4, 3), 4);
+    assert_eq!([told(&mut rib, 3).withdrawn, told(&mut rib, 4).withdrawn], [[ten], [ten]]);
+    rib.remove_peer(4);
+    assert_eq!(told(&mut rib, 3).withdrawn, [ten]);
+    // The number of a peer that is gone says nothing about the next one that has it.
+    rib.remove_peer(3);
+    assert_eq!(start(&mut rib, 3, 33), 3);
+    assert_eq!(told(&mut rib, 3).announced.len(), 1);
+    assert_eq!(rib.counts(3, Family::Ipv4).1, 1);
+}

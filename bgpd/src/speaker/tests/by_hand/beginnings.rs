@@ -76,6 +76,48 @@ async fn capabilities_are_said_as_configured() {
     assert!(hold.remaining.unwrap() > 80.0);
 }
 
+/// RFC 5492 section 3: a peer that knows no optional parameters is asked once more without them, and each time anew.
+#[tokio::test]
+async fn a_peer_that_knows_no_capabilities() {
+    let at = addresses();
+    let mut config = config_of(at, 65001, 65002);
+    only_peer(&mut config).passive = true;
+    let h = started(&config).await;
+    let answer = Notification::open(iana::UNSUPPORTED_OPTIONAL_PARAMETER, &[]);
+    let mut refusal = Vec::new();
+    answer.write(&mut refusal);
+    let theirs = open(65002, [10, 0, 0, 6]);
+    let mut plain = Vec::new();
+    theirs.write_without_capabilities(&mut plain);
+    for (row, has_parameters, is_taken) in [
+        ("as always", true, false),
+        ("without, and that is refused too", false, false),
+        ("as always once more", true, false),
+        ("without", false, true),
+        ("the next session", true, true),
+    ] {
+        let mut peer = ByHand::connect(at, 64).await;
+        let ours = peer.expect(MessageType::Open).await;
+        assert_eq!(ours[9] > 0, has_parameters, "{row}");
+        let open = Open::read(&ours).unwrap();
+        assert_eq!((open.asn, open.capabilities.ipv4), (65001, true), "{row}");
+        if is_taken {
+            peer.send(&plain).await;
+            peer.expect(MessageType::Keepalive).await;
+            peer.send_keepalive().await;
+            until("session", || is_up(&h)).await;
+            let attributes: [(u8, &[u8]); 3] =
+                [(ORIGIN, &[0]), (AS_PATH, &[2, 1, 0xfd, 0xea]), (NEXT_HOP, &[10, 9, 9, 9])];
+            peer.send(&update(&attributes, 1)).await;
+            until("route", || has(&h, "10.1.0.0/16")).await;
+        } else {
+            peer.send(&refusal).await;
+        }
+        drop(peer);
+        until("end", || async { !is_up(&h).await }).await;
+    }
+}
+
 /// RFC 4271 section 4.2: hold time 0 means that no KEEPALIVE is sent but the first.
 #[tokio::test]
 async fn a_hold_time_of_zero_is_silence() {
