@@ -32,13 +32,8 @@ impl Speaker {
         self.sign_ranges(&config);
         self.take_own_addresses(&config);
         self.config = Some(config.clone());
-        let mut refresh_all = false;
         for (id, peer) in config.peers {
-            refresh_all |= self.configure_peer(id, peer);
-        }
-        if refresh_all {
-            let all: Vec<_> = self.peers.values().map(|p| p.index).collect();
-            all.into_iter().for_each(|index| Family::ALL.into_iter().for_each(|f| self.rib.refresh(index, f, false)));
+            self.configure_peer(id, peer);
         }
         self.meet_neighbours();
         self.note_waiting();
@@ -91,19 +86,14 @@ impl Speaker {
         result
     }
 
-    /// Whether what everybody was told has to be looked at again.
-    fn configure_peer(&mut self, id: PeerId, config: PeerConfig) -> bool {
+    fn configure_peer(&mut self, id: PeerId, config: PeerConfig) {
         self.configure_bfd(id, &config);
         match self.peers.get(&id) {
-            None => {
-                self.add_peer(id, config);
-                false
-            }
-            Some(old) if old.config == config => false,
+            None => self.add_peer(id, config),
+            Some(old) if old.config == config => {}
             Some(old) => {
                 let changes = old.config.changes(&config);
                 self.change_peer(id, config, changes);
-                changes.refresh_all
             }
         }
     }
@@ -240,6 +230,9 @@ impl Speaker {
         }
         if changes.refresh_out || changes.refresh_all {
             self.rib.regroup(index);
+        }
+        if changes.refresh_all {
+            self.rib.redistribute(index);
         }
     }
 

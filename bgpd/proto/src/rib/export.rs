@@ -152,7 +152,7 @@ fn encode<K: Key>(
     table: &Table<K>,
     shared: &mut Shared,
     group: &mut Group,
-    paths: &PathItems,
+    paths: &mut PathItems,
     limits: Limits,
 ) -> Chunk {
     let mut room = Room::take(shared);
@@ -161,9 +161,15 @@ fn encode<K: Key>(
     for &item in &room.items {
         match exported(table, shared, &group.terms, paths, item, accepts_all, &mut room.made) {
             Ok((set, source)) => room.reach.push(Reach { source, set, item }),
-            Err(_) => room.gone.push(item),
+            Err(withheld) => {
+                if withheld == Withheld::NoRoute && group.terms.add_path {
+                    paths.note_gone(item);
+                }
+                room.gone.push(item);
+            }
         }
     }
+    let paths = &*paths;
     let is_read = group.has_readers();
     let mut chunk = Chunk::with_room_for(room.items.len());
     let mut writer = Writer::new(table, paths, &group.terms, std::mem::take(&mut room.attributes));
@@ -190,7 +196,7 @@ fn encode<K: Key>(
             let before = group.adj.set(item, now);
             chunk.ops.push(Op { item, before });
             // Those have what was announced before, and are not told this.
-            for peer in [source, next_hop].into_iter().filter(|&peer| before.include(peer)) {
+            for peer in [source, next_hop].into_iter().filter(|&p| p != NOBODY && before.include(p)) {
                 room.unreach.push((Audience::Only(peer), item));
             }
         }

@@ -404,8 +404,9 @@ impl Groups {
         }
         // RFC 7313 section 4: no BoRR before End-of-RIB, which then ends this answer too.
         let is_marked = is_marked && !member.end_of_rib_due;
-        member.refresh_begin_due = is_marked;
-        member.refresh_end_due = is_marked;
+        // A mark that is due stays so: who has heard BoRR waits for EoRR.
+        member.refresh_begin_due |= is_marked;
+        member.refresh_end_due |= is_marked;
     }
 
     /// A peer without a backlog takes part in the stream again.
@@ -545,7 +546,7 @@ impl Groups {
 
 impl Groups {
     /// Gives the number of a path back if nobody knows of it any more.
-    fn forget_path(&mut self, item: u32) -> bool {
+    pub fn forget_path(&mut self, item: u32) -> bool {
         let gone = self.forget(item, true);
         if gone {
             self.paths.remove(item);

@@ -42,6 +42,12 @@ pub type PeerIndex = u16;
 /// The index of this speaker itself: routes of our own.
 pub const LOCAL: PeerIndex = 0;
 
+/// So many paths that are gone may have a number, with which each change of their prefix looks at them.
+const MOST_GONE_PATHS: u32 = 1024;
+
+/// So many answers about next hops are remembered, or twice as many as there are attribute sets.
+const MOST_NEXT_HOPS: usize = 4096;
+
 /// A route of our own.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
@@ -189,6 +195,10 @@ impl Shared {
 
     fn intern(&mut self, attributes: Attributes) -> AttrId {
         let Shared { attrs, resolve, next_hops, .. } = self;
+        // A peer may make up as many as it likes, one after another.
+        if next_hops.len() > MOST_NEXT_HOPS.max(2 * attrs.len()) {
+            next_hops.clear();
+        }
         attrs.intern(attributes, |next_hop| *next_hops.entry(next_hop).or_insert_with(|| resolve(next_hop)))
     }
 
@@ -241,6 +251,8 @@ pub struct Rib {
     held: [bool; 2],
     /// How many entries had to stay when [`Rib::reap`] last looked at each.
     kept: [u32; 2],
+    /// The same of paths that are gone.
+    kept_paths: [u32; 2],
     flaps: flap::Flaps,
     /// Whether our own routes are known: End-of-RIB says so to peers.
     complete: bool,
@@ -280,6 +292,7 @@ impl Rib {
             out: Default::default(),
             held: [false; 2],
             kept: [0; 2],
+            kept_paths: [0; 2],
             flaps: flap::Flaps::new(seed),
             complete: false,
         }
@@ -326,18 +339,27 @@ impl Rib {
 
     /// Who has an address changed: who is told of the routes with it as next hop may be others.
     fn note_next_hop(&mut self, address: IpAddr) {
-        if !self.shared.attrs.has_next_hop(address) {
-            return;
+        if self.shared.attrs.has_next_hop(address) {
+            self.note_where(|shared, path| {
+                path.used != AttrId::NONE && shared.attrs.get(path.used).attributes.next_hop == address
+            });
         }
+    }
+
+    /// Who may be told of what a peer announces changed ([`Rib::peer_mut`]): every other peer is told what differs.
+    pub fn redistribute(&mut self, peer: PeerIndex) {
+        self.note_where(|_, path| path.peer == peer);
+    }
+
+    /// All groups look again at the entries that have such a path.
+    fn note_where(&mut self, is_meant: impl Fn(&Shared, &Path) -> bool) {
         for family in Family::ALL {
             with_table!(self, family, |table, shared| {
-                let has = |p: &Path| p.used != AttrId::NONE && shared.attrs.get(p.used).attributes.next_hop == address;
                 let (groups, paths) = self.out[family as usize].groups_mut();
-                for group in groups {
-                    for (at, _) in (0..).zip(table.entries()).filter(|(_, e)| e.paths().iter().any(has)) {
-                        group.note(paths, table, at);
-                    }
-                }
+                let entries = (0..).zip(table.entries());
+                let meant: Vec<u32> =
+                    entries.filter(|(_, e)| e.paths().iter().any(|p| is_meant(shared, p))).map(|(at, _)| at).collect();
+                groups.for_each(|group| meant.iter().for_each(|&at| group.note(paths, table, at)));
             });
         }
     }
@@ -599,7 +621,10 @@ impl Rib {
     /// Forgets prefixes that are gone, of which every peer knows that. Their entries would do no harm: [`Rib::roll_flaps`] does
     /// this once a minute, and [`Rib::make_room`] where they are many.
     pub fn reap(&mut self) {
-        Family::ALL.into_iter().for_each(|f| self.reap_family(f, false));
+        for family in Family::ALL {
+            self.reap_family(family, false);
+            self.reap_paths(family);
+        }
     }
 
     /// As [`Rib::reap`] where new prefixes would make a table larger though a good part of it is empty. Prefixes that flap keep
@@ -613,7 +638,28 @@ impl Rib {
             if wastes_room {
                 self.reap_family(family, true);
             }
+            // While somebody is slow not every call looks at all of them.
+            if self.out[family as usize].paths.gone_len() > MOST_GONE_PATHS.max(2 * self.kept_paths[family as usize]) {
+                self.reap_paths(family);
+            }
         }
+    }
+
+    /// Gives back the numbers of paths that are gone, of which every peer with add-path knows that.
+    fn reap_paths(&mut self, family: Family) {
+        let out = &mut self.out[family as usize];
+        with_table!(self, family, |table, _shared| {
+            for item in out.paths.take_gone() {
+                let is_gone = out.paths.get(item).is_some_and(|i| {
+                    let mut paths = table.entries()[i.entry as usize].paths().iter();
+                    !paths.any(|p| (p.peer, p.id) == (i.peer, i.received_id))
+                });
+                if is_gone && !out.forget_path(item) {
+                    out.paths.note_gone(item);
+                }
+            }
+        });
+        self.kept_paths[family as usize] = out.paths.gone_len();
     }
 
     fn reap_family(&mut self, family: Family, keeps_suspects: bool) {

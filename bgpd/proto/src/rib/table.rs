@@ -154,6 +154,7 @@ pub struct Table<K> {
     before: Vec<Path>,
     candidates: Vec<(usize, Candidate)>,
     order: Vec<Path>,
+    unusable: Vec<Path>,
 }
 
 impl<K: Key> Table<K> {
@@ -173,6 +174,7 @@ impl<K: Key> Table<K> {
             before: Vec::new(),
             candidates: Vec::new(),
             order: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -395,16 +397,17 @@ impl<K: Key> Table<K> {
             [only] => u16::from(shared.is_eligible(only)),
             list => {
                 self.candidates.clear();
+                self.unusable.clear();
                 for (i, path) in list.iter().enumerate() {
-                    if let Some(candidate) = shared.candidate(path) {
-                        self.candidates.push((i, candidate));
+                    match shared.candidate(path) {
+                        Some(candidate) => self.candidates.push((i, candidate)),
+                        None => self.unusable.push(*path),
                     }
                 }
                 let best = decision::select(&mut self.candidates);
                 self.order.clear();
                 self.order.extend(self.candidates.iter().map(|c| list[c.0]));
-                let rest = (0..list.len()).filter(|i| !self.candidates.iter().any(|c| c.0 == *i));
-                self.order.extend(rest.map(|i| list[i]));
+                self.order.append(&mut self.unusable);
                 list.copy_from_slice(&self.order);
                 best as u16
             }

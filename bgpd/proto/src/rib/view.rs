@@ -181,7 +181,11 @@ fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteI
         let (shown, id) = match view {
             View::Best => (i < best, path.used),
             View::Received(peer) => (path.peer != LOCAL && peer.is_none_or(|p| p == path.peer), path.received),
-            View::Advertised(peer) => (out.is_told_path(peer, at, path, i == 0 && best > 0), path.used),
+            // What import has turned down since is to be withdrawn.
+            View::Advertised(peer) => {
+                let is_told = out.is_told_path(peer, at, path, i == 0 && best > 0);
+                (is_told && path.used != AttrId::NONE, path.used)
+            }
         };
         if !shown || filter.from.is_some_and(|p| p != path.peer) {
             continue;

@@ -101,20 +101,23 @@ impl Notification {
         });
     }
 
-    /// In words, with what the data says. Text of the peer comes escaped and in quotes.
+    /// In words, with what the data says. Text of the peer comes escaped and in quotes. Of a Hard Reset inside a Hard Reset only
+    /// the name is said: there is no reason to send one, and a message has room for thousands.
     pub fn describe(&self) -> String {
-        let mut text = self.to_string();
-        if let Some(detail) = self.detail() {
-            text.push_str(": ");
-            text.push_str(&detail);
+        match self.inner() {
+            Some(inner) => format!("{self}: {}", inner.with_detail()),
+            None => self.with_detail(),
         }
-        text
+    }
+
+    fn with_detail(&self) -> String {
+        match self.detail() {
+            Some(detail) => format!("{self}: {detail}"),
+            None => self.to_string(),
+        }
     }
 
     fn detail(&self) -> Option<String> {
-        if let Some(inner) = self.inner() {
-            return Some(inner.describe());
-        }
         if let Some(text) = self.shutdown_text() {
             return Some(format!("{text:?}"));
         }

@@ -149,6 +149,19 @@ fn mandatory_attributes_and_repeats() {
     let b = body(&twice);
     let update = Update::read(&cx(false), &b).unwrap();
     assert_eq!(update.announced[0].2.origin, 0, "3 (g): the first counts");
+    // RFC 4760 section 3: beside prefixes of MP_REACH_NLRI alone NEXT_HOP is ignored.
+    let mut reach = vec![0, 2, 1, 16];
+    reach.extend_from_slice(&"2001:db8::1".parse::<std::net::Ipv6Addr>().unwrap().octets());
+    reach.extend_from_slice(&[0, 8, 0x20]);
+    let ignored: [(u8, u8, &[u8]); 4] = [all[0], all[1], (0x40, NEXT_HOP, &[0; 4]), (0x80, MP_REACH_NLRI, &reach)];
+    let mut b = body(&ignored);
+    b.truncate(b.len() - 2);
+    assert_eq!(outcome(&cx(false), &b, NEXT_HOP), Used);
+    // RFC 8092 section 3: what is there twice is there once.
+    let twice = [[1; 12], [2; 12], [1; 12]].concat();
+    let b = with(false, 0xc0, LARGE_COMMUNITIES, &twice);
+    let update = Update::read(&cx(false), &b).unwrap();
+    assert_eq!(update.announced[0].2.value(LARGE_COMMUNITIES), [[1; 12], [2; 12]].concat());
     let unreach: (u8, u8, &[u8]) = (0x80, MP_UNREACH_NLRI, &[0, 2, 1]);
     let mp = [all[0], all[1], all[2], unreach, unreach];
     assert_eq!(outcome(&cx(false), &body(&mp), 0), Reset(3, 1), "3 (g): MP attributes twice");
@@ -180,10 +193,19 @@ fn lists_that_cannot_be_found_reset_the_session() {
         ("withdrawn prefix too long", &[0, 1, 33, 0, 0], (3, 10)),
         ("announced prefix cut", &[0, 0, 0, 0, 24, 1], (3, 10)),
         ("5.2: an error and no prefix", &[0, 0, 0, 4, 0x40, 1, 1, 9], (3, 1)),
+        (
+            "5.2: withdrawals, and an error beside them",
+            &[0, 0, 0, 12, 0xc0, 15, 5, 0, 2, 1, 8, 0x20, 0x40, 1, 1, 9],
+            (3, 1),
+        ),
+        ("5.2: withdrawals, and what overruns", &[0, 0, 0, 11, 0xc0, 15, 5, 0, 2, 1, 8, 0x20, 0x40, 1, 9], (3, 1)),
     ] {
         let n = Update::read(&cx(false), body).unwrap_err();
         assert_eq!((n.code, n.subcode), want, "{row}");
     }
+    // Section 5.2: withdrawals alone are what they are, whatever their flags (section 3 c).
+    let unreach = [0, 0, 0, 8, 0xc0, 15, 5, 0, 2, 1, 8, 0x20];
+    assert_eq!(outcome(&cx(false), &unreach, MP_UNREACH_NLRI), Withdrawn);
     // Section 4: an attribute that overruns the list does not hide the prefixes.
     let overrun = [0, 0, 0, 4, 0x40, 1, 9, 0, 8, 10];
     assert_eq!(outcome(&cx(false), &overrun, 1), Withdrawn);

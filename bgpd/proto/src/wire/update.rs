@@ -84,10 +84,12 @@ impl<'a> Update<'a> {
         if !withdrawn.is_empty() {
             update.withdrawn.push((Family::Ipv4, withdrawn));
         }
+        // The list has no other attribute.
+        let is_all = |value: &[u8]| list.len() == value.len() + 3 + usize::from(list[0] >> 4 & 1);
         if let Some(value) = found.mp_unreach {
             let (family, prefixes) = read_mp_unreach(cx, value)?;
             if let Some(family) = family {
-                if prefixes.is_empty() && list.len() == value.len() + 3 + usize::from(list[0] >> 4 & 1) {
+                if prefixes.is_empty() && is_all(value) {
                     update.end_of_rib = Some(family);
                 } else if !prefixes.is_empty() {
                     update.withdrawn.push((family, prefixes));
@@ -98,7 +100,7 @@ impl<'a> Update<'a> {
         // What another family announces cannot be seen.
         let is_empty = |mp: &Option<MpReach<'_>>| mp.as_ref().is_some_and(|mp| mp.nlri.is_empty());
         let reachable = !nlri.is_empty() || mp_reach.as_ref().is_some_and(|mp| !is_empty(mp));
-        if update.withdraws() && !reachable {
+        if update.withdraws() && !reachable && !found.mp_unreach.is_some_and(is_all) {
             // Without prefixes there is nothing to withdraw, and they may have been lost.
             return Err(Reset::list("an error and no prefix to withdraw", "RFC 7606 section 5.2"));
         }
@@ -133,6 +135,10 @@ impl<'a> Update<'a> {
         // RFC 4271 section 5.1.5: in every UPDATE to an internal peer.
         if cx.ibgp && found.local_pref.is_none() {
             missing(iana::LOCAL_PREF);
+        }
+        // Beside prefixes of MP_REACH_NLRI alone it is ignored (RFC 4760 section 3).
+        if !nlri.is_empty() && found.next_hop.is_some_and(|a| !is_host(a.into())) {
+            wrong(iana::NEXT_HOP, "not the address of a host", "RFC 7606 section 7.3");
         }
         if mp.as_ref().is_some_and(|mp| !is_host(mp.next_hop.address)) {
             wrong(iana::MP_REACH_NLRI, "the next hop is not the address of a host", "RFC 7606 section 7.11");

@@ -1,5 +1,6 @@
 //! The walk over the attributes of an UPDATE, and what RFC 7606 does with each that is malformed.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::as_path::{self, MAX_VALUE_LEN, merge_as4_path, narrow, widen_path};
@@ -85,7 +86,6 @@ impl Context {
 enum Shape {
     Origin,
     Path,
-    HostAddress,
     /// Four octets.
     Number,
     Empty,
@@ -118,7 +118,7 @@ fn spec(kind: u8) -> Option<Spec> {
     let (flags, shape, remedy, rule) = match kind {
         iana::ORIGIN => (TRANSITIVE, Origin, Withdraw, "RFC 7606 section 7.1"),
         iana::AS_PATH => (TRANSITIVE, Path, Withdraw, "RFC 7606 section 7.2"),
-        iana::NEXT_HOP => (TRANSITIVE, HostAddress, Withdraw, "RFC 7606 section 7.3"),
+        iana::NEXT_HOP => (TRANSITIVE, Number, Withdraw, "RFC 7606 section 7.3"),
         iana::MULTI_EXIT_DISC => (OPTIONAL, Number, Withdraw, "RFC 7606 section 7.4"),
         iana::LOCAL_PREF => (TRANSITIVE, Number, Withdraw, "RFC 7606 section 7.5"),
         iana::ATOMIC_AGGREGATE => (TRANSITIVE, Empty, Discard, "RFC 7606 section 7.6"),
@@ -159,10 +159,6 @@ impl Shape {
                         unless(expected.is_none() || first == expected, "the first AS is not the peer's (RFC 4271 6.3)")
                     })
             }
-            Shape::HostAddress => match value {
-                &[a, b, c, d] => unless(is_host(Ipv4Addr::new(a, b, c, d).into()), "not the address of a host"),
-                _ => Some("length is not 4"),
-            },
             Shape::Number => unless(value.len() == 4, "length is not 4"),
             Shape::Empty => unless(value.is_empty(), "length is not 0"),
             Shape::Aggregator => {
@@ -346,6 +342,11 @@ impl<'a> Walk<'a> {
         for &(kind, flags, value) in after {
             match &aggregator {
                 Some(wide) if kind == iana::AGGREGATOR => write(&mut rest, flags, kind, wide),
+                // RFC 8092 section 3: redundant values are removed.
+                _ if kind == iana::LARGE_COMMUNITIES => {
+                    let once = without_repeats(value, 12);
+                    write(&mut rest, flags, kind, once.as_deref().unwrap_or(value));
+                }
                 _ => write(&mut rest, flags, kind, value),
             }
         }
@@ -358,6 +359,16 @@ impl<'a> Walk<'a> {
             rest: rest.into(),
         }
     }
+}
+
+/// A list of elements of so many octets, each of them once; `None`: it is so already.
+fn without_repeats(list: &[u8], width: usize) -> Option<Vec<u8>> {
+    if list.len() == width {
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    let kept: Vec<u8> = list.chunks_exact(width).filter(|c| seen.insert(*c)).flatten().copied().collect();
+    (kept.len() < list.len()).then_some(kept)
 }
 
 /// A next hop as it was received.

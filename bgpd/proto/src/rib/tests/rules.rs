@@ -339,3 +339,90 @@ fn a_route_does_not_go_to_its_next_hop() {
     assert_eq!(told(&mut rib, 3).announced.len(), 1);
     assert_eq!(rib.counts(3, Family::Ipv4).1, 1);
 }
+
+/// A peer that announces ever new path identifiers, or next hops, and withdraws them costs no memory for those that are gone.
+#[test]
+fn what_a_path_needed_goes_with_it() {
+    let mut rib = rib_with(&[Client, Client, Client], |n, info| {
+        info.add_path_receive = [n == 1; 2];
+        info.add_path_send = [n == 3; 2];
+    });
+    rib.announce(2, Family::Ipv4, TEN, received(&[65009], &[]));
+    for id in 1..20_000_u32 {
+        let list = [&id.to_be_bytes(), TEN].concat();
+        let next_hop = Ipv4Addr::from(0x0b00_0000 + id).into();
+        rib.announce(1, Family::Ipv4, &list, Attributes { next_hop, ..received(&[65009], &[]) });
+        told(&mut rib, 3);
+        rib.withdraw(1, Family::Ipv4, &list);
+        told(&mut rib, 3);
+        rib.make_room();
+        assert!(rib.out[0].paths.of_entry(0).len() <= 1500, "{} paths are kept", rib.out[0].paths.of_entry(0).len());
+        assert!(rib.shared.next_hops.len() <= 5000, "{} next hops are kept", rib.shared.next_hops.len());
+    }
+    rib.reap();
+    assert_eq!(rib.out[0].paths.of_entry(0).len(), 1);
+    assert_eq!(rib.counts(3, Family::Ipv4).1, 1);
+}
+
+/// RFC 4456 section 6, when who is a client changes while the sessions stay.
+#[test]
+fn a_peer_that_becomes_a_client_is_heard_by_all() {
+    let mut rib = rib(&[Ibgp, Ibgp]);
+    rib.announce(1, Family::Ipv4, TEN, received(&[], &[]));
+    assert!(told(&mut rib, 2).announced.is_empty());
+    let ten = Prefix::new([10, 0, 0, 0].into(), 8).unwrap();
+    for (is_client, announced, withdrawn) in [(true, 1, &[][..]), (false, 0, &[ten])] {
+        rib.peer_mut(1).unwrap().rr_client = is_client;
+        rib.regroup(1);
+        rib.redistribute(1);
+        let told = told(&mut rib, 2);
+        assert_eq!((told.announced.len(), &told.withdrawn[..]), (announced, withdrawn), "client: {is_client}");
+        assert_eq!(rib.counts(2, Family::Ipv4).1, announced as u32);
+    }
+}
+
+/// RFC 7313 section 4: who has heard BoRR hears EoRR, whatever else is asked for in between.
+#[test]
+fn a_refresh_that_was_begun_is_ended() {
+    let mut rib = rib(&[Client, Client]);
+    for n in 0..40 {
+        rib.announce(1, Family::Ipv4, &[16, 10, n], Attributes { med: Some(n.into()), ..received(&[65009], &[]) });
+    }
+    told(&mut rib, 2);
+    rib.out[0].limits.chunk_items = 1;
+    rib.refresh(2, Family::Ipv4, true);
+    let mut begun = Vec::new();
+    rib.write_updates(2, &mut begun, 1);
+    assert_eq!(heard(&rib, 2, &begun).refresh_marks, [1]);
+    rib.refresh(2, Family::Ipv4, false);
+    assert_eq!(told(&mut rib, 2).refresh_marks, [2]);
+}
+
+/// What is waiting to be withdrawn is in no view.
+#[test]
+fn a_path_that_import_turned_down_since_is_not_advertised() {
+    let mut rib = rib_with(&[Client, Client], |n, info| info.add_path_send = [n == 2; 2]);
+    rib.announce(1, Family::Ipv4, TEN, received(&[65009], &[]));
+    assert_eq!(told(&mut rib, 2).announced.len(), 1);
+    let shown = |rib: &mut Rib| rib.advertised(2, &RouteFilter::default(), Cursor::START, 99).0.len();
+    assert_eq!(shown(&mut rib), 1);
+    rib.announce(1, Family::Ipv4, TEN, received(&[OWN_AS], &[]));
+    assert_eq!(shown(&mut rib), 0);
+    rib.distribute();
+    assert_eq!(shown(&mut rib), 0);
+}
+
+/// The time of a decision grows with the paths of a prefix, and that of numbering them too.
+#[test]
+fn many_paths_of_one_prefix() {
+    let mut rib = rib_with(&[Client, Client], |n, info| {
+        info.add_path_receive = [n == 1; 2];
+        info.add_path_send = [n == 2; 2];
+    });
+    let ids = 1..=3000_u32;
+    let list: Vec<u8> = ids.clone().flat_map(|id| [&id.to_be_bytes(), TEN].concat()).collect();
+    rib.announce(1, Family::Ipv4, &list, received(&[65009], &[]));
+    let told = told(&mut rib, 2);
+    let sent: std::collections::BTreeSet<u32> = told.announced_ids.iter().copied().collect();
+    assert_eq!(sent, ids.collect(), "the lowest identifiers, each once");
+}

@@ -66,6 +66,7 @@ fn notifications_in_words() {
         (n(4, 0, &[]).hard_reset(), "hard reset (6/9): hold timer expired (4/0)"),
         (Notification::cease_with_text(2, "x").hard_reset(), r#"hard reset (6/9): administrative shutdown (6/2): "x""#),
         (n(6, 9, &[6]), "hard reset (6/9)"),
+        (n(6, 9, &[6, 9, 6, 9, 4, 0]), "hard reset (6/9): hard reset (6/9)"),
         (n(6, 10, &[]), "BFD down (6/10)"),
         (n(7, 1, &[]), "invalid length of a ROUTE-REFRESH (7/1)"),
         (n(8, 0, &[]), "send hold timer expired (8/0)"),
@@ -77,6 +78,14 @@ fn notifications_in_words() {
         let body = frame(&out, MAX_MESSAGE_LEN).unwrap().unwrap().body;
         assert_eq!(Notification::read(body), notification, "{words}");
     }
+}
+
+/// RFC 8538 section 3: what is inside a Hard Reset may be another, as often as a message has room.
+#[test]
+fn hard_resets_inside_each_other_are_read_as_one() {
+    let data = [6, 9].repeat(32_000);
+    let nested = Notification::new(6, 9, &data);
+    assert_eq!(nested.describe(), "hard reset (6/9): hard reset (6/9)");
 }
 
 /// RFC 9003 section 2: 255 octets, of whole characters.
