@@ -24,6 +24,8 @@ harness::scenarios!("bird" needs "needs BIRD":
     max_prefixes,
     md5,
     passive,
+    reflected,
+    reflector_ring,
     reflectors,
     refresh,
     restart_ours,

@@ -10,6 +10,9 @@ harness::scenarios!("openbgpd" needs "needs OpenBGPD":
     ibgp,
     max_prefixes,
     md5,
+    restart_ours,
+    role,
+    role_wrong,
     shutdown,
     two_octet,
 );
