@@ -4,7 +4,7 @@
 //! read, attribute by attribute, prefix by prefix. Where only one reads it, the difference is one of those named below, with
 //! the RFC that we follow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use arbitrary::{Arbitrary, Unstructured};
@@ -12,9 +12,13 @@ use bgp_proto::af::{Family, Key, Prefix, V4, V6};
 use bgp_proto::wire::attribute::{self, Attributes, Context};
 use bgp_proto::wire::iana::*;
 use bgp_proto::wire::nlri::paths;
-use bgp_proto::wire::open::Open;
+use bgp_proto::wire::open::{AddPath, Capabilities, GracefulRestart, LongLived, LongLivedFamily, Open};
+use bgp_proto::wire::pack::{Layout, MpNextHop};
 use bgp_proto::wire::update::Update;
-use bgp_proto::wire::{MAX_EXTENDED_MESSAGE_LEN, MessageType, Notification, RouteRefresh, frame, write_message};
+use bgp_proto::wire::{
+    MAX_EXTENDED_MESSAGE_LEN, MAX_MESSAGE_LEN, MessageType, Notification, RefreshKind, RouteRefresh, frame,
+    write_message,
+};
 use netgauze_bgp_pkt::BgpMessage;
 use netgauze_bgp_pkt::update::BgpUpdateMessage;
 use netgauze_bgp_pkt::wire::deserializer::BgpParsingContext;
@@ -224,6 +228,12 @@ fn compare_attributes(cx: &Context, ours: &Attributes, theirs: &BTreeMap<u8, Vec
             }
             continue;
         }
+        if a.kind == LARGE_COMMUNITIES {
+            // RFC 8092 section 3: we read each once.
+            let once = |list: &[u8]| list.chunks(12).map(<[u8]>::to_vec).collect::<BTreeSet<_>>();
+            assert_eq!(once(theirs), once(a.value));
+            continue;
+        }
         assert_eq!(theirs, a.value, "attribute {}", a.kind);
     }
     // Nothing is lost but what is not for others (RFC 4271 section 5) or not used.
@@ -353,8 +363,164 @@ fn any_update(width: usize) -> impl Strategy<Value = (bool, Vec<u8>)> {
     })
 }
 
+/// Code and subcode of what we may send.
+const NOTIFICATIONS: &[(u8, u8)] = &[
+    (1, 1),
+    (1, 2),
+    (1, 3),
+    (2, 1),
+    (2, 2),
+    (2, 3),
+    (2, 4),
+    (2, 6),
+    (2, 7),
+    (2, 11),
+    (3, 1),
+    (3, 2),
+    (3, 9),
+    (3, 10),
+    (4, 0),
+    (5, 1),
+    (5, 2),
+    (5, 3),
+    (6, 1),
+    (6, 2),
+    (6, 3),
+    (6, 4),
+    (6, 5),
+    (6, 6),
+    (6, 7),
+    (6, 9),
+    (6, 10),
+    (7, 1),
+];
+
+/// What we say of ourselves, with any of our capabilities.
+fn any_open() -> impl Strategy<Value = Open> {
+    let restart = (any::<[bool; 2]>(), 0u16..4096, any::<[Option<bool>; 2]>()).prop_map(
+        |([restarting, notification], restart_time, [ipv4, ipv6])| GracefulRestart {
+            restarting,
+            notification,
+            restart_time,
+            ipv4,
+            ipv6,
+        },
+    );
+    let long_lived = any::<[Option<(bool, u8)>; 2]>().prop_map(|families| {
+        let [ipv4, ipv6] = families
+            .map(|f| f.map(|(preserved, time)| LongLivedFamily { preserved, stale_time: u32::from(time) * 1000 }));
+        LongLived { ipv4, ipv6 }
+    });
+    let capabilities =
+        (any::<[bool; 6]>(), any::<[bool; 4]>(), prop::option::of((restart, prop::option::of(long_lived)))).prop_map(
+            |([ipv6, refresh, enhanced, four, extended, hop], paths, restart)| Capabilities {
+                ipv4: true,
+                ipv6,
+                route_refresh: refresh,
+                enhanced_route_refresh: enhanced,
+                four_octet_as: four,
+                extended_messages: extended,
+                extended_next_hop: hop,
+                add_path: [0, 2].map(|at| AddPath { send: paths[at], receive: paths[at + 1] }),
+                graceful_restart: restart.map(|r| r.0),
+                long_lived: restart.and_then(|r| r.1),
+                ..Capabilities::default()
+            },
+        );
+    // netgauze wants an identifier that could be an address; RFC 6286 section 2.1 has any but 0.
+    (capabilities, 1u32..70_000, prop_oneof![Just(0u16), 3u16..], 1u32..0x7f00_0000).prop_map(
+        |(capabilities, asn, hold_time, router_id)| {
+            let asn = if capabilities.four_octet_as { asn } else { asn % 65_535 + 1 };
+            Open { asn, hold_time, router_id: router_id.into(), capabilities }
+        },
+    )
+}
+
+/// Messages of ours, as netgauze reads them and writes them again.
+fn through_netgauze(octets: &[u8]) -> (BgpMessage, Vec<u8>) {
+    let (_, mut cx) = contexts(true, false);
+    let read = BgpMessage::parse(&mut SliceReader::new(octets), &mut cx);
+    let message = read.unwrap_or_else(|e| panic!("netgauze refuses {octets:02x?}: {e}"));
+    let mut again = Vec::new();
+    message.write(&mut again).expect("netgauze writes what it read");
+    (message, again)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn our_opens_are_read_by_netgauze(ours in any_open()) {
+        let mut octets = Vec::new();
+        ours.write(&mut octets);
+        let (message, again) = through_netgauze(&octets);
+        let BgpMessage::Open(theirs) = &message else { panic!("{message:?}") };
+        prop_assert_eq!(theirs.hold_time(), ours.hold_time);
+        prop_assert_eq!(theirs.bgp_id(), ours.router_id);
+        prop_assert_eq!(theirs.my_asn4(), ours.asn);
+        let found = frame(&again, MAX_MESSAGE_LEN).unwrap().unwrap();
+        prop_assert_eq!(Open::read(found.body), Ok(ours), "with its capabilities");
+    }
+
+    #[test]
+    fn our_notifications_and_refreshes_are_read_by_netgauze(
+        code in 0usize..NOTIFICATIONS.len(),
+        data in prop::collection::vec(any::<u8>(), 0..40),
+        refresh in 0usize..3,
+        v6 in any::<bool>(),
+    ) {
+        let (code, subcode) = NOTIFICATIONS[code];
+        let mut octets = Vec::new();
+        Notification::new(code, subcode, &data).write(&mut octets);
+        prop_assert_eq!(&through_netgauze(&octets).1, &octets);
+        octets.clear();
+        let kind = [RefreshKind::Request, RefreshKind::BeginOfRib, RefreshKind::EndOfRib][refresh];
+        RouteRefresh { family: Family::ALL[usize::from(v6)], kind }.write(&mut octets);
+        prop_assert_eq!(&through_netgauze(&octets).1, &octets);
+    }
+
+    /// As the RIB writes them: attributes once, prefixes packed.
+    #[test]
+    fn our_updates_are_read_by_netgauze(
+        list in any_attributes(4),
+        ids in any::<bool>(),
+        v6 in any::<bool>(),
+        prefixes in prop::collection::vec((any::<u32>(), any::<[u8; 16]>(), 0u8..=32), 1..2000),
+    ) {
+        let layout = Layout { max_len: MAX_MESSAGE_LEN, add_path: ids };
+        let hop = MpNextHop { address: "2001:db8::1".parse().unwrap(), link_local: None };
+        let all: Vec<(u32, [u8; 16], u8)> = prefixes.into_iter().map(|(id, mut a, len)| {
+            a[0] = a[0] % 200 + 1;
+            (if ids { id } else { 0 }, a, len)
+        }).collect();
+        let mut octets = Vec::new();
+        let mut packed = BTreeSet::new();
+        let len = |len: u8| usize::from(len.div_ceil(8));
+        if v6 {
+            let keys: Vec<_> = all.iter().map(|(id, a, n)| (*id, V6::from_wire(*n, &a[..len(*n)]))).collect();
+            layout.write_reach(&mut octets, &list, Some(&hop), keys.iter().copied());
+            layout.write_unreach(&mut octets, keys.iter().copied());
+            packed.extend(keys.iter().map(|(id, k)| (*id, k.prefix())));
+        } else {
+            let keys: Vec<_> = all.iter().map(|(id, a, n)| (*id, V4::from_wire(*n, &a[..len(*n)]))).collect();
+            layout.write_reach(&mut octets, &list, None, keys.iter().copied());
+            layout.write_unreach(&mut octets, keys.iter().copied());
+            packed.extend(keys.iter().map(|(id, k)| (*id, k.prefix())));
+        }
+        let (cx, _) = contexts(true, ids);
+        let (mut announced, mut withdrawn) = (BTreeSet::new(), BTreeSet::new());
+        let mut rest = &octets[..];
+        while let Some(message) = frame(rest, MAX_MESSAGE_LEN).unwrap() {
+            both(true, ids, message.body);
+            let update = Update::examine(&cx, message.body).expect("we read what we write");
+            prop_assert!(update.errors.is_empty(), "{:?}", update.errors);
+            update.announced.iter().for_each(|(f, list, _)| announced.extend(keys(*f, list, ids)));
+            update.withdrawn.iter().for_each(|(f, list)| withdrawn.extend(keys(*f, list, ids)));
+            rest = &rest[message.len..];
+        }
+        prop_assert_eq!(&announced, &packed);
+        prop_assert_eq!(&withdrawn, &packed);
+    }
 
     #[test]
     fn updates_that_are_right_are_read_the_same((ids, body) in any_update(4)) {
