@@ -14,12 +14,12 @@ mod huawei;
 mod junos;
 mod nxos;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use bgp_plan::config::{Bfd, Role};
-use bgp_plan::switch::{End, Group, Neighbor, Permit, Switch};
+use bgp_plan::switch::{End, Group, HIGHEST_LIMIT, Neighbor, Permit, Session, Switch};
 use bgp_proto::af::Family;
 use clap::ValueEnum;
 
@@ -91,6 +91,16 @@ fn notes(switch: &Switch) -> Vec<String> {
             "nodes listen on a port other than 179: they connect to the switch, which must not wait to connect".into(),
         );
     }
+    let ports: BTreeSet<u16> = switch.groups.iter().map(|g| g.session.port).filter(|p| *p != 179).collect();
+    notes.extend(ports.iter().map(|p| format!("nodes connect to port {p} of the switch: it has to listen there")));
+    let unlimited = switch.families().into_iter().filter(|f| switch.max_prefixes(*f).is_none());
+    notes.extend(unlimited.map(|f| {
+        format!(
+            "no limit on prefixes of IP{}: a node may announce every block and, alone, every address that it borrowed or \
+             serves, which can be more than {HIGHEST_LIMIT} here",
+            family_name(f)
+        )
+    }));
     notes
 }
 
@@ -148,10 +158,13 @@ fn router_id(switch: &Switch) -> Option<String> {
     switch.addresses().find(IpAddr::is_ipv4).map(|a| a.to_string())
 }
 
-/// ` ge 26 le 32` after a prefix: the words of Cisco and those who follow it. They refuse a `ge` of the prefix's own length.
+/// ` ge 26 le 32` after a prefix: the words of Cisco and those who follow it. They refuse a `ge` of the prefix's own length, and
+/// take a `ge` alone for all that is longer.
 fn ge_le(permit: &Permit) -> String {
     let ge = if permit.min_len > permit.net.prefix_len() { format!(" ge {}", permit.min_len) } else { String::new() };
-    let le = if permit.max_len > permit.min_len { format!(" le {}", permit.max_len) } else { String::new() };
+    let (own, longest) = (permit.net.prefix_len(), permit.net.max_prefix_len());
+    let is_bounded = permit.max_len > own && (permit.max_len > permit.min_len || permit.max_len < longest);
+    let le = if is_bounded { format!(" le {}", permit.max_len) } else { String::new() };
     ge + &le
 }
 
@@ -162,6 +175,15 @@ fn seconds(time: Duration) -> u64 {
 /// Milliseconds between packets that the node wants to receive and to send, as the switch has to set them.
 fn bfd_millis(bfd: &Bfd) -> (u128, u128) {
     (bfd.min_tx.as_millis(), bfd.min_rx.as_millis())
+}
+
+/// Where BFD has other hops than the session: for devices on which it follows the session.
+fn bfd_note(session: &Session) -> Option<&'static str> {
+    match (session.bfd?.is_multihop, session.is_multihop) {
+        (true, false) => Some("the nodes set bfd.multihop: where this device takes the link for one, BFD stays down"),
+        (false, true) => Some("the nodes set bfd.multihop to false: where this device sees no link, BFD stays down"),
+        _ => None,
+    }
 }
 
 fn role_name(role: Role) -> &'static str {

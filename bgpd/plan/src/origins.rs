@@ -9,8 +9,10 @@
 //!    normal one, as that of a workload that is being moved
 //! 3. a service address inside the service ranges of BGPConfiguration, or a LoadBalancer pool: accept, but in a range that
 //!    is announced as a whole only where the service has externalTrafficPolicy Local
-//! 4. an address of a workload inside an enabled pool (borrowed from another node's block): accept
+//! 4. an address of a workload inside a pool (borrowed from another node's block): accept
 //! 5. anything else: reject
+//!
+//! A pool that is disabled gives no new addresses; what has one keeps its route.
 //!
 //! Beside these a node originates the service ranges that are announced as a whole ([`ServiceRanges`]), each while felix
 //! serves some address of it here. Learned routes pass by the same rules ([`transit_rules`]).
@@ -21,7 +23,7 @@ use std::net::IpAddr;
 use api::bgp_configuration::CidrBlock;
 use api::ip_pool::AllowedUse;
 use api::{BgpConfigurationSpec, IpPoolSpec};
-use bgp_proto::policy::{self, Action, Community, MatchOperator, PrefixMatch, Rule, Source};
+use bgp_proto::policy::{self, Action, Community, MatchOperator, Operation, PrefixMatch, Rule, Source};
 use fib::{Links, PRIORITY_LOCAL, PROTOCOL_FELIX, Routes, Target};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -60,14 +62,30 @@ pub fn origins(name: &str, resources: &Resources, routes: &Routes, links: &Links
     origins.into_values().collect()
 }
 
-/// The export rules for learned routes, to follow a peer's BGPFilters; what none of them matches is rejected.
-pub fn transit_rules(resources: &Resources, is_route_reflector: bool) -> Vec<Rule> {
+/// The export rules of node `name` for learned routes, to follow a peer's BGPFilters; what none of them matches is rejected.
+/// What passes by them gets the communities of prefixAdvertisements, as our own routes do.
+pub fn transit_rules(name: &str, resources: &Resources, is_route_reflector: bool) -> Vec<Rule> {
     let learned = |name: String, net: IpNet, action| Rule {
         name,
         source: Some(Source::RemotePeers),
         prefix: Some(PrefixMatch { prefix: prefix(net), operator: MatchOperator::In, min_len: None, max_len: None }),
         action,
         ..Rule::default()
+    };
+    let default = configuration(resources, "default");
+    let advertisements = advertisements(&default, &configuration(resources, &format!("node.{name}")));
+    // Ranges contain one another or have nothing in common: the communities of the narrowest are those of each route in it.
+    let passed_on = |name: String, net: IpNet| {
+        let mut ranges: BTreeSet<IpNet> =
+            advertisements.iter().map(|(range, _)| *range).filter(|range| net.contains(range)).collect();
+        ranges.insert(net);
+        let mut ranges: Vec<IpNet> = ranges.into_iter().collect();
+        ranges.sort_by_key(|range| std::cmp::Reverse(range.prefix_len()));
+        let rule = |range| {
+            let operations = communities(&advertisements, range).into_iter().map(Operation::AddCommunity).collect();
+            Rule { operations, ..learned(name.clone(), range, Action::Accept) }
+        };
+        ranges.into_iter().map(rule).collect::<Vec<Rule>>()
     };
     let pools = || resources.pools.iter().map(|(name, p)| (name, &p.body.spec));
     let closed = pools().filter(|(_, p)| p.disable_bgp_export);
@@ -77,12 +95,10 @@ pub fn transit_rules(resources: &Resources, is_route_reflector: bool) -> Vec<Rul
     rules.extend(resources.own_blocks.iter().map(|b| learned(format!("this node's block {b}"), *b, Action::Reject)));
     if is_route_reflector {
         // Calico's ranges from outside; cluster IPs are every node's own.
-        let default = configuration(resources, "default");
         let outside = ranges(&default.service_external_ips).chain(ranges(&default.service_load_balancer_ips));
-        rules.extend(outside.map(|net| learned(format!("service range {net}"), net, Action::Accept)));
+        rules.extend(outside.flat_map(|net| passed_on(format!("service range {net}"), net)));
     }
-    let open = pools().filter(|(_, p)| !p.disabled);
-    rules.extend(open.map(|(name, p)| learned(format!("IPPool {name}"), p.cidr, Action::Accept)));
+    rules.extend(pools().flat_map(|(name, p)| passed_on(format!("IPPool {name}"), p.cidr)));
     rules
 }
 
@@ -177,7 +193,7 @@ impl<'a> Rules<'a> {
     ) -> Origin {
         Origin {
             prefix: prefix(net),
-            communities: self.communities(net),
+            communities: communities(&self.advertisements, net),
             interface,
             priority: Some(priority),
             export: verdict == Action::Accept,
@@ -199,7 +215,7 @@ impl<'a> Rules<'a> {
                 (false, false) => (Reject, "inside a block of this node, which stands for it"),
             };
         }
-        let pool_allows = |wanted| self.pools.iter().any(|p| !p.disabled && p.allows(wanted) && p.cidr.contains(&net));
+        let pool_allows = |wanted| self.pools.iter().any(|p| p.allows(wanted) && p.cidr.contains(&net));
         match target {
             Target::Blackhole if is_host(net) && self.is_excluded => {
                 (Reject, "the node's label excludes it from serving traffic from outside")
@@ -217,7 +233,7 @@ impl<'a> Rules<'a> {
             }
             Target::Link { .. } if is_host(net) => match pool_allows(AllowedUse::Workload) {
                 true => (Accept, "the address of a workload in a pool"),
-                false => (Reject, "the address of a workload in no enabled pool"),
+                false => (Reject, "the address of a workload in no pool"),
             },
             _ => (Reject, "neither a block nor an address"),
         }
@@ -232,12 +248,13 @@ impl<'a> Rules<'a> {
     fn is_ignored(&self, interface: &str) -> bool {
         self.ignored.iter().any(|pattern| policy::wildcard(pattern, interface))
     }
+}
 
-    fn communities(&self, net: IpNet) -> Vec<Community> {
-        let matching = self.advertisements.iter().filter(|(cidr, _)| cidr.contains(&net));
-        let all: BTreeSet<Community> = matching.flat_map(|(_, c)| c.iter().copied()).collect();
-        all.into_iter().collect()
-    }
+/// Those of every advertisement that the prefix is in, once each.
+fn communities(advertisements: &[(IpNet, Vec<Community>)], net: IpNet) -> Vec<Community> {
+    let matching = advertisements.iter().filter(|(cidr, _)| cidr.contains(&net));
+    let all: BTreeSet<Community> = matching.flat_map(|(_, c)| c.iter().copied()).collect();
+    all.into_iter().collect()
 }
 
 /// prefixAdvertisements of the node's BGPConfiguration if it has any, else of the default one. A community is a value, or

@@ -285,11 +285,13 @@ impl<'a> Planner<'a> {
         }
         let node = self.others.iter().find(|o| o.addresses().any(|a| a == address));
         let is_node = node.filter(|n| spec.as_number.is_none_or(|asn| asn.0 == n.asn));
+        // Another port, or AS, is that of another daemon on the same host.
+        let is_ours = is_node.filter(|n| port.is_none_or(|p| p == n.port));
         Ok(Some(Remote {
             address,
             port: port.or(is_node.map(|n| n.port)).unwrap_or(DEFAULT_LISTEN_PORT),
             asn: spec.as_number.map(|a| a.0).or(node.map(|n| n.asn)),
-            node: node.map(|n| n.cluster_id),
+            node: is_ours.map(|n| n.cluster_id),
         }))
     }
 
@@ -420,7 +422,11 @@ impl<'a> Planner<'a> {
             // Behind a link there are no IPv4 addresses: RFC 8950 carries what has them.
             None => peer.extended_next_hop = true,
         }
-        let settings = self.settings(&spec.session);
+        let mut settings = self.settings(&spec.session);
+        if end.node.is_some() {
+            // Of two nodes at most one is the other's provider: which, only the BGPPeer can say.
+            settings.role = spec.session.role;
+        }
         let own = end.address.and_then(|a| self.me.address(a));
         peer.source = own.filter(|_| spec.source_address.unwrap_or_default() == SourceAddress::UseNodeIP);
         peer.passive = match (spec.session.passive, end.node, end.address) {
@@ -454,6 +460,10 @@ impl<'a> Planner<'a> {
         self.filler(&origin, end.address).fill(&mut peer, &settings, restart, keepalive);
         if end.is_reverse {
             peer.role = peer.role.map(Role::counterpart);
+            // What BGPConfiguration says is about this node as it is.
+            if spec.session.add_path.is_some() {
+                std::mem::swap(&mut peer.add_path_send, &mut peer.add_path_receive);
+            }
         }
         self.set_policies(&mut peer, &spec.filters);
         peer
@@ -535,7 +545,7 @@ impl<'a> Planner<'a> {
             require_policy(&mut peer.import.rules);
             require_policy(&mut peer.export.rules);
         }
-        peer.export.rules.extend(origins::transit_rules(self.resources, self.me.cluster_id.is_some()));
+        peer.export.rules.extend(origins::transit_rules(self.me.name, self.resources, self.me.cluster_id.is_some()));
         peer.export.default = Action::Reject;
     }
 
@@ -544,8 +554,16 @@ impl<'a> Planner<'a> {
         own.or(&self.own.session).or(&self.default.session)
     }
 
+    /// Whether no router is between: the peer is in a subnet of this node, or a node in whose subnet this one is, so that both
+    /// ends say the same.
+    fn is_on_link(&self, address: IpAddr) -> bool {
+        let other = self.others.iter().find(|o| o.addresses().any(|a| a == address));
+        let has_me = |other: &Speaker<'_>| self.me.address(address).is_some_and(|own| other.is_on_link(own));
+        self.me.is_on_link(address) || other.is_some_and(has_me)
+    }
+
     fn filler<'f>(&'f mut self, origin: &'f str, address: Option<IpAddr>) -> Filler<'f> {
-        let is_on_link = address.is_none_or(|a| self.me.is_on_link(a));
+        let is_on_link = address.is_none_or(|a| self.is_on_link(a));
         Filler { origin, is_on_link, notes: &mut self.notes }
     }
 }

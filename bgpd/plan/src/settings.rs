@@ -41,7 +41,7 @@ const LONGEST_MESSAGE: usize = 255;
 pub struct Filler<'a> {
     /// The resource that notes name.
     pub origin: &'a str,
-    /// The peer's address is in a subnet of the node.
+    /// No router is between the node and the peer.
     pub is_on_link: bool,
     pub notes: &'a mut Vec<String>,
 }

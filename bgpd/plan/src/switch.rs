@@ -9,10 +9,11 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use api::bgp_configuration::DEFAULT_LISTEN_PORT;
 use api::ip_pool::{AllowedUse, DEFAULT_BLOCK_SIZE_V4, DEFAULT_BLOCK_SIZE_V6};
 use api::{IpPoolSpec, Node};
 use bgp_proto::af::Family;
-use bgp_proto::policy::{Action, MatchOperator, PrefixMatch};
+use bgp_proto::policy::{Action, MatchOperator, PrefixMatch, Rule};
 use ipnet::IpNet;
 
 use crate::config::{Bfd, PeerConfig, PeerType, Role};
@@ -22,8 +23,8 @@ use crate::resources::Resources;
 
 /// The least limit on prefixes that is worth setting.
 const LEAST_LIMIT: u32 = 100;
-/// The highest one: beyond it a limit protects no switch.
-const HIGHEST_LIMIT: u32 = 50_000;
+/// The highest one: beyond it a limit protects no switch, and a lower one would end sessions that do no harm.
+pub const HIGHEST_LIMIT: u32 = 50_000;
 /// The least number of equal paths to allow.
 const LEAST_PATHS: u32 = 8;
 /// The highest: what switches have in common.
@@ -40,8 +41,6 @@ pub struct Switch {
     pub groups: Vec<Group>,
     /// What nodes may announce.
     pub permits: Vec<Permit>,
-    /// More than all that nodes can announce by those, of one family, in one session.
-    pub max_prefixes: u32,
     /// Equal paths to one prefix to use together.
     pub paths: u32,
 }
@@ -110,6 +109,8 @@ pub struct Neighbor {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Session {
     pub families: Vec<Family>,
+    /// The port that nodes connect to.
+    pub port: u16,
     /// Seconds.
     pub hold_time: u16,
     pub keepalive: u16,
@@ -147,6 +148,14 @@ impl Switch {
         self.permits.iter().filter(move |p| family_of(&p.net) == family)
     }
 
+    /// A limit on prefixes of one family in one session, above all that a node can announce by the permits; `None`: that is
+    /// too many to limit.
+    pub fn max_prefixes(&self, family: Family) -> Option<u32> {
+        let all = self.permits(family).fold(0_u32, |sum, p| sum.saturating_add(p.count()));
+        let limit = all.saturating_add(all / 2).max(LEAST_LIMIT);
+        (limit <= HIGHEST_LIMIT).then_some(limit)
+    }
+
     /// The families that have a session.
     pub fn families(&self) -> Vec<Family> {
         Family::ALL.into_iter().filter(|f| self.groups.iter().any(|g| g.carries(*f))).collect()
@@ -155,6 +164,16 @@ impl Switch {
     /// Its addresses, as far as they are known.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.ends.iter().filter_map(End::address)
+    }
+}
+
+impl Permit {
+    /// How many prefixes of its least and of its greatest length there are: all blocks of a pool, and all addresses, which a node
+    /// announces alone where it borrowed them; a service range as a whole, and all addresses.
+    fn count(&self) -> u32 {
+        let of = |len: u8| 1_u32.checked_shl((len - self.net.prefix_len()).into()).unwrap_or(u32::MAX);
+        let least = if self.min_len < self.max_len { of(self.min_len) } else { 0 };
+        least.saturating_add(of(self.max_len))
     }
 }
 
@@ -205,7 +224,6 @@ pub fn switches(
         switch.permits.extend(&permits);
         switch.permits.sort();
         switch.permits.dedup();
-        switch.max_prefixes = limit(&switch.permits);
         let most = switch.groups.iter().map(|g| g.neighbors.len() as u32).sum::<u32>();
         switch.paths = most.next_power_of_two().clamp(LEAST_PATHS, MOST_PATHS);
     }
@@ -237,7 +255,6 @@ pub fn merge(switches: Vec<Switch>) -> Result<Switch, String> {
         first.permits.extend(next.permits);
         first.permits.sort();
         first.permits.dedup();
-        first.max_prefixes = limit(&first.permits);
         first.paths = first.paths.max(next.paths);
     }
     Ok(first)
@@ -252,17 +269,18 @@ fn add_node(
 ) {
     let Some(node) = resources.nodes.get(name) else { return };
     let config = &planned.config;
-    let port = config.listen.first().map_or(api::bgp_configuration::DEFAULT_LISTEN_PORT, |l| l.port());
+    let port = config.listen.first().map_or(DEFAULT_LISTEN_PORT, |l| l.port());
     let is_node = |at: IpAddr| resources.nodes.values().any(|n| address(n, at) == Some(at));
     let addressed =
         config.peers.iter().filter(|(id, p)| p.peer_type != PeerType::LocalWorkload && !is_node(id.address));
-    let addressed = addressed.map(|(id, p)| (End::Address(id.address), p));
+    let addressed = addressed.map(|(id, p)| (End::Address(id.address), id.port, p));
     let ranges = config.dynamic.values().filter_map(|d| {
         let net = IpNet::new(d.prefix.address(), d.prefix.len()).ok()?;
-        Some((End::Range(net), &d.peer))
+        Some((End::Range(net), DEFAULT_LISTEN_PORT, &d.peer))
     });
-    let links = config.unnumbered.iter().map(|(interface, p)| (End::Interface(interface.clone()), p));
-    for (end, peer) in addressed.chain(ranges).chain(links) {
+    let links = config.unnumbered.iter();
+    let links = links.map(|(interface, p)| (End::Interface(interface.clone()), DEFAULT_LISTEN_PORT, p));
+    for (end, switch_port, peer) in addressed.chain(ranges).chain(links) {
         if let Some(why) = &peer.down_reason {
             notes.push(format!("{name} holds the session with {end} down: {why}"));
         }
@@ -280,7 +298,6 @@ fn add_node(
             asn: peer.remote_as,
             groups: Vec::new(),
             permits: Vec::new(),
-            max_prefixes: 0,
             paths: 0,
         });
         if switch.asn != peer.remote_as {
@@ -291,7 +308,7 @@ fn add_node(
             continue;
         }
         switch.permits.extend(permits_of_filters(name, &end, peer, notes));
-        let session = session(node, &end, peer);
+        let session = Session { port: switch_port, ..session(node, &end, peer) };
         let neighbor = Neighbor { address: own, node: name.to_string(), port };
         let same = switch.groups.iter_mut().find(|g| g.node_as == peer.local_as && g.session == session);
         match same {
@@ -306,8 +323,17 @@ fn permits_of_filters(name: &str, end: &End, peer: &PeerConfig, notes: &mut Vec<
     let mut permits = Vec::new();
     // Rules of a filter are for one family; those that follow the filters are for both.
     let accepting = peer.export.rules.iter().filter(|r| r.family.is_some() && r.action == Action::Accept);
+    let mut note_more = |rule: &Rule| {
+        notes.push(format!(
+            "{name} announces to {end} what {} accepts, which is more than the filter of the switch lets in",
+            rule.name
+        ));
+    };
     for rule in accepting {
-        let Some(PrefixMatch { prefix, operator, min_len, max_len }) = rule.prefix else { continue };
+        let Some(PrefixMatch { prefix, operator, min_len, max_len }) = rule.prefix else {
+            note_more(rule);
+            continue;
+        };
         let Ok(net) = IpNet::new(prefix.address(), prefix.len()) else { continue };
         let is_ranged = min_len.is_some() || max_len.is_some();
         match operator {
@@ -319,10 +345,7 @@ fn permits_of_filters(name: &str, end: &End, peer: &PeerConfig, notes: &mut Vec<
                 min_len: min_len.unwrap_or(0).max(net.prefix_len()),
                 max_len: max_len.unwrap_or(net.max_prefix_len()).min(net.max_prefix_len()),
             }),
-            MatchOperator::NotEqual | MatchOperator::NotIn => notes.push(format!(
-                "{name} announces to {end} what {} accepts, which is more than the filter of the switch lets in",
-                rule.name
-            )),
+            MatchOperator::NotEqual | MatchOperator::NotIn => note_more(rule),
         }
     }
     permits.retain(|p| p.min_len <= p.max_len);
@@ -336,6 +359,7 @@ fn session(node: &Node, end: &End, peer: &PeerConfig) -> Session {
         subnet.is_some_and(|s| s.contains(at))
     };
     Session {
+        port: DEFAULT_LISTEN_PORT,
         families: Family::ALL.into_iter().filter(|f| if *f == Family::Ipv4 { peer.v4 } else { peer.v6 }).collect(),
         hold_time: peer.hold_time,
         keepalive: peer.keepalive.unwrap_or(u16::MAX).min(peer.hold_time / 3),
@@ -366,7 +390,7 @@ fn address(node: &Node, like: IpAddr) -> Option<IpAddr> {
 
 /// Blocks of the pools and the addresses in them; what service ranges hold.
 fn permits(resources: &Resources) -> Vec<Permit> {
-    let pools = resources.pools.values().map(|p| &p.body.spec).filter(|p| !p.disabled && !p.disable_bgp_export);
+    let pools = resources.pools.values().map(|p| &p.body.spec).filter(|p| !p.disable_bgp_export);
     let ranges = service_ranges(&configuration(resources, "default"));
     let whole = |net: IpNet| Permit { net, min_len: net.prefix_len(), max_len: net.max_prefix_len() };
     let services = ranges.into_iter().map(whole);
@@ -383,20 +407,6 @@ fn pool_permit(pool: &IpPoolSpec) -> Permit {
     // A pool of service addresses has no blocks that are announced.
     let only_services = pool.allowed_uses.as_ref().is_some_and(|u| *u == [AllowedUse::LoadBalancer]);
     Permit { net: pool.cidr, min_len: if only_services { host } else { block }, max_len: host }
-}
-
-/// Of the pools all blocks, of the service ranges all addresses; then room for half as many again.
-fn limit(permits: &[Permit]) -> u32 {
-    let count = |p: &Permit| {
-        let is_range = p.min_len == p.net.prefix_len() && p.min_len < p.max_len;
-        let bits = if is_range { p.max_len } else { p.min_len } - p.net.prefix_len();
-        1_u32.checked_shl(bits.into()).unwrap_or(u32::MAX)
-    };
-    let most = |family| {
-        permits.iter().filter(|p| family_of(&p.net) == family).fold(0_u32, |sum, p| sum.saturating_add(count(p)))
-    };
-    let all = Family::ALL.map(most).into_iter().max().unwrap_or(0);
-    all.saturating_add(all / 2).clamp(LEAST_LIMIT, HIGHEST_LIMIT)
 }
 
 fn family_of(net: &IpNet) -> Family {

@@ -65,10 +65,24 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     let s = &group.session;
     let _ = write!(
         out,
-        "   neighbor {name} peer group\n   neighbor {name} remote-as {}\n   neighbor {name} timers {} {}\n   \
-         neighbor {name} maximum-routes {} warning-limit {WARN_AT} percent\n",
-        group.node_as, s.keepalive, s.hold_time, switch.max_prefixes
+        "   neighbor {name} peer group\n   neighbor {name} remote-as {}\n   neighbor {name} timers {} {}\n",
+        group.node_as, s.keepalive, s.hold_time
     );
+    // One limit for both families; 0 is none, and without a word there is one.
+    let limits = s.families.iter().map(|f| switch.max_prefixes(*f));
+    match limits.sum::<Option<u32>>() {
+        Some(limit) => {
+            let idle = u32::from(RESTART_MINUTES) * 60;
+            let _ = write!(
+                out,
+                "   neighbor {name} maximum-routes {limit} warning-limit {WARN_AT} percent\n   \
+                 neighbor {name} idle-restart-timer {idle}\n"
+            );
+        }
+        None => {
+            let _ = writeln!(out, "   neighbor {name} maximum-routes 0");
+        }
+    }
     if s.needs_password {
         let _ = writeln!(out, "   neighbor {name} password 0 {PASSWORD}");
     }
@@ -80,6 +94,9 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
             let _ = writeln!(out, "   neighbor {name} ebgp-multihop {MULTIHOP}");
         }
         None => {}
+    }
+    if let Some(note) = bfd_note(s) {
+        let _ = writeln!(out, "   ! {note}");
     }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);

@@ -69,7 +69,8 @@ fn tables(out: &mut String, switch: &Switch, family: Family) {
 
 fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     let s = &group.session;
-    let own = group.end.address().map(|a| format!("{a} ")).unwrap_or_default();
+    let listens = if s.port == 179 { String::new() } else { format!("port {} ", s.port) };
+    let own = group.end.address().map(|a| format!("{a} ")).unwrap_or_default() + &listens;
     let _ = write!(
         out,
         "template bgp {name} {{\n  local {own}as {};\n  hold time {};\n  keepalive time {};\n  connect retry time {};\n  \
@@ -79,15 +80,15 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         s.keepalive,
         seconds(s.connect_retry)
     );
-    match (s.ttl_security, s.is_multihop) {
+    // BFD has the hops of the session; on a link a session with multihop works as well, and one with GTSM comes with all of its
+    // TTL.
+    let is_multihop = s.is_multihop || s.bfd.is_some_and(|b| b.is_multihop);
+    match (s.ttl_security, is_multihop) {
         _ if group.is_unnumbered() => {}
         (Some(hops), true) => {
             let _ = writeln!(out, "  multihop {hops};");
         }
-        (Some(1), false) | (None, false) => out.push_str("  direct;\n"),
-        (Some(hops), false) => {
-            let _ = writeln!(out, "  multihop {hops};");
-        }
+        (_, false) => out.push_str("  direct;\n"),
         (None, true) => out.push_str("  multihop;\n"),
     }
     if s.ttl_security.is_some() {
@@ -102,6 +103,9 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);
+        if let Some(note) = bfd_note(s).filter(|_| !bfd.is_multihop || group.is_unnumbered()) {
+            let _ = writeln!(out, "  # {note}");
+        }
         if s.graceful_restart {
             out.push_str(
                 "  # With `graceful` in it the routes of a node whose bgpd restarts stay, and those of a node that died\n  \
@@ -142,10 +146,11 @@ fn channel(out: &mut String, switch: &Switch, group: &Group, family: Family) {
     let (s, v) = (&group.session, family_name(family));
     let _ = write!(
         out,
-        "  ip{v} {{\n    import filter tortie_{v}_in;\n    export filter tortie_{v}_out;\n    next hop self;\n    \
-         import limit {} action restart;\n",
-        switch.max_prefixes
+        "  ip{v} {{\n    import filter tortie_{v}_in;\n    export filter tortie_{v}_out;\n    next hop self;\n"
     );
+    if let Some(limit) = switch.max_prefixes(family) {
+        let _ = writeln!(out, "    import limit {limit} action restart;");
+    }
     if s.extended_next_hop && family == Family::Ipv4 && group.end.family() == Family::Ipv6 {
         out.push_str("    extended next hop on;\n");
     }

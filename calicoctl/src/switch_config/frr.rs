@@ -88,12 +88,19 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
     match s.ttl_security {
         Some(hops) => {
             let _ = writeln!(out, " neighbor {name} ttl-security hops {hops}");
+            if hops > 1 && !group.is_ibgp(switch) {
+                // In a group it does not imply ebgp-multihop, which it excludes.
+                let _ = writeln!(out, " neighbor {name} disable-connected-check");
+            }
         }
         // iBGP is multihop by itself.
         None if s.is_multihop && !group.is_ibgp(switch) => {
             let _ = writeln!(out, " neighbor {name} ebgp-multihop {MULTIHOP}");
         }
         None => {}
+    }
+    if let Some(note) = bfd_note(s) {
+        let _ = writeln!(out, " ! {note}");
     }
     if s.bfd.is_some() {
         let _ = writeln!(out, " neighbor {name} bfd\n neighbor {name} bfd profile {name}");
@@ -123,9 +130,11 @@ fn address_family(out: &mut String, switch: &Switch, family: Family, groups: &[(
         let _ = write!(
             out,
             "  neighbor {name} activate\n  neighbor {name} default-originate\n  neighbor {name} prefix-list tortie-{v}-in in\n  \
-             neighbor {name} prefix-list tortie-{v}-out out\n  neighbor {name} maximum-prefix {} {WARN_AT} restart {RESTART_MINUTES}\n",
-            switch.max_prefixes
+             neighbor {name} prefix-list tortie-{v}-out out\n"
         );
+        if let Some(limit) = switch.max_prefixes(family) {
+            let _ = writeln!(out, "  neighbor {name} maximum-prefix {limit} {WARN_AT} restart {RESTART_MINUTES}");
+        }
         if group.session.sends_paths {
             let _ = writeln!(out, "  neighbor {name} addpath-tx-all-paths");
         }

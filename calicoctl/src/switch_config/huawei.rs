@@ -83,12 +83,17 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         }
         None => {}
     }
+    if let Some(note) = bfd_note(s) {
+        let _ = writeln!(out, " # {note}");
+    }
     if let Some(bfd) = &s.bfd {
         let (receive, transmit) = bfd_millis(bfd);
+        // Of iBGP peers on a link VRP expects multihop BFD by itself.
+        let prefer = if is_ibgp && !bfd.is_multihop { " single-hop-prefer" } else { "" };
         let _ = write!(
             out,
             " peer {name} bfd min-tx-interval {transmit} min-rx-interval {receive} detect-multiplier {}\n \
-             peer {name} bfd enable\n",
+             peer {name} bfd enable{prefer}\n",
             bfd.multiplier
         );
     }
@@ -118,9 +123,11 @@ fn address_family(out: &mut String, switch: &Switch, family: Family, groups: &[(
         let _ = write!(
             out,
             "  peer {name} enable\n  peer {name} {list} tortie-{v}-in import\n  peer {name} {list} tortie-{v}-out export\n  \
-             peer {name} default-route-advertise\n  peer {name} route-limit {} {WARN_AT} idle-timeout {RESTART_MINUTES}\n",
-            switch.max_prefixes
+             peer {name} default-route-advertise\n"
         );
+        if let Some(limit) = switch.max_prefixes(family) {
+            let _ = writeln!(out, "  peer {name} route-limit {limit} {WARN_AT} idle-timeout {RESTART_MINUTES}");
+        }
         match (group.session.sends_paths, group.session.takes_paths) {
             (true, true) => drop(writeln!(out, "  peer {name} capability-advertise add-path both")),
             (true, false) => drop(writeln!(out, "  peer {name} capability-advertise add-path send")),

@@ -7,6 +7,9 @@ use bgp_proto::af::Family;
 
 use super::*;
 
+/// Seconds: for hold times below it Juniper recommends keepalives from the kernel.
+const PRECISE: u16 = 20;
+
 pub fn render(switch: &Switch) -> String {
     let mut out = String::new();
     for family in switch.families() {
@@ -19,6 +22,12 @@ pub fn render(switch: &Switch) -> String {
     let _ = writeln!(out, "set routing-options autonomous-system {}", switch.asn);
     if let Some(id) = router_id(switch) {
         let _ = writeln!(out, "set routing-options router-id {id}");
+    }
+    if switch.groups.iter().any(|g| (1..PRECISE).contains(&g.session.hold_time)) {
+        out.push_str(
+            "# For hold times below 20 s; a release that refuses one below 10 s needs a longer holdTime, best with BFD.\n\
+             set protocols bgp precision-timers\n",
+        );
     }
     for (name, group) in group_names(switch) {
         session(&mut out, switch, &name, group);
@@ -43,7 +52,15 @@ fn policies(out: &mut String, switch: &Switch, family: Family) {
         out,
         "set policy-options policy-statement tortie-{v}-out term default from route-filter {default} exact"
     );
-    let _ = writeln!(out, "set policy-options policy-statement tortie-{v}-out term default then accept");
+    let rib = if family == Family::Ipv4 { "" } else { "rib inet6.0 " };
+    let _ = write!(
+        out,
+        "set policy-options policy-statement tortie-{v}-out term default then next-hop self\n\
+         set policy-options policy-statement tortie-{v}-out term default then accept\n\
+         # The default route for the nodes; where the switch has one of its own, leave these two out.\n\
+         set routing-options {rib}static route {default} discard\n\
+         set routing-options {rib}static route {default} preference 254\n"
+    );
     // Of this family alone: a session with both has both policies, one after the other.
     for direction in ["in", "out"] {
         let _ = write!(
@@ -89,8 +106,13 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         let (inet, v) = (inet(*family), family_name(*family));
         set(format!("import tortie-{v}-in"));
         set(format!("export tortie-{v}-out"));
-        set(format!("family {inet} unicast prefix-limit maximum {}", switch.max_prefixes));
-        set(format!("family {inet} unicast prefix-limit teardown {WARN_AT} idle-timeout {RESTART_MINUTES}"));
+        match switch.max_prefixes(*family) {
+            Some(limit) => {
+                set(format!("family {inet} unicast prefix-limit maximum {limit}"));
+                set(format!("family {inet} unicast prefix-limit teardown {WARN_AT} idle-timeout {RESTART_MINUTES}"));
+            }
+            None => set(format!("family {inet} unicast")),
+        }
         if s.sends_paths {
             set(format!("family {inet} unicast add-path send path-count {}", switch.paths));
         }
@@ -106,6 +128,10 @@ fn session(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         set(format!("bfd-liveness-detection minimum-receive-interval {receive}"));
         set(format!("bfd-liveness-detection transmit-interval minimum-interval {transmit}"));
         set(format!("bfd-liveness-detection multiplier {}", bfd.multiplier));
+        if bfd.is_multihop != s.is_multihop {
+            let mode = if bfd.is_multihop { "multihop" } else { "single-hop" };
+            set(format!("bfd-liveness-detection session-mode {mode}"));
+        }
     }
     let ports = neighbors(switch, group, |i| format!("et-0/0/{}.0", i - 1));
     for (at, n) in &ports {

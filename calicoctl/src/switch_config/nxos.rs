@@ -77,8 +77,8 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         }
         None => {}
     }
-    if s.bfd.is_some() {
-        out.push_str(if s.is_multihop { "    bfd multihop\n" } else { "    bfd\n" });
+    if let Some(bfd) = &s.bfd {
+        out.push_str(if bfd.is_multihop { "    bfd multihop\n" } else { "    bfd\n" });
     }
     if let Some(role) = s.role {
         let _ = writeln!(out, "    ! the nodes say a BGP role (RFC 9234): this switch is the {}", role_name(role));
@@ -88,9 +88,11 @@ fn template(out: &mut String, switch: &Switch, name: &str, group: &Group) {
         let _ = write!(
             out,
             "    address-family ip{v} unicast\n      default-originate\n      prefix-list tortie-{v}-in in\n      \
-             prefix-list tortie-{v}-out out\n      maximum-prefix {} {WARN_AT} restart {RESTART_MINUTES}\n",
-            switch.max_prefixes
+             prefix-list tortie-{v}-out out\n"
         );
+        if let Some(limit) = switch.max_prefixes(*family) {
+            let _ = writeln!(out, "      maximum-prefix {limit} {WARN_AT} restart {RESTART_MINUTES}");
+        }
         if s.sends_paths {
             out.push_str("      capability additional-paths send\n");
         }

@@ -31,6 +31,7 @@ fn resources() -> Resources {
             "hidden-vips",
             json!({"cidr": "172.21.0.0/24", "allowedUses": ["LoadBalancer"], "disableBGPExport": true}),
         ),
+        object("old-vips", json!({"cidr": "172.22.0.0/24", "allowedUses": ["LoadBalancer"], "disabled": true})),
         object("six", json!({"cidr": "2001:db8:65::/48"})),
     ]);
     r.own_blocks.extend(["10.65.0.0/26", "10.67.0.0/26", "10.68.0.9/32", "2001:db8:65::/122"].map(net));
@@ -65,7 +66,7 @@ fn verdict_of(resources: &Resources, dst: &str, target: &Target, protocol: u8) -
 fn the_export_rules() {
     let (hole, pod) = (Target::Blackhole, Target::Link { ifindex: 7 });
     let away = Target::Gateways(vec![NextHop { via: "192.168.1.5".parse().unwrap(), ifindex: 2, onlink: false }]);
-    let rows: [(&str, &str, &Target, Option<bool>); 21] = [
+    let rows: [(&str, &str, &Target, Option<bool>); 22] = [
         ("an own block", "10.65.0.0/26", &hole, Some(true)),
         ("an own IPv6 block", "2001:db8:65::/122", &hole, Some(true)),
         ("a workload inside an own block: aggregated", "10.65.0.5/32", &pod, Some(false)),
@@ -74,7 +75,8 @@ fn the_export_rules() {
         ("an IPv6 workload that borrowed", "2001:db8:65:1::5/128", &pod, Some(true)),
         ("another node's borrowed address", "10.65.0.6/32", &away, None),
         ("a block that is not confirmed as ours", "10.65.1.0/26", &hole, Some(false)),
-        ("a workload of a disabled pool", "10.66.0.5/32", &pod, Some(false)),
+        ("a workload of a disabled pool, which gives no new addresses", "10.66.0.5/32", &pod, Some(true)),
+        ("a service address of a disabled pool", "172.22.0.5/32", &hole, Some(true)),
         ("an own block of a pool that is not exported", "10.67.0.0/26", &hole, Some(false)),
         ("a workload of a pool that is not exported", "10.67.9.5/32", &pod, Some(false)),
         ("a workload outside every pool", "10.99.0.5/32", &pod, Some(false)),
@@ -212,13 +214,32 @@ fn what_an_origin_carries() {
 #[test]
 fn transit_rules_are_the_export_rules_for_learned_routes() {
     let names = |reflector| -> Vec<String> {
-        let rules = transit_rules(&resources(), reflector).into_iter();
+        let rules = transit_rules("a", &resources(), reflector).into_iter();
         rules.map(|r| format!("{:?} {:?} {}", r.source.unwrap(), r.action, r.prefix.unwrap().prefix)).collect()
     };
     let plain = names(false);
     let at = |rule: &str| plain.iter().position(|r| r == rule).unwrap_or_else(|| panic!("{rule} in {plain:?}"));
     assert!(at("RemotePeers Reject 10.67.0.0/16") < at("RemotePeers Accept 10.67.0.0/16"));
     assert!(at("RemotePeers Reject 10.65.0.0/26") < at("RemotePeers Accept 10.65.0.0/16"));
-    assert!(!plain.iter().any(|r| r.contains("10.66.0.0") || r.contains("203.0.113.0")));
+    assert!(plain.contains(&"RemotePeers Accept 10.66.0.0/16".to_string()), "a disabled pool keeps its routes");
+    assert!(!plain.iter().any(|r| r.contains("203.0.113.0")));
     assert!(names(true).contains(&"RemotePeers Accept 203.0.113.0/24".to_string()), "a reflector passes services on");
+}
+
+/// Calico's apply_communities is said of every route that its export function lets out.
+#[test]
+fn what_is_passed_on_gets_the_communities_of_its_prefix() {
+    let rules = transit_rules("a", &resources(), false).into_iter().filter(|r| r.name == "IPPool pods");
+    let (one, two, four) =
+        (Community::Standard(65000 << 16 | 1), Community::Large(65000, 2, 3), Community::Standard(65000 << 16 | 4));
+    let add = |communities: &[Community]| communities.iter().copied().map(Operation::AddCommunity).collect::<Vec<_>>();
+    let got: Vec<_> = rules.map(|r| (r.prefix.unwrap().prefix.to_string(), r.operations)).collect();
+    // The first that matches decides.
+    assert_eq!(got, [("10.65.0.0/24".into(), add(&[one, four, two])), ("10.65.0.0/16".into(), add(&[one, two]))]);
+    let mut r = resources();
+    let own = json!({"prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["65000:4"]}]});
+    r.configurations.extend([object("node.a", own)]);
+    let rules = transit_rules("a", &r, false).into_iter().filter(|r| r.name == "IPPool pods");
+    let got: Vec<_> = rules.map(|r| (r.prefix.unwrap().prefix.to_string(), r.operations)).collect();
+    assert_eq!(got, [("10.65.0.0/16".into(), add(&[four]))], "the node's own list, of a wider range");
 }

@@ -757,3 +757,57 @@ fn a_mesh_that_is_too_large_is_named() {
     );
     assert_eq!(planned("b", &without_mesh(r)).notes, Vec::<String>::new());
 }
+
+#[test]
+fn both_ends_of_a_session_between_nodes_mean_the_same() {
+    let ends =
+        |r: &Resources| ["a", "c"].map(|n| planned(n, r).config.peers.into_values().find(|p| p.v4 && !p.v6).unwrap());
+    let mut r = without_mesh(fleet());
+    peering(&mut r, "to-c", json!({"node": "a", "peerIP": "10.0.0.11", "addPath": "Send"}));
+    let paths = |r: &Resources| ends(r).map(|p| (p.add_path_send, p.add_path_receive));
+    assert_eq!(paths(&r), [(true, false), (false, true)], "what one end sends the other receives");
+    let mut everybody = fleet();
+    configure(&mut everybody, "default", json!({"nodeToNodeMeshEnabled": false, "addPath": "Receive"}));
+    peering(&mut everybody, "to-c", json!({"node": "a", "peerIP": "10.0.0.11"}));
+    assert_eq!(paths(&everybody), [(false, true), (false, true)], "BGPConfiguration speaks of each node");
+
+    let roles = |r: &Resources| ends(r).map(|p| (p.role, p.role_is_strict));
+    configure(&mut r, "default", json!({"nodeToNodeMeshEnabled": false, "role": "Customer", "roleStrict": true}));
+    assert_eq!(roles(&r), [(None, false), (None, false)], "two customers of each other would never be up");
+    peering(&mut r, "tor", json!({"node": "a", "peerIP": "10.0.0.1", "asNumber": 1}));
+    let peers = planned("a", &r).config.peers;
+    assert!(peers.values().any(|p| p.role == Some(Role::Customer)), "towards a switch it counts");
+    r.peers.clear();
+    peering(&mut r, "to-c", json!({"node": "a", "peerIP": "10.0.0.11", "role": "Provider"}));
+    assert_eq!(roles(&r), [(Some(Role::Provider), true), (Some(Role::Customer), true)]);
+
+    let narrow = json!({"bgp": {"ipv4Address": "10.0.0.9/32"}});
+    let far = json!({"bgp": {"ipv4Address": "10.0.0.11/32"}});
+    let multihop = |r: &Resources| ends(r).map(|p| p.bfd.unwrap().is_multihop);
+    for mesh in [true, false] {
+        let mut r = fleet();
+        configure(&mut r, "default", json!({"nodeToNodeMeshEnabled": mesh, "bfd": {}}));
+        r.nodes.remove("b");
+        if !mesh {
+            peering(&mut r, "to-c", json!({"node": "a", "peerIP": "10.0.0.11"}));
+        }
+        r.nodes.extend([object("a", &[], narrow.clone())]);
+        assert_eq!(multihop(&r), [false, false], "one node's subnet holds the other");
+        r.nodes.extend([object("c", &[], far.clone())]);
+        assert_eq!(multihop(&r), [true, true], "neither's does");
+    }
+}
+
+#[test]
+fn nobody_waits_for_a_daemon_that_is_not_ours() {
+    let rows = [
+        (json!({"peerIP": "10.0.0.11"}), true, "the other node's bgpd"),
+        (json!({"peerIP": "10.0.0.11:179", "asNumber": 64600}), true, "the same in full"),
+        (json!({"peerIP": "10.0.0.11:1790", "asNumber": 64600}), false, "another port"),
+        (json!({"peerIP": "10.0.0.11", "asNumber": 65000}), false, "another AS"),
+    ];
+    for (spec, is_passive, name) in rows {
+        let (_, peer) = with_peer(&fleet(), spec);
+        assert_eq!(peer.passive, is_passive, "{name}");
+    }
+}

@@ -71,16 +71,43 @@ fn a_filter_has_what_nodes_may_announce_and_nothing_else() {
         lines,
         [
             "1.1.1.0/24 32-32",
+            "10.8.0.0/16 26-32",
             "10.244.0.0/16 26-32",
             "172.30.0.0/24 32-32",
             "172.31.0.0/24 24-32",
             "fd00:10::/64 122-128"
         ]
     );
-    // 256 + 1024 + 256 + 256 prefixes of IPv4, more of IPv6 than any limit.
-    assert_eq!(switch.max_prefixes, HIGHEST_LIMIT);
-    let v4: Vec<Permit> = switch.permits(Family::Ipv4).copied().collect();
-    assert_eq!(limit(&v4), 1792 + 896);
+}
+
+#[test]
+fn a_limit_is_above_all_that_one_node_can_announce() {
+    let limits = |pools: &[Value]| {
+        let mut r = fleet();
+        r.configurations.get_mut("default").unwrap().body.spec.service_load_balancer_ips.clear();
+        r.pools = pools.iter().enumerate().map(|(i, p)| object(&i.to_string(), p.clone())).collect();
+        let switch = found(&r, &[]).remove(0);
+        Family::ALL.map(|f| switch.max_prefixes(f))
+    };
+    // Four blocks; a fifth node has none, and may borrow each of their 256 addresses.
+    assert_eq!(limits(&[json!({"cidr": "10.10.0.0/24"})]), [Some(260 + 130), Some(100)]);
+    assert_eq!(limits(&[json!({"cidr": "10.10.0.0/24", "blockSize": 32})])[0], Some(256 + 128), "blocks are addresses");
+    let services = json!({"cidr": "172.30.0.0/24", "allowedUses": ["LoadBalancer"]});
+    assert_eq!(limits(&[json!({"cidr": "10.10.0.0/18"}), services])[0], Some((256 + 16384 + 256) * 3 / 2));
+    assert_eq!(limits(&[json!({"cidr": "10.10.0.0/16"}), json!({"cidr": "fd00::/64"})]), [None, None], "too many");
+    assert_eq!(limits(&[json!({"cidr": "fd00::/64"})]), [Some(100), None], "each family has its own");
+}
+
+#[test]
+fn a_port_that_the_switch_has_to_listen_on_is_known() {
+    let mut r = fleet();
+    r.peers.clear();
+    r.peers.extend([
+        object("leaf1", json!({"peerIP": "192.0.2.1:1790", "asNumber": 65001})),
+        object("leaf2", json!({"peerIP": "192.0.2.2", "asNumber": 65001})),
+    ]);
+    let ports: Vec<u16> = found(&r, &[]).iter().map(|s| s.groups[0].session.port).collect();
+    assert_eq!(ports, [1790, 179]);
 }
 
 #[test]
@@ -157,7 +184,8 @@ fn a_switch_lets_in_what_a_filter_lets_out() {
         rule("10.7.0.0/24", "Equal"),
         ranged,
         rejected,
-        rule("10.4.0.0/16", "NotIn")
+        rule("10.4.0.0/16", "NotIn"),
+        {"action": "Accept", "source": "RemotePeers"}
     ]);
     r.filters.extend([object("more", json!({ "exportV4": rules }))]);
     r.peers.extend([
@@ -171,10 +199,10 @@ fn a_switch_lets_in_what_a_filter_lets_out() {
     let (first, second) = (lines(&all[0]), lines(&all[1]));
     let more: Vec<&String> = first.iter().filter(|l| !second.contains(l)).collect();
     assert_eq!(more, ["10.6.0.0/16 20-24", "10.7.0.0/24 24-24", "10.9.0.0/16 16-32"]);
-    assert_eq!(
-        notes,
-        [
-            "a announces to 192.0.2.1 what BGPFilter more, exportV4[4] accepts, which is more than the filter of the switch lets in"
-        ]
-    );
+    let more = ["exportV4[4]", "exportV4[5]"].map(|rule| {
+        format!(
+            "a announces to 192.0.2.1 what BGPFilter more, {rule} accepts, which is more than the filter of the switch lets in"
+        )
+    });
+    assert_eq!(notes, more);
 }
