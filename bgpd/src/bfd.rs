@@ -21,7 +21,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ::bfd::packet::Packet;
+use ::bfd::packet::{Discard, Packet};
 use ::bfd::session::{Action, Down, Event, Timers};
 use ::bfd::sessions::{Datagram, Hops, Path, Sessions};
 use bgp_plan::config::{PeerConfig, PeerId};
@@ -37,6 +37,9 @@ use crate::sockopt;
 mod socket;
 mod status;
 
+/// What arrived has 1 at least.
+const ANY_TTL: u8 = 1;
+
 /// What the speaker is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
@@ -49,6 +52,8 @@ pub enum Notice {
 pub struct Settings {
     path: Path,
     timers: Timers,
+    /// The least TTL of a packet of several hops. Changes live, and so is no part of the path, which takes any.
+    min_ttl: u8,
 }
 
 impl Settings {
@@ -60,10 +65,16 @@ impl Settings {
             peer: id.address,
             local: config.source,
             interface: id.scope,
-            // RFC 5883 section 6: several hops have no TTL of their own, but for GTSM.
-            min_ttl: config.ttl_security.map_or(1, sockopt::min_ttl),
+            min_ttl: ANY_TTL,
         };
-        Some(Settings { path, timers: Timers::new(bfd.min_tx, bfd.min_rx, bfd.multiplier) })
+        // RFC 5883 section 6: several hops have no TTL of their own, but for GTSM.
+        let min_ttl = config.ttl_security.map_or(ANY_TTL, sockopt::min_ttl);
+        Some(Settings { path, timers: Timers::new(bfd.min_tx, bfd.min_rx, bfd.multiplier), min_ttl })
+    }
+
+    /// Whether a packet came from as near as it must. A single hop is judged by what any session of one asks for.
+    fn allows(&self, datagram: &Datagram<'_>) -> bool {
+        datagram.hops == Hops::Single || datagram.ttl >= self.min_ttl
     }
 }
 
@@ -99,8 +110,8 @@ impl Handle {
         Ok(Handle { commands, statuses })
     }
 
-    /// Makes, changes or takes away a peer's session. Other timers are negotiated without a flap; another path is another
-    /// session.
+    /// Makes, changes or takes away a peer's session. Other timers are negotiated without a flap, another TTL counts at once;
+    /// another path is another session, before which the old one says AdminDown.
     pub fn set(&self, id: PeerId, settings: Option<Settings>) {
         self.send(Command::Set(id, settings));
     }
@@ -233,7 +244,11 @@ impl Shell {
                     self.event(id, Event::AdminUp, now);
                 }
             }
-            _ => {
+            other => {
+                if other.is_some() {
+                    // RFC 5882 section 3.2: no failure, so that the other end keeps its BGP session.
+                    self.event(id, Event::AdminDown, now);
+                }
                 self.leaving.remove(&id);
                 self.sessions.insert(id, settings.path, settings.timers, now);
                 let transmitter = Transmitter::new(settings.path);
@@ -274,7 +289,11 @@ impl Shell {
     }
 
     fn received(&mut self, datagram: Datagram<'_>) {
-        match self.sessions.select(datagram) {
+        let selected = self.sessions.select(datagram).and_then(|(id, packet)| match self.peers.get(&id) {
+            Some(peer) if !peer.settings.allows(&datagram) => Err(Discard::Ttl),
+            _ => Ok((id, packet)),
+        });
+        match selected {
             Ok((id, packet)) => self.event(id, Event::Received(packet), Instant::now()),
             Err(reason) => {
                 tracing::debug!("BFD packet from {} discarded: {reason:?}", datagram.from);

@@ -24,7 +24,7 @@ use bgp_plan::config::PeerId;
 use bgp_proto::af::{Family, Key, V4, V6};
 use bgp_proto::bmp::{self, Down, Termination};
 use bgp_proto::fsm::restart::Cause;
-use bgp_proto::rib::RouteInfo;
+use bgp_proto::rib::{PeerIndex, RouteInfo};
 use bgp_proto::wire::attribute::{self, Attributes};
 use bgp_proto::wire::nlri::paths;
 use bgp_proto::wire::open::{Capabilities, Open};
@@ -42,6 +42,7 @@ const MAX_BEHIND: usize = 64 * 1024 * 1024;
 /// A session as collectors know it.
 struct Monitored {
     peer: bmp::Peer,
+    index: PeerIndex,
     since: Duration,
     local: SocketAddr,
     remote: SocketAddr,
@@ -87,7 +88,7 @@ impl Stations {
     /// A session is Established. `received`: the body of the peer's OPEN.
     pub fn up(
         &mut self,
-        id: PeerId,
+        (id, index): (PeerId, PeerIndex),
         ends: [Option<SocketAddr>; 2],
         sent: &Open,
         received: &[u8],
@@ -100,6 +101,7 @@ impl Stations {
         write_message(&mut opens[1], MessageType::Open, |out| out.extend_from_slice(received));
         let session = Monitored {
             peer: bmp::Peer { address: id.address, asn: open.asn, router_id: open.router_id, two_octet_as: false },
+            index,
             since: now(),
             local: ends[0].unwrap_or(nowhere),
             remote: ends[1].unwrap_or(nowhere),
@@ -179,22 +181,18 @@ impl Stations {
     /// A slice of a dump.
     fn write_routes(&self, out: &mut Vec<u8>, mut routes: Vec<RouteInfo>) {
         // Paths of one UPDATE mostly come one after another: what has the same attributes shares a message.
-        routes.sort_by_key(|r| r.peer);
+        routes.sort_by_key(|r| r.peer_index);
+        let sessions: BTreeMap<PeerIndex, &Monitored> = self.sessions.values().map(|s| (s.index, s)).collect();
         for run in routes.chunk_by(|a, b| {
-            (a.peer, &a.attributes) == (b.peer, &b.attributes) && a.prefix.family() == b.prefix.family()
+            (a.peer_index, &a.attributes) == (b.peer_index, &b.attributes) && a.prefix.family() == b.prefix.family()
         }) {
             let first = &run[0];
-            let Some(session) = first.peer.and_then(|p| self.session_at(p)) else { continue };
+            let Some(session) = sessions.get(&first.peer_index) else { continue };
             match first.prefix.family() {
                 Family::Ipv4 => session.write_reach::<V4>(out, keys(run), &first.attributes),
                 Family::Ipv6 => session.write_reach::<V6>(out, keys(run), &first.attributes),
             }
         }
-    }
-
-    fn session_at(&self, address: IpAddr) -> Option<&Monitored> {
-        let from = PeerId { address, port: 0, scope: 0 };
-        self.sessions.range(from..).next().filter(|(id, _)| id.address == address).map(|(_, s)| s)
     }
 
     /// What follows a dump (RFC 7854 section 5): every table is complete.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   kernel ──events, dumps──►┌──────────┐──originate, set_resolver, next_hop_lost──► speaker
-//!   kernel ◄──routes (202)───│ one task │◄──best routes, in-sync──────────────────── speaker
+//!   kernel ◄──routes (202)───│ one task │◄──best routes, in-sync, neighbours──────── speaker
 //!   resources, peers ───────►└──────────┘──► Status
 //! ```
 //! The task ends when the inputs' or the speaker's channel closes. It decides nothing: [`state::State`] does.
@@ -26,19 +26,19 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use fib::{Error, Event, Kernel, KernelRoute, Watch};
+use fib::{Error, Event, Kernel, KernelRoute, Neighbours, Watch};
 use ipnet::IpNet;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
-use crate::dynamic::Neighbours;
 use crate::speaker::{Handle, RouteBatch};
 use bgp_plan::origins::ServiceRanges;
 use bgp_plan::peers::Plan;
 use bgp_plan::resources::Resources;
 use state::{Actions, State};
 
+mod others;
 mod state;
 
 /// How often everything is read again, in case an event was missed that nobody reported (Calico's felix: 90 s).
@@ -122,10 +122,10 @@ pub fn spawn(
     speaker: Handle,
     node: String,
     inputs: watch::Receiver<Inputs>,
-    neighbours: watch::Receiver<Neighbours>,
 ) -> Result<watch::Receiver<Status>, Error> {
     let events = kernel.monitor(Watch::Others)?;
     let (status, receiver) = watch::channel(Status::default());
+    let neighbours = speaker.neighbours();
     let task = Task { kernel, speaker, events, inputs, neighbours, status, state: State::new(node) };
     tokio::spawn(task.run());
     Ok(receiver)

@@ -29,6 +29,7 @@ mod speaker;
 mod unnumbered;
 
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ use crate::control::Readiness;
 use crate::feed::Feed;
 use crate::kernel::Inputs;
 use crate::log_level::LogLevel;
-use crate::speaker::{Handle, Start};
+use crate::speaker::{Handle, InSync, Start};
 use crate::unnumbered::Finder;
 use bgp_plan::peers::RouterId;
 
@@ -105,11 +106,7 @@ fn sentence(error: &anyhow::Error) -> String {
 
 /// What a previous run of this boot left: kernel routes, by which packets still go, and the marker that peers counted on it.
 async fn how_it_begins(kernel: Option<&dyn Kernel>, run_dir: &Path) -> anyhow::Result<Start> {
-    let marker = run_dir.join(MARKER);
-    let was_counted_on = marker.exists();
-    if was_counted_on {
-        std::fs::remove_file(&marker).with_context(|| format!("cannot remove {}", marker.display()))?;
-    }
+    let was_counted_on = run_dir.join(MARKER).exists();
     let routes = match kernel {
         Some(kernel) => kernel.dump_routes().await.context("cannot read the kernel's routes")?,
         None => Vec::new(),
@@ -125,8 +122,22 @@ async fn how_it_begins(kernel: Option<&dyn Kernel>, run_dir: &Path) -> anyhow::R
     Ok(Start { restarted, preserved, no_fib: kernel.is_none(), seed })
 }
 
-/// Tells the next run of this boot that peers keep routes for it.
-async fn leave_marker(mut counted_on: watch::Receiver<bool>, marker: PathBuf) {
+/// Tells the next run of this boot whether peers keep routes for it: those of the previous run do until our restart is over,
+/// and others from their first session on. Only who has the run directory for himself may call it.
+async fn keep_marker(mut in_sync: watch::Receiver<InSync>, mut counted_on: watch::Receiver<bool>, marker: PathBuf) {
+    let is_counted_on = tokio::select! {
+        biased;
+        is = counted_on.wait_for(|is| *is) => is.is_ok(),
+        _ = in_sync.wait_for(|all| all.v4 && all.v6) => false,
+    };
+    if !is_counted_on {
+        match std::fs::remove_file(&marker) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                tracing::warn!("cannot remove {}: {e}; the next start will be taken for a restart", marker.display());
+            }
+            _ => {}
+        }
+    }
     if counted_on.wait_for(|is| *is).await.is_ok()
         && let Err(e) = std::fs::write(&marker, "")
     {
@@ -180,7 +191,8 @@ async fn run(arguments: Arguments, level: LogLevel) -> anyhow::Result<()> {
     let router = control::router(speaker.clone(), readiness.subscribe());
     let _server = status::serve(&arguments.run_dir, "bgpd", router).await?;
     serve_metrics(&arguments.metrics, control::scraped(speaker.clone(), readiness.subscribe())).await?;
-    let _marker = tokio::spawn(leave_marker(speaker.counted_on(), arguments.run_dir.join(MARKER)));
+    let marker = arguments.run_dir.join(MARKER);
+    let _marker = tokio::spawn(keep_marker(speaker.in_sync(), speaker.counted_on(), marker));
 
     let feed = Feed::new(store, &node, arguments.namespace, arguments.secrets_dir);
     let finder = Finder::new(speaker.clone(), start.seed);
@@ -250,9 +262,8 @@ async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Read
             }
             (None, Some(kernel)) => {
                 let (sender, receiver) = watch::channel(now);
-                let status =
-                    kernel::spawn(kernel.clone(), speaker.clone(), node.clone(), receiver, finder.neighbours())
-                        .context("cannot watch the kernel's routes")?;
+                let status = kernel::spawn(kernel.clone(), speaker.clone(), node.clone(), receiver)
+                    .context("cannot watch the kernel's routes")?;
                 readiness.send_modify(|r| r.kernel = Some(status));
                 inputs = Some(sender);
             }
@@ -265,4 +276,47 @@ async fn follow(mut feed: Feed, program: Program, readiness: &watch::Sender<Read
         });
     }
     anyhow::bail!("the store's watch ended")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever starts by mistake beside a running one, or dies before its first session, takes nothing from the next start.
+    #[tokio::test]
+    async fn the_marker_outlives_a_start_that_comes_to_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let marker = directory.path().join(MARKER);
+        assert!(!how_it_begins(None, directory.path()).await.unwrap().restarted);
+        std::fs::write(&marker, "").unwrap();
+        for _ in 0..2 {
+            assert!(how_it_begins(None, directory.path()).await.unwrap().restarted);
+        }
+        assert!(marker.exists());
+    }
+
+    /// (what happens in this order, whether the marker is there after each)
+    #[tokio::test]
+    async fn the_marker_goes_when_the_restart_is_over_and_comes_with_a_session() {
+        const OVER: InSync = InSync { v4: true, v6: true };
+        for (counted_on_first, there) in [(true, [true, true, true]), (false, [true, false, true])] {
+            let directory = tempfile::tempdir().unwrap();
+            let marker = directory.path().join(MARKER);
+            std::fs::write(&marker, "").unwrap();
+            let (in_sync, counted_on) = (watch::Sender::new(InSync::default()), watch::Sender::new(false));
+            let task = tokio::spawn(keep_marker(in_sync.subscribe(), counted_on.subscribe(), marker.clone()));
+            let mut found = Vec::new();
+            for event in 0..3 {
+                match (event, counted_on_first) {
+                    (0, _) => drop(in_sync.send_replace(InSync { v4: true, v6: false })),
+                    (1, true) | (2, false) => drop(counted_on.send_replace(true)),
+                    _ => drop(in_sync.send_replace(OVER)),
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                found.push(marker.exists());
+            }
+            assert_eq!(found, there, "counted on first: {counted_on_first}");
+            task.await.unwrap();
+        }
+    }
 }

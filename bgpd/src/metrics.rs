@@ -56,6 +56,7 @@ pub fn text(
     info(&mut all, peers);
     sessions(&mut all, peers);
     families(&mut all, peers);
+    flapping(&mut all, speaker, peers);
     tables(&mut all, speaker);
     if let Some(kernel) = kernel {
         let routes = [
@@ -138,6 +139,14 @@ fn sessions(all: &mut Metrics, peers: &[PeerDetail]) {
         })
     });
     all.counters("messages", "Messages by type and direction", messages);
+    let malformed = peers.iter().flat_map(|p| {
+        let both = [("discard", p.malformed.discarded), ("withdraw", p.malformed.withdrawn)];
+        both.map(|(remedy, n)| (with(of_peer(p), &[("remedy", remedy)]), n))
+    });
+    all.counters("malformed_updates", "UPDATEs that were malformed, by what RFC 7606 makes of them", malformed);
+    all.gauges("peer_near_limit", "Whether it announces nearly as many prefixes as it may, or more", {
+        each(&|p| p.families.iter().any(|f| f.limit.is_some()).then(|| f64::from(u8::from(p.status.near_limit))))
+    });
 }
 
 fn state(name: &str) -> f64 {
@@ -174,6 +183,18 @@ fn families(all: &mut Metrics, peers: &[PeerDetail]) {
     });
 }
 
+/// How much of the flapping each peer has a part in.
+fn flapping(all: &mut Metrics, speaker: &SpeakerStatus, peers: &[PeerDetail]) {
+    let count = |p: &PeerDetail| {
+        let Place::Address(address) = p.status.address else { return 0 };
+        speaker.flapping.iter().filter(|f| f.peers.contains(&address)).count()
+    };
+    let help = "Flapping prefixes of which a path is, or was, the peer's";
+    all.gauges("peer_flapping_prefixes", help, peers.iter().map(|p| (of_peer(p), count(p) as f64)));
+    let flapping = "Prefixes whose best path changes flapThreshold times a minute or more";
+    all.gauge("flapping_prefixes", flapping, speaker.flapping.len());
+}
+
 fn tables(all: &mut Metrics, speaker: &SpeakerStatus) {
     let of = |f: &dyn Fn(&crate::speaker::RibStatus) -> u32| -> Vec<(Labels, f64)> {
         speaker.rib.iter().map(|r| (vec![("family", r.family.clone())], f(r).into())).collect()
@@ -181,6 +202,4 @@ fn tables(all: &mut Metrics, speaker: &SpeakerStatus) {
     all.gauges("rib_prefixes", "Prefixes in the table", of(&|r| r.prefixes));
     all.gauges("rib_paths", "Paths in the table", of(&|r| r.paths));
     all.gauge("attribute_sets", "Sets of attributes that the paths share", speaker.attribute_sets);
-    let flapping = "Prefixes whose best path changes flapThreshold times a minute or more";
-    all.gauge("flapping_prefixes", flapping, speaker.flapping.len());
 }

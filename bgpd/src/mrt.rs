@@ -4,10 +4,11 @@
 //! meanwhile is not in the index, and so not in the file. The time of a path is that of the session it came in: no time is
 //! kept of each path.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
 
 use bgp_proto::mrt::{self, Path};
-use bgp_proto::rib::{Cursor, RouteFilter, RouteInfo};
+use bgp_proto::rib::{Cursor, PeerIndex, RouteFilter, RouteInfo};
 use jiff::Timestamp;
 
 use crate::speaker::{Handle, RouteQuery, RouteView};
@@ -16,8 +17,16 @@ use crate::speaker::{Handle, RouteQuery, RouteView};
 #[derive(Clone, Debug)]
 pub struct Index {
     pub router_id: Ipv4Addr,
-    /// Ascending by address, with when the state of each began.
-    pub peers: Vec<(mrt::Peer, Timestamp)>,
+    pub peers: Vec<Member>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Member {
+    pub index: PeerIndex,
+    pub peer: mrt::Peer,
+    /// When its state began.
+    pub since: Timestamp,
 }
 
 /// A dump under way.
@@ -45,7 +54,7 @@ impl Dump {
                 State::Begin => {
                     let index = self.speaker.mrt_index().await?;
                     let now = seconds(Timestamp::now());
-                    let peers: Vec<mrt::Peer> = index.peers.iter().map(|p| p.0).collect();
+                    let peers: Vec<mrt::Peer> = index.peers.iter().map(|p| p.peer).collect();
                     mrt::write_peer_index(&mut out, now, index.router_id, "", &peers);
                     self.state = State::Table { index, now, sequence: 0, from: Cursor::START };
                 }
@@ -67,13 +76,18 @@ impl Dump {
 
 /// Appends a record for each prefix; its paths come one after another.
 fn write_routes(out: &mut Vec<u8>, index: &Index, now: u32, sequence: &mut u32, routes: Vec<RouteInfo>) {
-    let place = |address: IpAddr| index.peers.binary_search_by_key(&address, |p| p.0.address).ok();
+    let places: HashMap<PeerIndex, usize> = (0..).zip(&index.peers).map(|(place, p)| (p.index, place)).collect();
+    // A peer that came meanwhile may have the number of one that went.
+    let place = |route: &RouteInfo| {
+        let place = places.get(&route.peer_index).copied();
+        place.filter(|&p| route.peer == Some(index.peers[p].peer.address))
+    };
     for run in routes.chunk_by(|a, b| a.prefix == b.prefix) {
         let paths: Vec<Path> = run
             .iter()
             .filter_map(|route| {
-                let peer = place(route.peer?)?;
-                let originated = seconds(index.peers[peer].1);
+                let peer = place(route)?;
+                let originated = seconds(index.peers[peer].since);
                 Some(Path {
                     peer: peer as u16,
                     originated,
@@ -103,12 +117,14 @@ mod tests {
     #[test]
     fn paths_of_a_prefix_are_one_record() {
         let peer = |n: u8| mrt::Peer { router_id: [10, 0, 0, n].into(), address: [192, 0, 2, n].into(), asn: 65000 };
-        let peers = [1, 2].map(|n| (peer(n), Timestamp::UNIX_EPOCH)).to_vec();
+        let member = |n: u8| Member { index: n.into(), peer: peer(n), since: Timestamp::UNIX_EPOCH };
+        let peers = [1, 2].map(member).to_vec();
         let index = Index { router_id: [10, 0, 0, 9].into(), peers };
         let route = |second: u8, from: Option<u8>| RouteInfo {
             prefix: Prefix::new([10, second, 0, 0].into(), 16).unwrap(),
             attributes: Attributes { next_hop: [192, 0, 2, 1].into(), ..Attributes::originated(100, &[], &[]) },
             peer: from.map(|n| [192, 0, 2, n].into()),
+            peer_index: from.map_or(bgp_proto::rib::LOCAL, Into::into),
             best: true,
             path_id: 0,
             stale: false,

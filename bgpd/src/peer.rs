@@ -2,6 +2,7 @@
 
 mod detail;
 mod handshake;
+mod malformed;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use tokio::task::JoinHandle;
 
 pub use self::detail::{FamilyStatus, MessageCounts, PeerDetail, PeerStatus, Place, Waiting};
 pub use self::handshake::{Restart, Session, check_open, our_open};
+pub use self::malformed::MalformedUpdates;
 use crate::link::Link;
 use crate::session::Serial;
 use bgp_plan::config::{MaxPrefixes, NextHopMode, PeerConfig, PeerId};
@@ -135,6 +137,7 @@ pub struct Peer {
     /// Of each family: the warning about its number of prefixes was given.
     pub is_warned: [bool; 2],
     pub counters: Counters,
+    pub malformed: MalformedUpdates,
     pub since: Timestamp,
     /// When the peer was configured, or last left alone.
     pub awaited_since: Instant,
@@ -158,6 +161,7 @@ impl Peer {
             last_accepted: 0,
             is_warned: [false; 2],
             counters: Counters::default(),
+            malformed: MalformedUpdates::default(),
             since: Timestamp::now(),
             awaited_since: Instant::now(),
         }
@@ -182,6 +186,13 @@ impl Peer {
     /// Whether an OPEN on a new connection means that the peer restarted before we noticed that it went (RFC 4724 section 5).
     pub fn may_have_restarted(&self) -> bool {
         self.session.as_ref().is_some_and(|s| s.common.graceful_restart.is_some() && s.since.elapsed() > SAME_BEGINNING)
+    }
+
+    /// Whether the peer keeps our routes when we go without a word (RFC 4724 section 4): as negotiated, and before that as we
+    /// would have it.
+    pub fn ends_silently(&self) -> bool {
+        let negotiated = self.session.as_ref().map(|s| s.common.graceful_restart.is_some());
+        negotiated.unwrap_or(self.config.graceful_restart.is_some())
     }
 
     /// Whether so many prefixes of a family are worth a warning.

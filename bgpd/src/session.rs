@@ -13,7 +13,8 @@
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use bgp_proto::wire::{MAX_MESSAGE_LEN, Notification, iana};
@@ -76,10 +77,15 @@ pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
     })
 }
 
-/// Accepts until it is aborted.
-pub async fn accept(listener: Rc<TcpListener>, speaker: Shared) {
+/// Accepts as long as the listener is there. Its owner closes it at once: no wait of this task keeps it open.
+pub async fn accept(listener: Weak<TcpListener>, speaker: Shared) {
     loop {
-        match listener.accept().await {
+        let accepted = poll_fn(|cx| match listener.upgrade() {
+            Some(listener) => listener.poll_accept(cx).map(Some),
+            None => Poll::Ready(None),
+        });
+        let Some(accepted) = accepted.await else { return };
+        match accepted {
             Ok((stream, from)) => Speaker::accepted(&speaker, stream, from),
             Err(e) => {
                 tracing::warn!("cannot accept a connection: {e}");

@@ -64,6 +64,8 @@ pub struct Speaker {
     start: Start,
     restart: OwnRestart,
     config: Option<SpeakerConfig>,
+    /// For the first time.
+    configured_at: Option<Instant>,
     peers: BTreeMap<PeerId, Peer>,
     by_serial: BTreeMap<Serial, PeerId>,
     /// Counts the times that a connection came, went, took another's place, or became a session.
@@ -82,6 +84,8 @@ pub struct Speaker {
     guests: Guests,
     /// Of the interfaces of unnumbered peers.
     neighbours: Neighbours,
+    /// Peers by their link-local addresses, for the kernel's task.
+    behind: watch::Sender<fib::Neighbours>,
     /// Those behind which nobody was heard yet.
     waiting: BTreeMap<String, Waiting>,
     in_sync: watch::Sender<InSync>,
@@ -98,20 +102,43 @@ pub struct Speaker {
     myself: std::rc::Weak<RefCell<Speaker>>,
 }
 
+/// What others of the program watch.
+#[derive(Default)]
+struct Watched {
+    in_sync: watch::Sender<InSync>,
+    counted_on: watch::Sender<bool>,
+    behind: watch::Sender<fib::Neighbours>,
+}
+
 async fn run(
     start: Start,
     bfd: bfd::Handle,
     mut commands: mpsc::UnboundedReceiver<Command>,
     in_sync: watch::Sender<InSync>,
     counted_on: watch::Sender<bool>,
+    behind: watch::Sender<fib::Neighbours>,
 ) {
-    let flush_wanted = Rc::new(Notify::new());
-    let timers_changed = Rc::new(Notify::new());
-    let speaker: Shared = Rc::new_cyclic(|myself| {
+    let speaker = new_speaker(start, bfd, Watched { in_sync, counted_on, behind });
+    let (timers_changed, flush_wanted) = {
+        let this = speaker.borrow();
+        (this.timers_changed.clone(), this.flush_wanted.clone())
+    };
+    spawn_local(run_timers(speaker.clone(), timers_changed));
+    spawn_local(run_flusher(speaker.clone(), flush_wanted));
+    while let Some(command) = commands.recv().await {
+        speaker.borrow_mut().command(command);
+    }
+}
+
+/// One that has heard nothing yet.
+fn new_speaker(start: Start, bfd: bfd::Handle, watched: Watched) -> Shared {
+    let Watched { in_sync, counted_on, behind } = watched;
+    Rc::new_cyclic(|myself| {
         RefCell::new(Speaker {
             start,
             restart: OwnRestart { began: Instant::now(), start },
             config: None,
+            configured_at: None,
             peers: BTreeMap::new(),
             by_serial: BTreeMap::new(),
             moves: 0,
@@ -126,6 +153,7 @@ async fn run(
             bfd,
             guests: Guests::default(),
             neighbours: Neighbours::new(),
+            behind,
             waiting: BTreeMap::new(),
             in_sync,
             counted_on,
@@ -133,16 +161,11 @@ async fn run(
             next_look: Instant::now(),
             holding: [start.restarted; 2],
             deadlines: Deadlines::default(),
-            flush_wanted: flush_wanted.clone(),
-            timers_changed: timers_changed.clone(),
+            flush_wanted: Rc::default(),
+            timers_changed: Rc::default(),
             myself: myself.clone(),
         })
-    });
-    spawn_local(run_timers(speaker.clone(), timers_changed));
-    spawn_local(run_flusher(speaker.clone(), flush_wanted));
-    while let Some(command) = commands.recv().await {
-        speaker.borrow_mut().command(command);
-    }
+    })
 }
 
 /// An empty one, which announces nothing while we restart.
@@ -321,7 +344,7 @@ impl Speaker {
         let ids: Vec<PeerId> = self.peers.keys().copied().collect();
         for id in ids {
             let stop = || Event::ManualStop(Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN));
-            if self.peers[&id].config.graceful_restart.is_some() {
+            if self.peers[&id].ends_silently() {
                 self.event(id, true, Event::TcpFails);
                 self.event(id, false, Event::TcpFails);
             }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! interfaces ──►┌──────────┐──set_neighbours──► speaker
-//! link events ─►│ one task │──Neighbours──────► kernel's task
+//! link events ─►│ one task │
 //! ICMPv6 ◄─────►└──────────┘
 //! ```
 //!
@@ -45,20 +45,13 @@ pub struct Finder {
     speaker: Handle,
     seed: u64,
     interfaces: watch::Sender<BTreeSet<String>>,
-    neighbours: watch::Sender<Neighbours>,
     is_running: bool,
 }
 
 impl Finder {
     /// Nothing runs yet. `seed`: of the random delays.
     pub fn new(speaker: Handle, seed: u64) -> Finder {
-        let (interfaces, neighbours) = Default::default();
-        Finder { speaker, seed, interfaces, neighbours, is_running: false }
-    }
-
-    /// What was found.
-    pub fn neighbours(&self) -> watch::Receiver<Neighbours> {
-        self.neighbours.subscribe()
+        Finder { speaker, seed, interfaces: watch::Sender::default(), is_running: false }
     }
 
     /// Looks behind these interfaces from now on, and no others.
@@ -82,7 +75,7 @@ impl Finder {
             socket,
             state: State::new(self.seed),
             interfaces: self.interfaces.subscribe(),
-            neighbours: self.neighbours.clone(),
+            told: Neighbours::new(),
             speaker: self.speaker.clone(),
         };
         tokio::spawn(task.run(kernel));
@@ -102,7 +95,8 @@ struct Task {
     socket: AsyncFd<Socket>,
     state: State,
     interfaces: watch::Receiver<BTreeSet<String>>,
-    neighbours: watch::Sender<Neighbours>,
+    /// What the speaker knows.
+    told: Neighbours,
     speaker: Handle,
 }
 
@@ -139,8 +133,8 @@ impl Task {
             self.act(action);
         }
         let now = self.state.neighbours();
-        // The kernel's task first: it judges the next hops of what the speaker then hears.
-        if self.neighbours.send_if_modified(|last| std::mem::replace(last, now.clone()) != now) {
+        if self.told != now {
+            self.told.clone_from(&now);
             self.speaker.set_neighbours(now);
         }
         let deadline = self.state.next_deadline();

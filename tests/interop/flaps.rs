@@ -44,6 +44,14 @@ fn a_leaf_that_dies_again_and_again_is_named(tor: Tor) -> anyhow::Result<()> {
                 bail!("{leaf} is not among the peers of {default}");
             }
         }
+        let metrics = job.lab.nodes[0].answer("bgpd", "/metrics")?;
+        for leaf in LEAF_ADDRESSES {
+            let series = format!("tortie_bgp_peer_flapping_prefixes{{peer=\"{leaf}\"");
+            let value = metrics.lines().find(|l| l.starts_with(&series)).and_then(|l| l.rsplit(' ').next());
+            if value.and_then(|v| v.parse::<f64>().ok()).is_none_or(|n| n < 1.0) {
+                bail!("no metric says that {leaf} has part in the flapping: {value:?} in {metrics}");
+            }
+        }
         let shown = job.lab.nodes[0].ctl("bgpctl", &["node", "status"]).run()?.ok()?;
         let line = shown.stdout.lines().find(|l| l.starts_with("0.0.0.0/0 ")).unwrap_or_default();
         if !line.contains(LEAF_ADDRESSES[0]) {

@@ -68,8 +68,9 @@ fn joined<F: Future<Output = ()>>(end: impl Fn(usize, Step) -> F + Send + Sync +
 
 fn settings(peer: &str, scope: u32, hops: Hops, interval: Duration) -> (PeerId, Settings) {
     let peer: IpAddr = peer.parse().unwrap();
-    let path = Path { hops, peer, local: None, interface: scope, min_ttl: 1 };
-    (PeerId { address: peer, port: 179, scope }, Settings { path, timers: Timers::new(interval, interval, 3) })
+    let path = Path { hops, peer, local: None, interface: scope, min_ttl: ANY_TTL };
+    let timers = Timers::new(interval, interval, 3);
+    (PeerId { address: peer, port: 179, scope }, Settings { path, timers, min_ttl: ANY_TTL })
 }
 
 /// Notices with when they came.
@@ -158,6 +159,49 @@ fn single_hop_and_multihop_over_both_families_come_up_and_find_a_cut() {
             };
             within(MS * 3000, "the other end says that it was taken away", down).await;
         }
+        step(&both).await;
+    });
+}
+
+/// `ttlSecurity` is a live setting; what needs another session says AdminDown first, so that BGP of the other end lives on.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_ttl_bound_changes_live_and_another_path_is_no_failure() {
+    joined(|n, both| async move {
+        let (handle, mut notices) = start(n as u64);
+        let mut config = PeerConfig::new("peer", PeerType::Global, 65001, 65002);
+        config.bfd = Some(Bfd { min_rx: MS * 50, min_tx: MS * 50, multiplier: 3, is_multihop: true });
+        let id = PeerId::new(ADDRESSES[1 - n].parse().unwrap(), 179);
+        let mut next =
+            async |limit: Duration| tokio::time::timeout(limit, notices.recv()).await.ok().map(|n| n.unwrap().2);
+        handle.set(id, Settings::of(id, &config));
+        assert_eq!(next(MS * 10_000).await, Some(Notice::Up));
+        step(&both).await;
+        config.ttl_security = Some(3);
+        if n == 0 {
+            handle.set(id, Settings::of(id, &config));
+        }
+        assert_eq!(next(MS * 1500).await, None, "another bound is no other session");
+        step(&both).await;
+        if n == 1 {
+            sh("nft 'add table ip far; add chain ip far out { type filter hook output priority mangle; }; \
+                 add rule ip far out ip ttl set 200'");
+        }
+        let down = next(MS * 5000).await;
+        assert!(matches!(down, Some(Notice::Down(down)) if !down.by_administrator), "it counts at once: {down:?}");
+        if n == 1 {
+            sh("nft delete table ip far");
+        } else {
+            assert!(handle.status(id).unwrap().last_discard.is_some_and(|why| why.contains("TTL")));
+        }
+        assert_eq!(next(MS * 10_000).await, Some(Notice::Up));
+        step(&both).await;
+        config.bfd.as_mut().unwrap().is_multihop = false;
+        if n == 0 {
+            handle.set(id, Settings::of(id, &config));
+        }
+        let down = next(MS * 5000).await;
+        assert!(matches!(down, Some(Notice::Down(down)) if down.by_administrator), "{down:?}");
         step(&both).await;
     });
 }

@@ -35,7 +35,12 @@ impl Refusal {
         Refusal { status: StatusCode::NOT_FOUND, error }
     }
 
-    /// The same for what is no address.
+    /// An unnumbered peer that has no address yet.
+    pub fn not_heard(link: &str) -> Refusal {
+        Refusal { status: StatusCode::NOT_FOUND, error: format!("no neighbour was heard on {link} yet") }
+    }
+
+    /// The same as [`Refusal::no_peer`] for what is no address.
     pub fn no_peer_of_name(wanted: &str, peers: &[PeerStatus]) -> Refusal {
         let names = || peers.iter().flat_map(|p| [Some(p.name.as_str()), p.interface.as_deref()]).flatten();
         let known: Vec<String> = peers.iter().map(|p| p.address.to_string()).collect();

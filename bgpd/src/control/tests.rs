@@ -96,6 +96,24 @@ async fn a_wrong_request_is_told_what_would_be_right() {
     }
 }
 
+/// Behind an interface where nobody was heard there is nothing to show, but the interface is not unknown.
+#[tokio::test]
+async fn who_was_not_heard_yet_is_no_mistake_of_the_operator() {
+    let daemon = Daemon::start(0).await;
+    let mut config = SpeakerConfig::new([10, 0, 0, 1].into(), 65001);
+    config.unnumbered.insert("eth7".into(), PeerConfig::new("uplink", PeerType::Global, 65001, 0));
+    daemon.speaker.configure(config).await.unwrap().unwrap();
+    for whom in ["eth7", "uplink"] {
+        for path in ["/v1/routes?view=received&peer=", "/v1/watch?peer="] {
+            let path = format!("{path}{whom}");
+            let error = status::get_json::<Value>(daemon.server.socket(), &path).await.unwrap_err().to_string();
+            assert_eq!(error, "no neighbour was heard on eth7 yet", "{path}");
+        }
+        let reply = status::post(daemon.server.socket(), &format!("/v1/clear?peer={whom}")).await.unwrap();
+        assert_eq!(reply.status, 404);
+    }
+}
+
 #[tokio::test]
 async fn a_peer_is_known_by_its_address_and_by_its_name() {
     let daemon = Daemon::start(0).await;
@@ -133,6 +151,8 @@ async fn metrics_tell_of_each_session_and_of_the_tables() {
         format!("tortie_bgp_received_prefixes{{{peer},family=\"IPv4\"}} 0.0"),
         "tortie_bgp_rib_paths{family=\"IPv4\"} 3.0".into(),
         "tortie_bgp_flapping_prefixes 0".into(),
+        format!("tortie_bgp_peer_flapping_prefixes{{{peer}}} 0.0"),
+        format!("tortie_bgp_malformed_updates_total{{{peer},remedy=\"withdraw\"}} 0"),
     ] {
         assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
     }

@@ -33,8 +33,14 @@ fn named(text: &str, peers: &[PeerStatus]) -> Result<PeersAt, Refusal> {
         Place::Address(address) => Some(PeersAt { address, scope: Some(p.scope) }),
         Place::Interface(_) => None,
     };
-    match peers.iter().filter(is_meant).find_map(at) {
-        Some(at) => Ok(at),
-        None => Err(Refusal::no_peer_of_name(text, peers)),
+    let silent = |p: &PeerStatus| match &p.address {
+        Place::Interface(link) => Some(link.clone()),
+        Place::Address(_) => None,
+    };
+    let meant = || peers.iter().filter(is_meant);
+    match (meant().find_map(at), meant().find_map(silent)) {
+        (Some(at), _) => Ok(at),
+        (None, Some(link)) => Err(Refusal::not_heard(&link)),
+        (None, None) => Err(Refusal::no_peer_of_name(text, peers)),
     }
 }

@@ -5,24 +5,27 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
 use bgp_proto::af::{Family, Prefix};
 use fib::{
-    Addr, Applied, Event, Kernel, KernelRoute, Link, Links, NextHop, PRIORITY_LEARNED, PROTOCOL_BGPD, PROTOCOL_FELIX,
-    Recursive, Route, RouteKey, RouteTable, Routes, Target,
+    Addr, Applied, Event, Kernel, KernelRoute, Link, Links, Lookup, Neighbours, NextHop, PRIORITY_LEARNED,
+    PROTOCOL_BGPD, PROTOCOL_FELIX, Recursive, Route, RouteKey, RouteTable, Target,
 };
 use ipnet::IpNet;
 
+use super::others::{Others, Seen};
 use super::{Failure, Inputs, Status, sentence};
-use crate::dynamic::Neighbours;
 use crate::speaker::{InSync, Resolver, RouteBatch};
 use bgp_plan::config::Origin;
 use bgp_plan::origins::origins;
 
 /// Prefixes that are settled at a time: a lost link never waits for more of them.
 const SLICE: usize = 8192;
+/// Answers that are kept at least; beyond, the speaker has to need half of them.
+const ANSWERS: usize = 4096;
 /// Routes that failed of which the reason is kept; the others are counted.
 const LISTED: usize = 100;
 
@@ -40,12 +43,10 @@ pub struct Actions {
 /// What next hops are judged by.
 #[derive(Debug, Default)]
 struct View {
-    /// Of every protocol but 202.
-    routes: Routes,
+    routes: Others,
     links: Links,
     addrs: BTreeSet<Addr>,
-    /// Link-local addresses of neighbours, and the links they are on: no route says so.
-    neighbours: BTreeMap<IpAddr, BTreeSet<u32>>,
+    neighbours: Neighbours,
     /// Best routes by BGP with their next hops as announced, and peers with the gateways by which they are reached.
     learned: Recursive,
 }
@@ -56,11 +57,8 @@ impl View {
         if self.is_own(addr) {
             return Vec::new();
         }
-        if let Some(links) = self.neighbours.get(&addr) {
-            let usable = links.iter().filter(|i| self.links.get(i).is_some_and(Link::is_usable));
-            return usable.map(|i| NextHop { via: addr, ifindex: *i, onlink: false }).collect();
-        }
-        fib::Resolver { routes: &self.routes, links: &self.links, recursive: &self.learned }.resolve(addr, through)
+        let View { routes, links, neighbours, learned: recursive, .. } = self;
+        fib::Resolver { routes, links, neighbours, recursive }.resolve(addr, through)
     }
 
     /// 0 for an address on a link, 1 for one behind a gateway, `None` for one that is not reached.
@@ -76,9 +74,8 @@ impl View {
 
     /// Whether felix serves this prefix here: a block, a workload or a service, not the way to another node.
     fn is_served_here(&self, net: IpNet) -> bool {
-        let at = RouteKey::new(net, 0)..=RouteKey::new(net, u32::MAX);
         let is_own = |r: &Route| r.protocol == PROTOCOL_FELIX && !matches!(r.target, Target::Gateways(_));
-        self.routes.range(at).any(|(_, r)| is_own(r))
+        self.routes.routes_to(net).any(is_own)
     }
 
     /// Learned prefixes that hold one of these next hops: only they can be part of their own resolution.
@@ -95,8 +92,65 @@ impl View {
 #[derive(Debug, Default)]
 struct Judge {
     view: RwLock<View>,
-    /// What the speaker asked since the last `ask_again`, and what it was told.
-    asked: Mutex<BTreeMap<IpAddr, Option<u32>>>,
+    asked: Mutex<Asked>,
+}
+
+/// What the speaker asked since the last `ask_again`, and what it was told.
+#[derive(Debug, Default)]
+struct Asked {
+    answers: BTreeMap<IpAddr, Option<u32>>,
+    /// There are answers that were not kept: a peer may make up as many next hops as it likes, one after another.
+    has_more: bool,
+    /// How many the speaker needed when it was last asked to ask again.
+    needed: usize,
+    /// Judgements that the speaker has: for a while the old and the new one.
+    judgements: usize,
+}
+
+impl Asked {
+    fn note(&mut self, addr: IpAddr, answer: Option<u32>) {
+        // While the speaker turns to a new judgement it asks for what its routes have, and nothing else.
+        let is_full = self.judgements < 2 && self.answers.len() >= ANSWERS.max(2 * self.needed);
+        if is_full && !self.answers.contains_key(&addr) {
+            self.has_more = true;
+        } else {
+            self.answers.insert(addr, answer);
+        }
+    }
+
+    /// Whether the answer for an address in this range may have been given.
+    fn any_in(&self, addrs: RangeInclusive<IpAddr>) -> bool {
+        self.has_more || self.answers.range(addrs).next().is_some()
+    }
+}
+
+/// A judgement that the speaker has. It lets go of the old one when it has asked the new one for all it needs.
+struct Judgement(Arc<Judge>);
+
+impl Judgement {
+    fn new(judge: &Arc<Judge>) -> Self {
+        let mut asked = judge.asked();
+        asked.answers.clear();
+        asked.has_more = false;
+        asked.judgements += 1;
+        Judgement(Arc::clone(judge))
+    }
+
+    fn answer(&self, addr: IpAddr) -> Option<u32> {
+        // Locked until the answer is noted: who changes the view finds it.
+        let view = self.0.read();
+        let answer = view.distance(addr);
+        self.0.asked().note(addr, answer);
+        answer
+    }
+}
+
+impl Drop for Judgement {
+    fn drop(&mut self) {
+        let mut asked = self.0.asked();
+        asked.judgements -= 1;
+        asked.needed = asked.answers.len();
+    }
 }
 
 /// A thread that panicked while it held a lock has left what it guards whole: every change is one assignment.
@@ -109,7 +163,7 @@ impl Judge {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn asked(&self) -> MutexGuard<'_, BTreeMap<IpAddr, Option<u32>>> {
+    fn asked(&self) -> MutexGuard<'_, Asked> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -230,14 +284,8 @@ impl State {
 
     /// The neighbours of unnumbered peers: next hops of theirs are on the link, for IPv4 too (RFC 8950).
     pub fn set_neighbours(&mut self, neighbours: &Neighbours) {
-        let mut by_address: BTreeMap<IpAddr, BTreeSet<u32>> = BTreeMap::new();
-        for (index, address) in neighbours.values() {
-            if let Some(address) = address {
-                by_address.entry((*address).into()).or_default().insert(*index);
-            }
-        }
-        let before = std::mem::replace(&mut self.judge.write().neighbours, by_address.clone());
-        if before != by_address {
+        let before = std::mem::replace(&mut self.judge.write().neighbours, neighbours.clone());
+        if before != *neighbours {
             self.dirty.next_hops = true;
         }
     }
@@ -316,23 +364,18 @@ impl State {
     /// Takes a dump as the truth.
     pub fn resync(&mut self, routes: &[KernelRoute], links: Vec<Link>, addrs: Vec<Addr>) {
         self.table.resync(routes);
-        let others = routes.iter().filter(|r| r.route.protocol != PROTOCOL_BGPD);
-        let others: Routes = others.map(|r| (r.key, r.route.clone())).collect();
         let links: Links = links.into_iter().map(|l| (l.index, l)).collect();
         let addrs: BTreeSet<Addr> = addrs.into_iter().collect();
         let mut view = self.judge.write();
-        if (&others, &links, &addrs) == (&view.routes, &view.links, &view.addrs) {
+        let moved = view.routes.resync(routes);
+        if moved.is_empty() && (&links, &addrs) == (&view.links, &view.addrs) {
             return;
         }
-        let moved = |now: &Routes, then: &Routes, nets: &mut BTreeSet<IpNet>| {
-            nets.extend(now.iter().filter(|(k, r)| then.get(k) != Some(r)).map(|(k, _)| k.dst));
-        };
-        moved(&others, &view.routes, &mut self.dirty.nets);
-        moved(&view.routes, &others, &mut self.dirty.nets);
+        self.dirty.nets.extend(moved);
         self.dirty.all |= addrs != view.addrs;
         self.dirty.next_hops = true;
         self.origins_dirty = true;
-        (view.routes, view.links, view.addrs) = (others, links, addrs);
+        (view.links, view.addrs) = (links, addrs);
     }
 
     /// Learns from one event; whether everything has to be read again: the kernel drops IPv4 routes in silence when a link or
@@ -344,30 +387,29 @@ impl State {
         match event {
             Event::RouteChanged(r) if r.route.protocol == PROTOCOL_BGPD => {}
             Event::RouteChanged(r) => {
-                if view.routes.insert(r.key, r.route.clone()).as_ref() != Some(&r.route) {
-                    self.dirty.nets.insert(r.key.dst);
-                    self.origins_dirty = true;
-                }
+                let seen = view.routes.changed(r);
+                self.route_seen(r.key, seen);
                 // Whether it came before or after a write of ours, which is not reported, only the kernel can say.
-                return self.table.desired().contains_key(&r.key);
+                return seen.needs_resync || self.table.desired().contains_key(&r.key);
             }
             Event::RouteRemoved(key, protocol) => {
-                if view.routes.get(key).is_some_and(|r| r.protocol == *protocol) {
-                    view.routes.remove(key);
-                    self.dirty.nets.insert(key.dst);
-                    self.origins_dirty = true;
-                }
+                let seen = view.routes.removed(key, *protocol);
+                self.route_seen(*key, seen);
+                return seen.needs_resync;
             }
             Event::LinkChanged(link) => {
                 let before = view.links.insert(link.index, link.clone());
                 if before.as_ref() != Some(link) {
                     self.link_moved(link.index, &view);
                 }
-                // A link that was down before had no routes to lose: every new pod begins with such events.
-                if !link.is_usable() && before.is_some_and(|b| b.is_usable()) {
-                    if !link.up {
-                        self.forget_routes(&mut view, |_, route| is_only_on(route, link.index));
-                    }
+                // A link that was down before had no routes to lose: every new pod begins with such events. One without carrier
+                // keeps them until it is set down.
+                let (was_up, was_usable) = before.map_or((false, false), |b| (b.up, b.is_usable()));
+                let is_set_down = was_up && !link.up;
+                if is_set_down {
+                    self.forget_routes(&mut view, |_, route| is_only_on(route, link.index));
+                }
+                if is_set_down || (was_usable && !link.is_usable()) {
                     return self.table.any_value(|route| route.links().contains(&link.index));
                 }
             }
@@ -391,6 +433,13 @@ impl State {
             Event::Overrun => return true,
         }
         false
+    }
+
+    fn route_seen(&mut self, key: RouteKey, seen: Seen) {
+        if seen.is_change {
+            self.dirty.nets.insert(key.dst);
+            self.origins_dirty = true;
+        }
     }
 
     /// Next hops behind this link are reached otherwise now.
@@ -429,10 +478,9 @@ impl State {
 
     /// The kernel has dropped these routes of others.
     fn forget_routes(&mut self, view: &mut View, is_gone: impl Fn(&RouteKey, &Route) -> bool) {
-        for (key, _) in view.routes.extract_if(.., |key, route| is_gone(key, route)) {
-            self.dirty.nets.insert(key.dst);
-            self.origins_dirty = true;
-        }
+        let gone = view.routes.forget(is_gone);
+        self.origins_dirty |= !gone.is_empty();
+        self.dirty.nets.extend(gone);
     }
 
     /// Works out the routes wanted, of a slice of what changed, and what the speaker has to be told.
@@ -509,7 +557,7 @@ impl State {
         }
         let judge = Arc::clone(&self.judge);
         let view = judge.read();
-        let now = origins(&self.node, &self.inputs.resources, &view.routes, &view.links);
+        let now = origins(&self.node, &self.inputs.resources, &view.routes.of(PROTOCOL_FELIX), &view.links);
         let aggregates = &self.inputs.services.aggregates;
         let announced = now.iter().filter(|o| o.export).map(|o| prefix_net(o.prefix));
         // A range around an address of our own links has other hosts in it.
@@ -552,15 +600,8 @@ impl State {
 
     /// The speaker's judgement on next hops.
     pub fn resolver(&self) -> Resolver {
-        let judge = Arc::clone(&self.judge);
-        judge.asked().clear();
-        Arc::new(move |addr| {
-            // Locked until the answer is noted: who changes the view finds it.
-            let view = judge.read();
-            let answer = view.distance(addr);
-            judge.asked().insert(addr, answer);
-            answer
-        })
+        let judgement = Judgement::new(&self.judge);
+        Arc::new(move |addr| judgement.answer(addr))
     }
 
     /// How many routes failed and are tried again.
@@ -585,7 +626,7 @@ impl State {
         nets.iter().any(|net| {
             let inside = net.network()..=net.broadcast();
             self.next_hops.range(inside.clone()).next().is_some()
-                || asked.range(inside.clone()).next().is_some()
+                || asked.any_in(inside.clone())
                 || self.inputs.peers.range(inside).next().is_some()
         })
     }
@@ -625,7 +666,8 @@ impl State {
 
     fn answers_changed(&self) -> bool {
         let view = self.judge.read();
-        self.judge.asked().iter().any(|(addr, answer)| view.distance(*addr) != *answer)
+        let asked = self.judge.asked();
+        asked.has_more || asked.answers.iter().any(|(addr, answer)| view.distance(*addr) != *answer)
     }
 
     /// Peers that were on a link and whose every such link is down or gone; each once.

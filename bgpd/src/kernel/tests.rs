@@ -21,6 +21,10 @@ fn ip(args: &str) -> String {
     String::from_utf8(out.stdout).unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+fn index(link: &str) -> u32 {
+    ip(&format!("-o link show {link}")).split(':').next().unwrap().parse().unwrap()
+}
+
 fn speaker_config(own: u8, peer: u8) -> SpeakerConfig {
     let address = |n: u8| IpAddr::from([192, 0, 2, n]);
     let mut p = PeerConfig::new("peer", PeerType::Global, 65000 + u32::from(own), 65000 + u32::from(peer));
@@ -40,17 +44,19 @@ fn origin(net: &str) -> bgp_plan::config::Origin {
 
 /// A node whose task runs, and its peer.
 struct Node {
+    own: Handle,
     peer: Handle,
+    /// The index of `leaf0` there.
+    leaf0: u32,
     status: watch::Receiver<Status>,
     /// Keeps the task.
     _inputs: watch::Sender<Inputs>,
-    _neighbours: watch::Sender<Neighbours>,
 }
 
 impl Node {
     async fn start() -> Node {
         ip("link set lo up");
-        ip("link add eth0 type veth peer name leaf0");
+        ip("link add eth0 address 02:00:00:00:00:01 type veth peer name leaf0 address 02:00:00:00:00:02");
         let own_thread = nix::unistd::gettid();
         // A speaker's thread is in the namespace of the one that starts it.
         let peer = std::thread::spawn(move || {
@@ -67,19 +73,18 @@ impl Node {
             ip("addr add 192.0.2.2/24 dev leaf0");
             ip("link set leaf0 up");
             assert!(std::path::Path::new(&there).exists());
-            Handle::start(Start::default()).unwrap()
+            (Handle::start(Start::default()).unwrap(), index("leaf0"))
         });
-        let peer = peer.join().unwrap();
+        let (peer, leaf0) = peer.join().unwrap();
         ip("addr add 192.0.2.1/24 dev eth0");
         ip("link set eth0 up");
         let own = Handle::start(Start::default()).unwrap();
         let (inputs, receiver) = watch::channel(Inputs::default());
-        let (neighbours, found) = watch::channel(Neighbours::new());
         let kernel = Arc::new(Netlink::new().unwrap());
-        let status = spawn(kernel, own.clone(), "a".into(), receiver, found).unwrap();
+        let status = spawn(kernel, own.clone(), "a".into(), receiver).unwrap();
         own.configure(speaker_config(1, 2)).await.unwrap().unwrap();
         peer.configure(speaker_config(2, 1)).await.unwrap().unwrap();
-        Node { peer, status, _inputs: inputs, _neighbours: neighbours }
+        Node { own, peer, leaf0, status, _inputs: inputs }
     }
 
     async fn announce(&mut self, nets: impl IntoIterator<Item = String>) {
@@ -187,5 +192,49 @@ fn many_routes_come_and_go_in_slices() {
         eventually("withdrawn", || count() == 0).await;
         node.until("nothing fails", |s| s.routes == 0 && s.failed == 0).await;
         assert!(ip("route show 10.200.0.0/24").contains("proto static"));
+    });
+}
+
+/// A router that sends no advertisement is found by its connection. Its link-local address is the next hop of what it announces,
+/// on its link, whatever pods come and go, and whoever else advertises there.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_neighbour_found_by_its_connection_is_a_next_hop_on_its_link() {
+    in_namespace(|| async {
+        let mut node = Node::start().await;
+        ip("link add cali9 type veth peer name pod9");
+        ip("link set pod9 up");
+        ip("link set cali9 up");
+        let config = |own: u8, peer: u8, interface: &str| {
+            let mut config = speaker_config(own, peer);
+            config.listen = vec!["[::]:179".parse().unwrap()];
+            let (_, peer) = config.peers.pop_first().unwrap();
+            config.unnumbered.insert(interface.into(), peer);
+            config
+        };
+        let behind = |interface: &str, index: u32, address: Option<&str>| {
+            crate::dynamic::Neighbours::from([(interface.to_string(), (index, address.map(|a| a.parse().unwrap())))])
+        };
+        node.own.configure(config(1, 2, "eth0")).await.unwrap().unwrap();
+        node.own.set_neighbours(behind("eth0", index("eth0"), None));
+        node.peer.configure(config(2, 1, "leaf0")).await.unwrap().unwrap();
+        node.peer.set_neighbours(behind("leaf0", node.leaf0, Some("fe80::ff:fe00:1")));
+        node.announce(["2001:db8:7::/48".into()]).await;
+        let shown = || ip("-6 route show 2001:db8:7::/48");
+        let wanted = "2001:db8:7::/48 via fe80::ff:fe00:2 dev eth0 proto 202 metric 1536 pref medium";
+        assert_eq!(shown(), wanted);
+
+        node.own.set_neighbours(behind("eth0", index("eth0"), Some("fe80::9")));
+        ip("link add cali10 type veth peer name pod10");
+        ip("link set pod10 up");
+        ip("link set cali10 up");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(shown(), wanted, "a pod came, and another router advertises");
+        ip("link del cali10");
+        ip("link del cali9");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(shown(), wanted, "the pods went");
+        ip("link set eth0 down");
+        eventually("it went with its link", || shown().is_empty()).await;
     });
 }

@@ -13,7 +13,7 @@ use bgp_proto::wire::open::{Capabilities, Open};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{Messages, Peer, Reset, down_reason, is_configured};
+use super::{MalformedUpdates, Messages, Peer, Reset, down_reason, is_configured};
 use crate::bfd::BfdStatus;
 use bgp_plan::config::{PeerConfig, PeerId, PeerType};
 
@@ -93,6 +93,7 @@ impl Waiting {
             timers: Vec::new(),
             messages_received: Messages::default().into(),
             messages_sent: Messages::default().into(),
+            malformed: MalformedUpdates::default(),
         }
     }
 }
@@ -152,6 +153,7 @@ pub struct PeerDetail {
     pub timers: Vec<TimerStatus>,
     pub messages_received: MessageCounts,
     pub messages_sent: MessageCounts,
+    pub malformed: MalformedUpdates,
 }
 
 /// A capability, with what each side says of it; null: nothing.
@@ -263,6 +265,7 @@ impl Peer {
             timers: self.timers(now),
             messages_received: self.counters.received.into(),
             messages_sent: self.counters.sent.into(),
+            malformed: self.malformed.clone(),
         }
     }
 

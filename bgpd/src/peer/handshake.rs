@@ -99,6 +99,8 @@ pub struct Session {
     pub common: Capabilities,
     /// End-of-RIB came, of each family.
     pub end_of_rib: [bool; 2],
+    /// The peer asked to be told everything of a family again. Answered with the next flush, however often it asked.
+    pub refresh_wanted: [bool; 2],
     pub since: Instant,
 }
 
@@ -110,6 +112,7 @@ impl Session {
             context: Context::new(&common, ours.asn == theirs.asn, local),
             common,
             end_of_rib: [false; 2],
+            refresh_wanted: [false; 2],
             since: Instant::now(),
         }
     }

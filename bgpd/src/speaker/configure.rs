@@ -32,6 +32,7 @@ impl Speaker {
         self.sign_ranges(&config);
         self.take_own_addresses(&config);
         self.config = Some(config.clone());
+        self.configured_at.get_or_insert_with(Instant::now);
         for (id, peer) in config.peers {
             self.configure_peer(id, peer);
         }
@@ -56,7 +57,8 @@ impl Speaker {
         }
     }
 
-    /// Opens and closes listeners. What can be bound is, whatever else cannot.
+    /// Closes and opens listeners, in this order: an address and all addresses exclude each other. What can be bound is,
+    /// whatever else cannot.
     fn listen(&mut self, config: &SpeakerConfig) -> Result<(), String> {
         self.listeners.retain(|address, (_, task)| {
             let keep = config.listen.contains(address);
@@ -76,7 +78,7 @@ impl Speaker {
                     for (id, peer) in &self.peers {
                         sign(&listener, id.address, peer.config.password.as_deref());
                     }
-                    let task = spawn_local(session::accept(listener.clone(), myself));
+                    let task = spawn_local(session::accept(Rc::downgrade(&listener), myself));
                     self.listeners.insert(*address, (listener, task));
                 }
                 (Ok(_), None) => {}

@@ -195,7 +195,8 @@ impl Speaker {
     fn send_open(&mut self, id: PeerId, extra: bool) {
         let Some(router_id) = self.config.as_ref().map(|c| c.router_id) else { return };
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let mut open = our_open(&peer.config, router_id, self.restart.says(&peer.config));
+        let says = self.restart.says(&peer.config, peer.counters.established > 0);
+        let mut open = our_open(&peer.config, router_id, says);
         let is_plain = std::mem::take(&mut peer.next_open_is_plain);
         if is_plain {
             open = open.without_capabilities();
@@ -249,7 +250,8 @@ impl Speaker {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         // What we said counts, whatever was configured since; with a delayed OPEN ours is not out yet.
         let said = peer.connection(extra).and_then(|c| c.sent.clone());
-        let ours = said.unwrap_or_else(|| our_open(&peer.config, router_id, restart.says(&peer.config)));
+        let says = restart.says(&peer.config, peer.counters.established > 0);
+        let ours = said.unwrap_or_else(|| our_open(&peer.config, router_id, says));
         let checked = Open::read(body).and_then(|open| check_open(&peer.config, &ours, &open).map(|()| open));
         let open = match checked {
             Ok(open) => open,

@@ -73,8 +73,8 @@ impl Speaker {
             Err(notification) => return self.event(id, extra, Event::UpdateError(notification)),
         };
         self.bmp.update(id, session.context.four_octet_as, &update, body);
-        for error in &update.errors {
-            tracing::debug!("peer {}: attribute {} is malformed: {:?}", id.address, error.kind, error.remedy);
+        if !update.errors.is_empty() {
+            peer.malformed.note(id.address, &session.context, &update, body, now);
         }
         for (family, list) in update.withdrawn {
             self.rib.withdraw(index, family, list);
@@ -98,7 +98,7 @@ impl Speaker {
 
     fn route_refresh(&mut self, id: PeerId, extra: bool, body: &[u8]) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        let Some(session) = peer.session.as_ref().filter(|_| !extra) else {
+        let Some(session) = peer.session.as_mut().filter(|_| !extra) else {
             return self.event(id, extra, Event::Update);
         };
         let now = Instant::now();
@@ -114,7 +114,7 @@ impl Speaker {
         let is_complete = session.common.graceful_restart.is_none() || session.end_of_rib[family as usize];
         let retention = &mut peer.retention[family as usize];
         match refresh.kind {
-            RefreshKind::Request => self.rib.refresh(index, family, enhanced),
+            RefreshKind::Request => session.refresh_wanted[family as usize] = true,
             RefreshKind::BeginOfRib if is_complete => {
                 let sweep = retention.begin_refresh(now);
                 self.sweep(index, family, sweep);
@@ -206,7 +206,7 @@ impl Speaker {
         peer.last_error = None;
         peer.is_warned = [false; 2];
         let ends = [peer.primary.local, peer.primary.remote];
-        self.bmp.up(id, ends, ours, &peer.primary.open_body, &session.common);
+        self.bmp.up((id, index), ends, ours, &peer.primary.open_body, &session.common);
         let is_counted_on = session.common.graceful_restart.is_some();
         peer.session = Some(session);
         self.counted_on.send_if_modified(|now| is_counted_on && !std::mem::replace(now, true));
@@ -235,12 +235,15 @@ impl Speaker {
 
     pub(super) fn next_hop_lost(&mut self, address: IpAddr) {
         let lost: Vec<PeerId> = self.peers_at(address).map(|(id, _)| *id).collect();
-        for id in lost {
-            self.bfd.path_lost(id);
-            if self.peers.get(&id).is_some_and(|p| p.session.is_some()) {
-                // The way to it is gone, and so is what it would keep forwarding: nothing is kept as stale.
-                self.lose(id, false, Cause::PathLost, "the interface towards the peer is down".into());
-            }
+        lost.into_iter().for_each(|id| self.path_lost(id));
+    }
+
+    /// The interface towards one peer is down. Behind another one there may be a peer of the same link-local address.
+    pub(super) fn path_lost(&mut self, id: PeerId) {
+        self.bfd.path_lost(id);
+        if self.peers.get(&id).is_some_and(|p| p.session.is_some()) {
+            // The way to it is gone, and so is what it would keep forwarding: nothing is kept as stale.
+            self.lose(id, false, Cause::PathLost, "the interface towards the peer is down".into());
         }
     }
 }

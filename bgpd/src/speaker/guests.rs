@@ -37,7 +37,7 @@ impl Speaker {
     pub(super) fn set_neighbours(&mut self, neighbours: Neighbours) {
         for id in self.guests.lost(&neighbours) {
             // Nothing is kept: the way to it is gone, and with it what it would keep forwarding.
-            self.next_hop_lost(id.address);
+            self.path_lost(id);
             self.remove_guest(id, "its interface is down");
         }
         self.neighbours = neighbours;
@@ -45,8 +45,9 @@ impl Speaker {
         self.note_waiting();
     }
 
-    /// Notes which interfaces of unnumbered peers have nobody behind them, and since when.
+    /// Notes which interfaces of unnumbered peers have nobody behind them, and since when; and who is behind the others.
     pub(super) fn note_waiting(&mut self) {
+        self.tell_neighbours();
         let Some(config) = &self.config else { return };
         let mut waiting = std::collections::BTreeMap::new();
         for (name, _) in self.guests.missing(config) {
@@ -55,6 +56,19 @@ impl Speaker {
             waiting.insert(name.clone(), before.copied().unwrap_or(Waiting { is_usable, since: Timestamp::now() }));
         }
         self.waiting = waiting;
+    }
+
+    /// Tells the kernel's task who is behind which link: it judges the next hops of what they will announce.
+    fn tell_neighbours(&self) {
+        let mut now = fib::Neighbours::new();
+        for id in self.peers.keys().filter(|id| id.scope != 0) {
+            now.entry(id.address).or_default().insert(id.scope);
+        }
+        self.behind.send_if_modified(|last| {
+            let is_new = *last != now;
+            *last = now;
+            is_new
+        });
     }
 
     /// Interfaces of unnumbered peers behind which nobody was heard yet, as peers.
@@ -111,6 +125,8 @@ impl Speaker {
         self.configure_bfd(id, &peer);
         self.add_peer(id, peer);
         self.note_waiting();
+        // It goes again if it never has a session, and nothing else may wake up the timers.
+        self.timers_changed.notify_one();
     }
 
     fn remove_guest(&mut self, id: PeerId, why: &str) {

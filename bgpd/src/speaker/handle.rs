@@ -51,6 +51,7 @@ pub struct Handle {
     commands: mpsc::UnboundedSender<Command>,
     in_sync: watch::Receiver<InSync>,
     counted_on: watch::Receiver<bool>,
+    behind: watch::Receiver<fib::Neighbours>,
     bfd: bfd::Handle,
 }
 
@@ -106,6 +107,7 @@ impl Handle {
         let speakers_bfd = bfd.clone();
         let (in_sync_sender, in_sync) = watch::channel(InSync::default());
         let (counted_on_sender, counted_on) = watch::channel(false);
+        let (behind_sender, behind) = watch::channel(fib::Neighbours::new());
         let (began, beginning) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name("speaker".into()).spawn(move || {
             // A runtime for tasks of one thread has to be made on it.
@@ -117,11 +119,11 @@ impl Handle {
             // Whoever starts the speaker waits for it.
             let _ = began.send(result);
             if let Some(runtime) = runtime {
-                runtime.block_on(run(start, speakers_bfd, received, in_sync_sender, counted_on_sender));
+                runtime.block_on(run(start, speakers_bfd, received, in_sync_sender, counted_on_sender, behind_sender));
             }
         })?;
         beginning.recv().map_err(io::Error::other)??;
-        Ok(Handle { commands, in_sync, counted_on, bfd })
+        Ok(Handle { commands, in_sync, counted_on, behind, bfd })
     }
 
     /// Replaces the configuration; only peers whose session parameters changed are reset. The answer comes once it is applied;
@@ -158,6 +160,11 @@ impl Handle {
     /// Who is behind the interfaces of unnumbered peers.
     pub fn set_neighbours(&self, neighbours: Neighbours) {
         self.send(Command::SetNeighbours(neighbours));
+    }
+
+    /// The peers that were found behind links, however they were: next hops of theirs are on those links.
+    pub fn neighbours(&self) -> watch::Receiver<fib::Neighbours> {
+        self.behind.clone()
     }
 
     /// See [`InSync`].

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use bgp_proto::af::Family;
 use bgp_proto::rib::Rib;
 
 use super::{RouteBatch, Speaker};
@@ -27,6 +28,7 @@ impl Speaker {
         }
         let mut blocked = Vec::new();
         for (id, peer) in &mut self.peers {
+            refresh_where_wanted(peer, &mut self.rib);
             if peer.session.is_some() && self.rib.has_output(peer.index) {
                 write_updates(peer, &mut self.rib, &mut self.scratch, now);
                 if has_news_of_room(peer) {
@@ -47,6 +49,16 @@ impl Speaker {
         } else if let Some(link) = peer.connection(extra).and_then(|c| c.link.as_mut()) {
             // An error is the reader's to report.
             let _ = link.flush();
+        }
+    }
+}
+
+/// Requests that came together are one.
+fn refresh_where_wanted(peer: &mut Peer, rib: &mut Rib) {
+    let Some(session) = &mut peer.session else { return };
+    for family in Family::ALL {
+        if std::mem::take(&mut session.refresh_wanted[family as usize]) {
+            rib.refresh(peer.index, family, session.common.enhanced_route_refresh);
         }
     }
 }

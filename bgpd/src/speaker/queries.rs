@@ -138,11 +138,18 @@ impl Speaker {
     /// See [`mrt::Index`].
     pub(super) fn mrt_index(&self) -> mrt::Index {
         let peer = |(id, peer): (&PeerId, &Peer)| {
-            let router_id = self.rib.peer(peer.index).map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id);
-            (bgp_proto::mrt::Peer { router_id, address: id.address, asn: peer.config.remote_as }, peer.since)
+            let info = self.rib.peer(peer.index);
+            let router_id = info.map_or(Ipv4Addr::UNSPECIFIED, |info| info.router_id);
+            let named = bgp_proto::mrt::Peer { router_id, address: id.address, asn: self.remote_as(peer) };
+            mrt::Member { index: peer.index, peer: named, since: peer.since }
         };
         let router_id = self.config.as_ref().map_or(Ipv4Addr::UNSPECIFIED, |c| c.router_id);
         mrt::Index { router_id, peers: self.peers.iter().map(peer).collect() }
+    }
+
+    /// The AS of a peer: what it said of itself, where its template takes any.
+    fn remote_as(&self, peer: &Peer) -> u32 {
+        self.rib.peer(peer.index).map_or(peer.config.remote_as, |info| info.remote_as)
     }
 
     /// Prefixes of a family that a peer announced.
@@ -177,7 +184,7 @@ impl Speaker {
             _ => return,
         };
         let Some(peer) = self.peers.get(&id).filter(|_| self.events.is_heard()) else { return };
-        let (time, name, remote_as) = (Timestamp::now(), peer.config.name.clone(), peer.config.remote_as);
+        let (time, name, remote_as) = (Timestamp::now(), peer.config.name.clone(), self.remote_as(peer));
         let event = if is_up {
             Event::PeerUp { time, peer: id.address, name, remote_as }
         } else {

@@ -2,7 +2,8 @@
 //!
 //! Two things wait, of each family:
 //! - Kernel routes of the previous process that nobody announced again (see [`InSync`]): until every configured peer has told,
-//!   at most its restart time.
+//!   at most its restart time. Peers of a range and neighbours behind an interface are not known before they are found: a
+//!   range waits for the whole time, an interface until there is a neighbour, which then counts as any peer.
 //! - Announcements, where this process restarted: peers keep our old routes until our End-of-RIB, so it must not come before
 //!   ours are right. They wait for the same, but not for a peer that has stayed away for [`ATTEMPTS`] attempts to connect: one
 //!   dead node must not silence the others.
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use bgp_proto::af::Family;
 
 use super::{InSync, Speaker, Start};
-use crate::peer::{Peer, Restart};
+use crate::peer::{Peer, Restart, is_configured};
 use bgp_plan::config::{DEFAULT_RESTART_TIME, NextHopMode, PeerConfig, PeerId};
 
 /// How long after it is up a peer without graceful restart counts as still sending its first table.
@@ -35,13 +36,19 @@ pub struct OwnRestart {
 }
 
 impl OwnRestart {
-    /// What an OPEN to a peer says: R and F until the restart is over. Without a FIB nothing is forwarded here, so that only
-    /// routes whose next hop is somebody else's were preserved, by those.
-    pub fn says(&self, config: &PeerConfig) -> Restart {
+    /// What an OPEN to a peer says: R until the restart is over, F as long for the families whose routes were found. After a
+    /// session of this process F says that we went on forwarding, or else the peer would drop what it kept of us (RFC 8538
+    /// section 4). Without a FIB nothing is forwarded here, so that only routes whose next hop is somebody else's were preserved,
+    /// by those.
+    pub fn says(&self, config: &PeerConfig, was_up: bool) -> Restart {
         let restarting = self.start.restarted && !self.is_over(config);
         let is_reflected = config.remote_as == config.local_as && config.next_hop_mode != NextHopMode::SelfAddress;
-        let preserved = if self.start.no_fib { [is_reflected; 2] } else { self.start.preserved };
-        Restart { restarting, preserved: preserved.map(|p| p && restarting) }
+        let preserved = match (self.start.no_fib, was_up) {
+            (true, _) => [is_reflected; 2],
+            (false, true) => [true; 2],
+            (false, false) => self.start.preserved,
+        };
+        Restart { restarting, preserved: preserved.map(|p| p && (restarting || was_up)) }
     }
 
     fn is_over(&self, config: &PeerConfig) -> bool {
@@ -123,7 +130,18 @@ impl Speaker {
             all &= told == Told::All;
             enough &= told != Told::NotYet;
         }
+        for template in self.yet_to_be_found().filter(|t| is_configured(t, family) && !self.restart.is_over(t)) {
+            all = false;
+            enough &= self.configured_at.is_some_and(|at| at.elapsed() > template.connect_retry * ATTEMPTS);
+        }
         (all, enough)
+    }
+
+    /// What peers are made from that may have had a session with the previous process: ranges, and interfaces without a peer.
+    fn yet_to_be_found(&self) -> impl Iterator<Item = &PeerConfig> {
+        let ranges = self.config.iter().flat_map(|c| c.dynamic.values().map(|range| &range.peer));
+        let links = self.config.iter().flat_map(|c| self.guests.missing(c).map(|(_, peer)| peer));
+        ranges.chain(links).filter(|peer| peer.down_reason.is_none() && peer.shutdown.is_none())
     }
 }
 
@@ -167,11 +185,15 @@ mod tests {
             ("without a FIB, to another AS", reflector, &ebgp, true, [false; 2]),
         ];
         for (name, start, peer, restarting, preserved) in rows {
-            let says = OwnRestart { began: Instant::now(), start }.says(peer);
+            let says = OwnRestart { began: Instant::now(), start }.says(peer, false);
             assert_eq!(says, Restart { restarting, preserved }, "{name}");
             let long_ago = Instant::now().checked_sub(Duration::from_secs(121)).unwrap();
-            let says = OwnRestart { began: long_ago, start }.says(peer);
+            let says = OwnRestart { began: long_ago, start }.says(peer, false);
             assert_eq!(says, Restart::default(), "{name}, when it is over");
+            // RFC 8538 section 4: a session that comes again, and we were there all the time.
+            let forwards = !start.no_fib || preserved != [false; 2];
+            let says = OwnRestart { began: long_ago, start }.says(peer, true);
+            assert_eq!(says, Restart { restarting: false, preserved: [forwards; 2] }, "{name}, after a session");
         }
     }
 }

@@ -197,6 +197,33 @@ fn a_session_over_ipv4_carries_ipv6_routes_too() {
     });
 }
 
+/// bindMode changes: one address and all of them cannot be listened on at a time, so the old listener goes first.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_listener_makes_room_for_the_next_one() {
+    in_namespace(|| async {
+        let (a, b) = (Handle::start(Start::default()).unwrap(), Handle::start(Start::default()).unwrap());
+        a.originate(vec![]);
+        b.originate(vec![]);
+        let (mut ca, mut cb) = (config((1, 65001), (2, 65002), PORT), config((2, 65002), (1, 65001), PORT));
+        cb.listen.clear();
+        a.configure(ca.clone()).await.unwrap().unwrap();
+        b.configure(cb).await.unwrap().unwrap();
+        until("session", || async { is_up(&a).await && is_up(&b).await }).await;
+        let since = a.peers().await[0].since;
+        let one = ca.listen[0];
+        let all = SocketAddr::new(std::net::Ipv4Addr::UNSPECIFIED.into(), PORT);
+        for listen in [all, one, all, one] {
+            ca.listen = vec![listen];
+            let listening = a.configure(ca.clone()).await.unwrap();
+            assert_eq!(listening, Ok(()), "{listen}");
+            let stream = TcpStream::connect(one).await;
+            assert!(stream.is_ok(), "{listen}: {stream:?}");
+        }
+        assert_eq!(a.peers().await[0].since, since, "sessions live on");
+    });
+}
+
 #[tokio::test]
 async fn a_busy_port_is_named_with_what_to_do() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

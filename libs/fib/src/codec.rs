@@ -147,7 +147,7 @@ pub fn route(m: &RouteMessage) -> Option<KernelRoute> {
     };
     let dst = IpNet::new(dst, h.destination_prefix_length).ok()?;
     let route = Route { target, protocol: u8::from(h.protocol), source }.normal();
-    Some(KernelRoute { key: RouteKey::new(dst, priority), route: route.into() })
+    Some(KernelRoute { key: RouteKey::new(dst, priority), route: route.into(), is_beside: false })
 }
 
 fn next_hop(hop: &RouteNextHop) -> Option<NextHop> {
@@ -196,10 +196,12 @@ pub fn addr(m: &AddressMessage) -> Option<Addr> {
 }
 
 /// What a message of the monitor says, if it is about anything of ours.
-pub fn event(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Event> {
-    let NetlinkPayload::InnerMessage(message) = payload else { return None };
+pub fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<Event> {
+    // `fib_table_insert`, `fib6_add_rt2node`: the first route of a key comes with NLM_F_EXCL.
+    let is_beside = message.header.flags & (NLM_F_EXCL | NLM_F_REPLACE) == 0;
+    let NetlinkPayload::InnerMessage(message) = message.payload else { return None };
     match message {
-        RouteNetlinkMessage::NewRoute(m) => route(&m).map(Event::RouteChanged),
+        RouteNetlinkMessage::NewRoute(m) => route(&m).map(|r| Event::RouteChanged(KernelRoute { is_beside, ..r })),
         RouteNetlinkMessage::DelRoute(m) => route(&m).map(|r| Event::RouteRemoved(r.key, r.route.protocol)),
         // A bridge reports its ports as links of family AF_BRIDGE; they are no links of their own.
         RouteNetlinkMessage::NewLink(m) if is_link(&m) => link(&m).map(Event::LinkChanged),

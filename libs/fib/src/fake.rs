@@ -55,7 +55,7 @@ impl State {
         match change {
             Change::Add(key, route) | Change::Replace(key, route) => {
                 self.routes.insert(key, route.clone());
-                self.emit(&Event::RouteChanged(KernelRoute { key, route }), true);
+                self.emit(&Event::RouteChanged(KernelRoute { key, route, is_beside: false }), true);
             }
             Change::Delete(key, protocol) => {
                 if self.routes.get(&key).is_some_and(|r| r.protocol == protocol) {
@@ -92,7 +92,7 @@ impl Fake {
     pub fn set_route(&self, key: RouteKey, route: Route) {
         let (mut state, route) = (self.state(), Arc::new(route));
         state.routes.insert(key, route.clone());
-        state.emit(&Event::RouteChanged(KernelRoute { key, route }), false);
+        state.emit(&Event::RouteChanged(KernelRoute { key, route, is_beside: false }), false);
     }
 
     /// Somebody else removes a route.
@@ -144,7 +144,9 @@ impl Fake {
 #[async_trait::async_trait]
 impl Kernel for Fake {
     async fn dump_routes(&self) -> Result<Vec<KernelRoute>, Error> {
-        self.dump(|s| s.routes.iter().map(|(k, r)| KernelRoute { key: *k, route: r.clone() }).collect())
+        self.dump(|s| {
+            s.routes.iter().map(|(k, r)| KernelRoute { key: *k, route: r.clone(), is_beside: false }).collect()
+        })
     }
 
     async fn dump_links(&self) -> Result<Vec<Link>, Error> {

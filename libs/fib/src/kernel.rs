@@ -13,6 +13,8 @@ use crate::route::{Route, RouteKey};
 pub struct KernelRoute {
     pub key: RouteKey,
     pub route: Arc<Route>,
+    /// Of an event: it was added beside what the key has already, if that has anything, and replaced nothing.
+    pub is_beside: bool,
 }
 
 /// A network interface.

@@ -22,7 +22,7 @@ pub mod table;
 pub use fake::Fake;
 pub use kernel::{Addr, Change, Error, Event, Kernel, KernelRoute, Link, Watch};
 pub use netlink::Netlink;
-pub use resolve::{Links, Recursive, Resolver, Routes, resolve};
+pub use resolve::{Links, Lookup, Neighbours, Recursive, Resolver, Routes, resolve};
 pub use route::{
     NextHop, PRIORITY_BORROWED, PRIORITY_LEARNED, PRIORITY_LOCAL, PROTOCOL_BGPD, PROTOCOL_FELIX, Route, RouteKey,
     Shared, Target,

@@ -334,7 +334,7 @@ async fn report(socket: TokioSocket, tx: mpsc::Sender<Vec<Event>>) {
 /// An event; what cannot be read counts as lost.
 fn read_event(part: &[u8]) -> Option<Event> {
     match Message::deserialize(part) {
-        Ok(message) => codec::event(message.payload),
+        Ok(message) => codec::event(message),
         Err(e) => {
             tracing::debug!(error = %e, "a netlink event cannot be read; reading everything again");
             Some(Event::Overrun)

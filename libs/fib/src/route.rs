@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
@@ -34,6 +35,11 @@ impl RouteKey {
     /// The key of `dst` (masked here) at `priority`.
     pub fn new(dst: IpNet, priority: u32) -> Self {
         Self { dst: dst.trunc(), priority }
+    }
+
+    /// The keys of this prefix (masked), whatever their priority.
+    pub fn all_of(dst: IpNet) -> RangeInclusive<Self> {
+        Self { dst, priority: 0 }..=Self { dst, priority: u32::MAX }
     }
 }
 

@@ -159,11 +159,20 @@ impl Node {
     /// # Errors
     /// When it does not answer, or not with JSON.
     pub fn status(&self, daemon: &str, path: &str) -> Result<Value> {
+        let body = self.answer(daemon, path)?;
+        serde_json::from_str(&body).with_context(|| format!("{path} of {daemon} is not JSON: {body}"))
+    }
+
+    /// What a daemon answers on its socket.
+    ///
+    /// # Errors
+    /// When it does not answer, or not with 200.
+    pub fn answer(&self, daemon: &str, path: &str) -> Result<String> {
         let (status, body) = get(&self.run_dir(), daemon, path)?;
         if status != 200 {
             bail!("{daemon} of {} answers {status} to {path}: {body}", self.name);
         }
-        serde_json::from_str(&body).with_context(|| format!("{path} of {daemon} is not JSON: {body}"))
+        Ok(body)
     }
 
     /// Peers with which bgpd says to be established, as `(address, up)`.

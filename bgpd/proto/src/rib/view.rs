@@ -20,6 +20,8 @@ pub struct RouteInfo {
     pub attributes: Attributes,
     /// `None`: a route of our own.
     pub peer: Option<IpAddr>,
+    /// The same, where peers share an address; [`LOCAL`] for our own.
+    pub peer_index: PeerIndex,
     /// As received (RFC 7911); 0 from peers without.
     pub path_id: u32,
     pub best: bool,
@@ -196,6 +198,7 @@ fn entry<K: Key>(table: &Table<K>, scan: &Scan, at: u32, routes: &mut Vec<RouteI
                 prefix,
                 attributes: attributes.clone(),
                 peer: shared.peer(path.peer).map(|p| p.address),
+                peer_index: path.peer,
                 path_id: path.id,
                 best: i < best,
                 stale: path.stale != Stale::No,

@@ -441,13 +441,75 @@ async fn a_neighbour_behind_a_link_is_reached_without_a_route() {
     let mut lab = Lab::new(&[]).await;
     lab.learn(&[("10.70.0.0/24", &["fe80::1"]), ("2001:db8:7::/48", &["fe80::1"])]);
     assert!(lab.settle().await.1.is_empty(), "nobody knows where it is");
-    let behind = |links: &[(&str, u32)]| -> Neighbours {
-        links.iter().map(|(name, index)| (name.to_string(), (*index, "fe80::1".parse().ok()))).collect()
-    };
-    lab.state.set_neighbours(&behind(&[("eth0", 1)]));
+    for index in [1, 2, 3] {
+        // Each link has this one, and the last one heard of is a new pod's.
+        let route = Route::new(Target::Link { ifindex: index }, 2);
+        lab.kernel.set_link(link(index, true));
+        lab.kernel.set_route(RouteKey::new(net("fe80::/64"), 256), route);
+        assert!(lab.settle().await.1.is_empty(), "a route says nothing of it");
+    }
+    let behind = |links: &[u32]| Neighbours::from([(ip("fe80::1"), links.iter().copied().collect())]);
+    lab.state.set_neighbours(&behind(&[1]));
     assert_eq!(lab.settle().await.1, ["10.70.0.0/24 fe80::1@1", "2001:db8:7::/48 fe80::1@1"]);
-    lab.state.set_neighbours(&behind(&[("eth0", 1), ("eth1", 2)]));
+    lab.state.set_neighbours(&behind(&[1, 2]));
     assert_eq!(lab.settle().await.1[0], "10.70.0.0/24 fe80::1@1 fe80::1@2");
+    lab.learn(&[("10.71.0.0/24", &["10.70.0.9"])]);
+    assert_eq!(lab.settle().await.1[1], "10.71.0.0/24 fe80::1@1 fe80::1@2", "behind what it announced");
+    lab.kernel.remove_route(&RouteKey::new(net("fe80::/64"), 256));
+    assert_eq!(lab.settle().await.1.len(), 3, "the pod went, and no route with it");
     lab.state.set_neighbours(&Neighbours::new());
     assert!(lab.settle().await.1.is_empty());
+}
+
+/// Carrier is lost first, and then the link is set down: that is when the kernel drops its routes.
+#[tokio::test]
+async fn routes_by_a_link_without_carrier_go_when_it_is_set_down() {
+    let mut lab = Lab::new(&[]).await;
+    let resources = (*lab.state.inputs.resources).clone();
+    lab.state.set_inputs(Inputs { resources: Arc::new(resources), ..lab.state.inputs.clone() });
+    lab.kernel.set_link(link(3, true));
+    let borrowed = RouteKey::new(net("10.65.9.1/32"), PRIORITY_LOCAL);
+    lab.kernel.set_route(borrowed, Route::new(Target::Link { ifindex: 3 }, PROTOCOL_FELIX));
+    let announced = async |lab: &mut Lab| {
+        let origins = lab.settle().await.0.originate?;
+        Some(origins.iter().any(|o| o.export && o.prefix == prefix(net("10.65.9.1/32"))))
+    };
+    assert_eq!(announced(&mut lab).await, Some(true));
+    lab.kernel.set_link(Link { carrier: false, ..link(3, true) });
+    assert_eq!(announced(&mut lab).await, None, "it is there");
+    lab.kernel.set_link(link(3, false));
+    assert_eq!(announced(&mut lab).await, Some(false), "the kernel has dropped it in silence");
+}
+
+/// A peer may announce one prefix with ever other next hops: what was asked for is not kept for ever, and nothing is missed.
+#[tokio::test]
+async fn answers_that_no_route_needs_are_not_kept() {
+    let mut lab = Lab::new(&[]).await;
+    lab.settle().await;
+    let made_up = |n: u32| IpAddr::from((0xac10_0000 + n).to_be_bytes());
+    let speaker = lab.state.resolver();
+    (0..100_000).for_each(|n| assert_eq!(speaker(made_up(n)), None));
+    let kept = |lab: &Lab| lab.state.judge.asked().answers.len();
+    assert_eq!(kept(&lab), ANSWERS);
+
+    // The last of them is one that was not kept.
+    lab.learn(&[("172.17.134.159/32", &["192.168.1.1"])]);
+    assert_eq!(made_up(99_999), ip("172.17.134.159"));
+    assert!(lab.settle().await.0.ask_again, "its answer is another one");
+    // The speaker asks the new judgement for what it needs, and lets go of the old one.
+    let next = lab.state.resolver();
+    (90_000..100_000).for_each(|n| assert_eq!(next(made_up(n)).is_some(), n == 99_999));
+    drop(speaker);
+    assert_eq!(kept(&lab), 10_000, "all that it needs");
+    lab.learn(&[("10.70.0.0/16", &["192.168.1.1"])]);
+    assert!(!lab.settle().await.0.ask_again, "a route to elsewhere");
+    (0..90_000).for_each(|n| assert_eq!(next(made_up(n)), None));
+    assert_eq!(kept(&lab), 20_000);
+    lab.learn(&[("10.71.0.0/16", &["192.168.1.1"])]);
+    assert!(lab.settle().await.0.ask_again, "nobody knows");
+    let last = lab.state.resolver();
+    (0..10).for_each(|n| assert_eq!(last(made_up(n)), None));
+    drop(next);
+    (10..90_000).for_each(|n| assert_eq!(last(made_up(n)), None));
+    assert_eq!(kept(&lab), ANSWERS, "the room follows what is needed");
 }

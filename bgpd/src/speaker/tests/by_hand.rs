@@ -17,6 +17,7 @@ use super::*;
 mod beginnings;
 mod bmp;
 mod ends;
+mod found;
 mod restarts;
 
 /// Of both ends. No other program listens on all addresses there.
@@ -389,4 +390,30 @@ async fn an_open_that_cannot_be_is_answered() {
         again.establish(&open(65002, [10, 0, 0, 6])).await;
         until("session", || is_up(&h)).await;
     }
+}
+
+/// RFC 7606: the session stays, and what was mended is counted and explained.
+#[tokio::test]
+async fn what_was_malformed_is_told_to_operators() {
+    let at = addresses();
+    let mut config = config_of(at, 65001, 65002);
+    only_peer(&mut config).passive = true;
+    let h = started(&config).await;
+    let mut peer = ByHand::connect(at, 64).await;
+    peer.establish(&open(65002, [10, 0, 0, 6])).await;
+    let mut list = PLAIN.to_vec();
+    list.push((iana::AGGREGATOR, &[1]));
+    peer.send(&update(&list, 1)).await;
+    until("route", || has(&h, "10.1.0.0/16")).await;
+    list[0].1 = &[7];
+    peer.send(&update(&list, 5)).await;
+    until("withdrawn", || async { !has(&h, "10.1.0.0/16").await }).await;
+    let malformed = h.peer(at[1].into()).await.remove(0).malformed;
+    assert_eq!((malformed.discarded, malformed.withdrawn), (1, 1));
+    let reason = malformed.last.unwrap().reason;
+    let want = "ORIGIN: not one octet of IGP, EGP or INCOMPLETE, treated as a withdrawal (RFC 7606 section 7.1); AGGREGATOR: \
+                length does not fit the AS number capability, discarded (RFC 7606 section 7.7); ORIGIN: missing, treated as a \
+                withdrawal (RFC 7606 section 3 (d)); prefixes 10.1.0.0/16, 10.2.0.0/16, 10.3.0.0/16, and more";
+    assert_eq!(reason, want);
+    assert!(is_up(&h).await);
 }

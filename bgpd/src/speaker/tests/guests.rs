@@ -89,6 +89,24 @@ fn one_key_signs_a_whole_range() {
     });
 }
 
+/// A guest that never has a session goes too, where nothing else ever wakes up the timers.
+#[tokio::test]
+async fn a_guest_that_is_held_down_is_expired() {
+    let bfd = bfd::Handle::start(1, |_, _| {}).unwrap();
+    let in_sync = watch::Sender::new(InSync { v4: true, v6: true });
+    let speaker = new_speaker(Start::default(), bfd, Watched { in_sync, ..Watched::default() });
+    let changed = speaker.borrow().timers_changed.clone();
+    let mut config = host(1, None);
+    config.listen.clear();
+    config.dynamic.values_mut().for_each(|d| d.peer.shutdown = Some("maintenance".into()));
+    speaker.borrow_mut().configure(config).unwrap();
+    let is_woken = async || tokio::time::timeout(Duration::ZERO, changed.notified()).await.is_ok();
+    is_woken().await;
+    assert_eq!(speaker.borrow().next_deadline(), None);
+    speaker.borrow_mut().admit(address(2), 0);
+    assert!(speaker.borrow().next_deadline().is_some() && is_woken().await);
+}
+
 /// An interface with nobody behind it is shown as a peer that waits, so that the operator sees where to look.
 #[tokio::test]
 async fn an_interface_with_nobody_behind_it_is_a_peer_that_waits() {

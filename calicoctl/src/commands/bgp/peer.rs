@@ -64,8 +64,21 @@ fn head(peer: &Value, now: Timestamp) -> String {
         ("Last reset", reset(&peer["lastReset"], now)),
         ("Held down", field("heldDown")),
         ("Last error", field("lastError")),
+        ("Malformed", malformed(&peer["malformed"], now)),
     ];
     lines.iter().filter(|(_, text)| !text.is_empty()).map(|(name, text)| format!("{name:<12}{text}\n")).collect()
+}
+
+/// What RFC 7606 had to mend; empty where there was nothing.
+fn malformed(malformed: &Value, now: Timestamp) -> String {
+    let count = |name: &str| malformed[name].as_u64().unwrap_or(0);
+    match (count("withdrawn"), count("discarded")) {
+        (0, 0) => String::new(),
+        (withdrawn, discarded) => format!(
+            "{withdrawn} UPDATEs taken as withdrawals, {discarded} without an attribute; the last {}",
+            reset(&malformed["last"], now)
+        ),
+    }
 }
 
 fn reset(reset: &Value, now: Timestamp) -> String {
@@ -182,6 +195,7 @@ mod tests {
             "timers": [{"name": "hold", "configured": 90.0, "negotiated": 9.0, "remaining": 7.251}],
             "messagesReceived": {"open": 2, "update": 6, "keepalive": 40, "notification": 1, "routeRefresh": 0},
             "messagesSent": {"open": 2, "update": 3, "keepalive": 41, "notification": 0, "routeRefresh": 0},
+            "malformed": {"withdrawn": 2, "discarded": 1, "last": {"time": "2026-11-21T13:59:00Z", "reason": "ORIGIN: missing"}},
             "bfd": {"state": "Up", "remoteState": "Up", "upSince": "2026-11-21T13:59:50Z", "kind": "single-hop", "flaps": 0,
                     "transmitInterval": 100.0, "receiveInterval": 100.0, "detectionTime": 300.0,
                     "diagnostic": "No Diagnostic", "remoteDiagnostic": "No Diagnostic", "problem": null},
@@ -194,6 +208,7 @@ Router id   192.0.2.1
 Connection  192.0.2.4:40211 to 192.0.2.1:179
 Sessions    2 came up, 1 were lost
 Last reset  7m 20s ago: hold timer expired
+Malformed   2 UPDATEs taken as withdrawals, 1 without an attribute; the last 1m 0s ago: ORIGIN: missing
 
 Families
 FAMILY   IN USE   RECEIVED   ACCEPTED   ADVERTISED   END-OF-RIB   LIMIT   STALE ROUTES   

@@ -88,7 +88,7 @@ fn recursive_routes() {
         ("a blackhole stops a learned route as well", "10.65.0.8", Some("10.84.0.0/16"), vec![]),
     ];
     let (routes, links) = (routes(), links());
-    let resolver = Resolver { routes: &routes, links: &links, recursive: &recursive };
+    let resolver = Resolver { routes: &routes, links: &links, neighbours: &Neighbours::new(), recursive: &recursive };
     for (name, addr, through, expected) in rows {
         assert_eq!(resolver.resolve(ip(addr), through.map(net)), expected, "{name}");
     }
@@ -104,6 +104,26 @@ fn routes_that_branch_at_every_step_are_not_walked_to_the_end() {
     let mut recursive: Recursive = (0..7).map(level).collect();
     recursive.insert(net("11.7.0.0/16"), [ip("192.168.1.1")].into());
     let (routes, links) = (routes(), links());
-    let resolver = Resolver { routes: &routes, links: &links, recursive: &recursive };
+    let resolver = Resolver { routes: &routes, links: &links, neighbours: &Neighbours::new(), recursive: &recursive };
     assert_eq!(resolver.resolve(ip("11.0.0.1"), None), [via("192.168.1.1", 1, true)]);
+}
+
+/// Every link has a route to fe80::/64: by routes, the next pod's would be the way to every router.
+#[test]
+fn a_link_local_address_is_reached_by_its_neighbours_links_only() {
+    let mut routes = routes();
+    let on = |ifindex| Route::new(Target::Link { ifindex }, 2).into();
+    routes.insert(RouteKey::new(net("fe80::/64"), 256), on(2));
+    routes.insert(RouteKey::new(net("fe80::1/128"), 1024), on(2));
+    let (links, neighbours) = (links(), Neighbours::from([(ip("fe80::1"), [1, 3, 9].into())]));
+    let recursive = Recursive::from([(net("10.80.0.0/16"), [ip("fe80::1")].into())]);
+    let resolver = Resolver { routes: &routes, links: &links, neighbours: &neighbours, recursive: &recursive };
+    let rows = [
+        ("on the links that work", "fe80::1", vec![via("fe80::1", 1, false)]),
+        ("behind a learned route", "10.80.0.1", vec![via("fe80::1", 1, false)]),
+        ("nobody knows where it is", "fe80::2", vec![]),
+    ];
+    for (name, addr, expected) in rows {
+        assert_eq!(resolver.resolve(ip(addr), None), expected, "{name}");
+    }
 }

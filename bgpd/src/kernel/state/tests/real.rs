@@ -99,6 +99,17 @@ impl Real {
         result.unwrap_or_else(|_| panic!("never came: {what}; the kernel has {}", run_ip("route show")));
     }
 
+    /// Takes events until none comes for a while, and does what is due after each; peers whose link was lost.
+    async fn hear(&mut self) -> Vec<IpAddr> {
+        let mut lost = Vec::new();
+        while let Ok(batch) = tokio::time::timeout(Duration::from_millis(200), self.events.recv()).await {
+            self.observe(batch.expect("the monitor runs")).await;
+            lost.append(&mut self.state.settle().lost);
+            self.write().await;
+        }
+        lost
+    }
+
     async fn observe(&mut self, batch: Vec<Event>) {
         let mut needs_resync = false;
         batch.iter().for_each(|event| needs_resync |= self.state.observe(event));
@@ -296,7 +307,7 @@ fn links_that_no_learned_route_needs_cost_nothing() {
             run_ip("link set cali9 up");
             run_ip("addr add 10.65.255.1/32 dev cali9");
             run_ip("route add 10.65.0.9/32 dev cali9 proto 201 metric 1024");
-            let knows = |real: &Real| real.state.judge.read().routes.contains_key(&pod);
+            let knows = |real: &Real| real.state.judge.read().routes.iter().any(|(key, _)| *key == pod);
             while !knows(&real) {
                 let batch = tokio::time::timeout(Duration::from_secs(5), real.events.recv()).await.unwrap().unwrap();
                 real.observe(batch).await;
@@ -314,5 +325,84 @@ fn links_that_no_learned_route_needs_cost_nothing() {
             assert!(real.state.apply(&real.kernel, Instant::now()).await.is_idle(), "{end}");
         }
         assert_eq!(real.dumps, dumps);
+    });
+}
+
+/// Two interfaces in one subnet have a route of one key each. When one of them goes, the other is the way.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_subnet_on_two_links_is_reached_by_the_one_that_is_left() {
+    in_namespace(|| async {
+        let peers = || Inputs { peers: [ip("192.0.2.1")].into(), ..Inputs::default() };
+        let mut real = Real::new(peers()).await;
+        real.learn(&[("10.1.0.0/16", &["192.0.2.1"]), ("2001:db8:7::/48", &["2001:db8::1"])]).await;
+        let by_first = || shown("10.1.0.0/16").contains("eth0") && shown("2001:db8:7::/48").contains("eth0");
+        assert!(by_first());
+        for (go, back) in [
+            ("addr del 192.0.2.5/24 dev eth1", "link set eth1 up"),
+            ("addr del 2001:db8::5/64 dev eth1", "link set eth1 up"),
+            ("link set leaf1 down", "link set leaf1 up"),
+            ("link set eth1 down", "link set eth1 up"),
+            ("link del eth1", "link set eth0 up"),
+        ] {
+            run_ip("addr replace 192.0.2.5/24 dev eth1");
+            run_ip("addr replace 2001:db8::5/64 dev eth1 nodad");
+            real.hear().await;
+            assert!(by_first(), "before {go}: {}", run_ip("route show"));
+            run_ip(go);
+            assert_eq!(real.hear().await, [] as [IpAddr; 0], "{go}: the peer is on the other link");
+            assert!(by_first(), "{go}: {}", run_ip("route show"));
+            for there in ["192.0.2.1", "2001:db8::1"] {
+                assert_eq!(real.state.judge.read().distance(ip(there)), Some(0), "{go}: {there}");
+            }
+            run_ip(back);
+            real.hear().await;
+        }
+
+        // A process that begins while there are two, and one of them without carrier.
+        run_ip("link add eth1 type veth peer name leaf1");
+        run_ip("addr add 192.0.2.5/24 dev eth1");
+        run_ip("link set eth1 up");
+        let mut real = Real::new(peers()).await;
+        real.learn(&[("10.1.0.0/16", &["192.0.2.1"])]).await;
+        assert!(shown("10.1.0.0/16").contains("eth0"), "{}", run_ip("route show"));
+    });
+}
+
+/// A next hop of a route of somebody else goes, and the event has the key of the whole.
+#[test]
+#[ignore = "needs network namespaces"]
+fn a_foreign_route_goes_on_by_the_next_hops_that_are_left() {
+    in_namespace(|| async {
+        run_ip("route add 2001:db8:9::/48 nexthop via 2001:db8::1 nexthop via 2001:db8::2 nexthop via 2001:db8:1::1");
+        run_ip("route add 172.16.0.0/16 nexthop via 192.0.2.1 nexthop via 198.51.100.1");
+        run_ip("route append 172.16.0.0/16 via 192.0.2.2");
+        let mut real = Real::new(Inputs::default()).await;
+        real.learn(&[("2001:db8:7::/48", &["2001:db8:9::1"]), ("10.1.0.0/16", &["172.16.0.1"])]).await;
+        let hops = |dst: &str| shown(dst).matches("via").count();
+        assert_eq!((hops("2001:db8:7::/48"), hops("10.1.0.0/16")), (3, 2));
+        // One after the other: the news of the second is read after the dump that the first asks for.
+        run_ip("route del 2001:db8:9::/48 via 2001:db8::1");
+        run_ip("route del 172.16.0.0/16 nexthop via 192.0.2.1 nexthop via 198.51.100.1");
+        let first = real.events.recv().await.unwrap();
+        run_ip("route del 2001:db8:9::/48 via 2001:db8::2");
+        real.observe(first).await;
+        real.write().await;
+        real.hear().await;
+        assert!(shown("2001:db8:7::/48").contains("via 2001:db8:1::1 dev eth1"), "{}", shown("2001:db8:7::/48"));
+        assert!(shown("10.1.0.0/16").contains("via 192.0.2.2 dev eth0"), "{}", shown("10.1.0.0/16"));
+
+        let dumps = real.dumps;
+        run_ip("route replace 172.16.0.0/16 via 192.0.2.3");
+        real.hear().await;
+        assert!(shown("10.1.0.0/16").contains("via 192.0.2.3"), "{}", shown("10.1.0.0/16"));
+        assert_eq!(real.dumps, dumps, "what replaces another costs no dump");
+        run_ip("route append 2001:db8:9::/48 via 2001:db8::1");
+        real.hear().await;
+        assert_eq!(hops("2001:db8:7::/48"), 2);
+        run_ip("route del 2001:db8:9::/48");
+        run_ip("route del 172.16.0.0/16");
+        real.hear().await;
+        assert_eq!((shown("2001:db8:7::/48"), shown("10.1.0.0/16")), (String::new(), String::new()));
     });
 }

@@ -69,6 +69,24 @@ async fn with_collector(at: [IpAddr; 2]) -> (TcpListener, SpeakerConfig) {
     (listener, SpeakerConfig { bmp, ..config_of(at, 65001, 65002) })
 }
 
+/// What a collector hears until two tables are complete: of each peer, by its AS, how many /16s were announced.
+pub(super) async fn announced(listener: &TcpListener) -> Vec<(u32, usize)> {
+    let mut collector = Collector::accept(listener).await;
+    let (mut announced, mut complete) = (BTreeMap::new(), 0);
+    while complete < 2 {
+        let (kind, body) = collector.next().await.expect("the connection stays");
+        if kind != ROUTE_MONITORING {
+            continue;
+        }
+        let asn = u32::from_be_bytes([body[26], body[27], body[28], body[29]]);
+        let update = &body[PEER_HEADER_LEN + HEADER_LEN..];
+        let nlri = 4 + usize::from(u16::from_be_bytes([update[2], update[3]]));
+        *announced.entry(asn).or_default() += (update.len() - nlri) / 3;
+        complete += usize::from(update.len() == 4);
+    }
+    announced.into_iter().collect()
+}
+
 const PREFIX: &[u8] = &[16, 10, 1];
 
 #[tokio::test]

@@ -201,6 +201,58 @@ async fn a_refresh_between_marks_sweeps_what_is_gone() {
     assert_eq!(said.data, long, "with the message");
 }
 
+/// A peer that asks again and again, as many times as one read takes, is answered once.
+#[tokio::test]
+async fn requests_that_come_together_are_one() {
+    const ROUTES: u32 = 200_000;
+    let at = addresses();
+    let mut config = config_of(at, 65001, 65002);
+    only_peer(&mut config).export.default = policy::Action::Accept;
+    let mut open = open(65002, [10, 0, 0, 6]);
+    (open.capabilities.route_refresh, open.capabilities.enhanced_route_refresh) = (true, true);
+    only_peer(&mut config).passive = true;
+    let h = started(&config).await;
+    let route = |n: u32| origin(&format!("{}/24", std::net::Ipv4Addr::from(0x0b00_0000 + (n << 8))));
+    h.originate((0..ROUTES).map(route).collect());
+    let mut peer = ByHand::connect(at, 64).await;
+    peer.establish(&open).await;
+    while peer.next().await.expect("the table") != (MessageType::Update, vec![0; 4]) {}
+    let mut request = Vec::new();
+    RouteRefresh { family: Family::Ipv4, kind: RefreshKind::Request }.write(&mut request);
+    let begun = Instant::now();
+    peer.send(&request.repeat(5600)).await;
+    let kind = |body: Vec<u8>| RouteRefresh::read(true, &body).unwrap().unwrap().kind;
+    let (mut marks, mut total) = (Vec::new(), 0);
+    while total < 5600 || marks.last() != Some(&RefreshKind::EndOfRib) {
+        if let (MessageType::RouteRefresh, body) = peer.next().await.expect("the session stays") {
+            marks.push(kind(body));
+        }
+        total = h.peer(at[1].into()).await[0].messages_received.route_refresh;
+    }
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(3), "{took:?}, {marks:?}");
+}
+
+/// What was negotiated decides how a session ends when we do: a peer without graceful restart would wait for its hold timer.
+#[tokio::test]
+async fn a_peer_without_graceful_restart_hears_that_we_shut_down() {
+    for negotiated in [true, false] {
+        let at = addresses();
+        let mut open = open(65002, [10, 0, 0, 6]);
+        open.capabilities.graceful_restart = open.capabilities.graceful_restart.filter(|_| negotiated);
+        let mut config = config_of(at, 65001, 65002);
+        assert!(only_peer(&mut config).graceful_restart.is_some(), "the default");
+        let (h, mut peer) = established(&mut config, at, &open).await;
+        h.shut_down().await;
+        let mut said = None;
+        while let Some((kind, body)) = peer.next().await {
+            said = (kind == MessageType::Notification).then(|| Notification::read(&body)).or(said);
+        }
+        let want = (!negotiated).then(|| Notification::cease(iana::ADMINISTRATIVE_SHUTDOWN));
+        assert_eq!(said, want, "graceful restart: {negotiated}");
+    }
+}
+
 #[tokio::test]
 async fn clearing_asks_tells_or_ends() {
     let at = addresses();
