@@ -1,7 +1,7 @@
 //! The speaker: owns every peer and the RIB, on a thread of its own.
 //!
 //! ```text
-//! Handle ──commands──►┌───────────────── thread "speaker" ───────────────────────────────┐
+//! Handle ──commands──►┌───────────────── thread "speaker" ────────────────────────────────┐
 //!                     │ commands: configure, originate, queries                           │
 //!                     │ timers:   sleeps until the next deadline of any session           │
 //!                     │ flusher:  when the input has been read dry: changes to all peers, ├──► RouteBatch
@@ -84,10 +84,10 @@ pub struct Speaker {
     guests: Guests,
     /// Of the interfaces of unnumbered peers.
     neighbours: Neighbours,
-    /// Peers by their link-local addresses, for the kernel's task.
-    behind: watch::Sender<fib::Neighbours>,
     /// Those behind which nobody was heard yet.
     waiting: BTreeMap<String, Waiting>,
+    /// Peers by their link-local addresses, for the kernel's task.
+    behind: watch::Sender<fib::Neighbours>,
     in_sync: watch::Sender<InSync>,
     counted_on: watch::Sender<bool>,
     /// Something happened that `in_sync` may have waited for; and when to look again at any rate.
@@ -110,15 +110,8 @@ struct Watched {
     behind: watch::Sender<fib::Neighbours>,
 }
 
-async fn run(
-    start: Start,
-    bfd: bfd::Handle,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    in_sync: watch::Sender<InSync>,
-    counted_on: watch::Sender<bool>,
-    behind: watch::Sender<fib::Neighbours>,
-) {
-    let speaker = new_speaker(start, bfd, Watched { in_sync, counted_on, behind });
+async fn run(start: Start, bfd: bfd::Handle, mut commands: mpsc::UnboundedReceiver<Command>, watched: Watched) {
+    let speaker = new_speaker(start, bfd, watched);
     let (timers_changed, flush_wanted) = {
         let this = speaker.borrow();
         (this.timers_changed.clone(), this.flush_wanted.clone())

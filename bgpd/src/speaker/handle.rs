@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::clear::Clear;
 use super::queries::{PeersAt, RouteQuery, RouteSlice, SpeakerStatus};
-use super::run;
+use super::{Watched, run};
 use crate::bfd;
 use crate::dynamic::Neighbours;
 use crate::events::{self, Event};
@@ -105,21 +105,21 @@ impl Handle {
             }
         })?;
         let speakers_bfd = bfd.clone();
-        let (in_sync_sender, in_sync) = watch::channel(InSync::default());
-        let (counted_on_sender, counted_on) = watch::channel(false);
-        let (behind_sender, behind) = watch::channel(fib::Neighbours::new());
+        let watched = Watched::default();
+        let (in_sync, counted_on) = (watched.in_sync.subscribe(), watched.counted_on.subscribe());
+        let behind = watched.behind.subscribe();
         let (began, beginning) = std::sync::mpsc::sync_channel(1);
         std::thread::Builder::new().name("speaker".into()).spawn(move || {
             // A runtime for tasks of one thread has to be made on it.
-            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            let (runtime, result) = match runtime {
-                Ok(runtime) => (Some(runtime), Ok(())),
-                Err(e) => (None, Err(e)),
-            };
-            // Whoever starts the speaker waits for it.
-            let _ = began.send(result);
-            if let Some(runtime) = runtime {
-                runtime.block_on(run(start, speakers_bfd, received, in_sync_sender, counted_on_sender, behind_sender));
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    // Whoever starts the speaker waits for it.
+                    let _ = began.send(Ok(()));
+                    runtime.block_on(run(start, speakers_bfd, received, watched));
+                }
+                Err(e) => {
+                    let _ = began.send(Err(e));
+                }
             }
         })?;
         beginning.recv().map_err(io::Error::other)??;
