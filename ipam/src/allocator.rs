@@ -6,8 +6,8 @@
 //! never beside a retry: every transaction of a handle is conditional on the revision of that handle, so of two only one happens.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::ip_pool::AllowedUse;
@@ -22,6 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::block::{Block, BlockError};
+use crate::environment::{Environment, System};
 use crate::pool::{self, PoolError, Reservations};
 
 /// How often a lost race is retried (Calico `datastoreRetries`).
@@ -73,6 +74,7 @@ pub struct IpInfo {
 #[derive(Clone)]
 pub struct Ipam {
     pub(crate) store: DynStore,
+    pub(crate) environment: Arc<dyn Environment>,
 }
 
 /// Something read, and what to compare when it is written: 0 when it is to be created.
@@ -91,7 +93,16 @@ pub(crate) enum Outcome {
 
 impl Ipam {
     pub fn new(store: DynStore) -> Self {
-        Self { store }
+        Self::with_environment(store, Arc::new(System))
+    }
+
+    /// With time and randomness of the caller's.
+    pub fn with_environment(store: DynStore, environment: Arc<dyn Environment>) -> Self {
+        Self { store, environment }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.environment.now()
     }
 
     /// The configuration; defaults where none is stored.
@@ -210,13 +221,14 @@ pub fn is_borrowed(owner: Option<&AffinityOwner>, attributes: &BTreeMap<String, 
 
 /// Counts attempts and waits between them: not before the second, then ever longer, with jitter.
 pub(crate) struct Retries {
+    environment: Arc<dyn Environment>,
     what: String,
     attempts: u32,
 }
 
 impl Retries {
-    pub fn new(what: String) -> Self {
-        Self { what, attempts: 0 }
+    pub fn new(ipam: &Ipam, what: String) -> Self {
+        Self { environment: ipam.environment.clone(), what, attempts: 0 }
     }
 
     /// Waits before the next attempt.
@@ -230,10 +242,9 @@ impl Retries {
         }
         tracing::debug!(what = self.what, attempt = self.attempts, %last, "retrying");
         let longest = FIRST_BACKOFF.saturating_mul(1 << self.attempts.min(6)).min(LAST_BACKOFF);
-        // The keys of a RandomState differ each time; that is all the randomness jitter needs.
-        let random = RandomState::new().hash_one(self.attempts);
         let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
-        tokio::time::sleep(Duration::from_micros(random % micros.max(1))).await;
+        let jittered = Duration::from_micros(self.environment.random() % micros.max(1));
+        self.environment.sleep(jittered).await;
         Ok(())
     }
 }

@@ -95,7 +95,7 @@ impl Ipam {
             return Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted: uses[0] });
         }
         let context = Context::new(self, handle, &attributes, owner).await?;
-        let mut retries = Retries::new(format!("assign {ip} to {handle}"));
+        let mut retries = Retries::new(self, format!("assign {ip} to {handle}"));
         loop {
             let mut attempt = Attempt::read(&context).await?;
             let net = attempt.take_address(ip, cidr, &pools).await?;
@@ -112,7 +112,7 @@ impl Ipam {
         if request.pools_v4.is_empty() && request.pools_v6.is_empty() {
             context.release_unselected().await?;
         }
-        let mut retries = Retries::new(format!("assign addresses to {}", request.handle));
+        let mut retries = Retries::new(self, format!("assign addresses to {}", request.handle));
         let mut before = Assignment::default();
         loop {
             let mut attempt = Attempt::read(&context).await?;
@@ -172,7 +172,7 @@ impl<'a> Context<'a> {
         attributes: &BTreeMap<String, String>,
         owner: AffinityOwner,
     ) -> Result<Context<'a>, Error> {
-        let now = Timestamp::now();
+        let now = ipam.now();
         Ok(Self {
             ipam,
             handle: handle::sanitized(handle).to_string(),

@@ -9,11 +9,13 @@
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions
+//! - [`environment`]: the time and randomness that it takes from outside
 
 pub mod allocator;
 pub mod assign;
 mod attempt;
 pub mod block;
+pub mod environment;
 pub mod handle;
 pub mod pool;
 pub mod release;

@@ -11,7 +11,6 @@ use api::key::AffinityOwner;
 use api::{Key, Kind};
 use datastore::Op;
 use ipnet::IpNet;
-use jiff::Timestamp;
 
 use crate::allocator::{
     Error, Ipam, MAX_BLOCKS_PER_TXN, Outcome, Retries, Versioned, cooldown, write_block, write_handle,
@@ -30,14 +29,14 @@ impl Ipam {
     pub async fn release_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
         let id = handle::sanitized(handle);
         let config = self.config().await?;
-        let mut retries = Retries::new(format!("release handle {id}"));
+        let mut retries = Retries::new(self, format!("release handle {id}"));
         let mut released = Vec::new();
         loop {
             let mut held = self.handle(id).await?;
             if held.revision == 0 {
                 return Ok(released);
             }
-            let now = Timestamp::now();
+            let now = self.now();
             let mut ops = Vec::new();
             let mut addresses = Vec::new();
             for cidr in handle::blocks(&held.value).into_iter().take(MAX_BLOCKS_PER_TXN) {
@@ -111,7 +110,7 @@ impl Ipam {
         holder: Option<&str>,
         config: &IpamConfig,
     ) -> Result<Vec<IpAddr>, Error> {
-        let mut retries = Retries::new(format!("release addresses of block {cidr}"));
+        let mut retries = Retries::new(self, format!("release addresses of block {cidr}"));
         // Addresses that an earlier attempt with an unknown outcome may have released.
         let mut perhaps: Vec<IpAddr> = Vec::new();
         loop {
@@ -120,7 +119,7 @@ impl Ipam {
                 Some(id) => block.value.addresses_of(id).into_iter().filter(|ip| wanted.contains(ip)).collect(),
                 None => wanted.to_vec(),
             };
-            let released = block.value.release(&wanted, Timestamp::now(), cooldown(config));
+            let released = block.value.release(&wanted, self.now(), cooldown(config));
             if released.is_empty() {
                 return Ok(perhaps);
             }
