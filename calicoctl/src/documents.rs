@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use api::kind::{CALICO_V3, Kind};
+use api::load_balancer_ip_pool;
 use api::validate::{self, FieldError};
 use serde_json::{Map, Value};
 
@@ -199,6 +200,7 @@ fn document<'a>(mut value: Value, place: Place<'a>, namespace: Option<&str>, loa
         return;
     }
     let mut place = place;
+    let foreign = Foreign::convert(&mut value);
     let kind = match recognise(&value) {
         Ok(kind) => kind,
         Err(error) => return loaded.errors.extend(place.problems(vec![error])),
@@ -208,7 +210,10 @@ fn document<'a>(mut value: Value, place: Place<'a>, namespace: Option<&str>, loa
     let is_kubernetes_node = kind == Kind::Node && value["apiVersion"] == "v1";
     strip_nulls(&mut value);
     normalise(kind, &mut value, namespace);
-    let found = validate::document(kind, &value);
+    let mut found = validate::document(kind, &value);
+    if let Some(foreign) = foreign {
+        found.errors.iter_mut().chain(&mut found.warnings).for_each(|e| foreign.restore(&mut e.path));
+    }
     if !is_kubernetes_node {
         value["apiVersion"] = kind.api_version().into();
     }
@@ -217,6 +222,33 @@ fn document<'a>(mut value: Value, place: Place<'a>, namespace: Option<&str>, loa
         loaded.documents.push(Document { kind, value, is_kubernetes_node, place });
     } else {
         loaded.errors.extend(place.problems(found.errors));
+    }
+}
+
+/// A CiliumLoadBalancerIPPool that was read as a LoadBalancerIPPool: which of the `blocks` were its `cidrs`.
+struct Foreign {
+    first: usize,
+}
+
+impl Foreign {
+    fn convert(value: &mut Value) -> Option<Self> {
+        if !load_balancer_ip_pool::is_cilium(value) {
+            return None;
+        }
+        let has_cidrs = value["spec"]["cidrs"].is_array();
+        let first = if has_cidrs { value["spec"]["blocks"].as_array().map_or(0, Vec::len) } else { usize::MAX };
+        load_balancer_ip_pool::from_cilium(value);
+        Some(Self { first })
+    }
+
+    /// The path as the user wrote it.
+    fn restore(&self, path: &mut String) {
+        let Some((index, rest)) = path.strip_prefix("spec.blocks[").and_then(|rest| rest.split_once(']')) else {
+            return;
+        };
+        if let Some(i) = index.parse::<usize>().ok().and_then(|i| i.checked_sub(self.first)) {
+            *path = format!("spec.cidrs[{i}]{rest}");
+        }
     }
 }
 

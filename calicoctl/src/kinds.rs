@@ -1,8 +1,11 @@
 //! The columns of `get`, kind by kind (Calico `calicoctl/resourcemgr`; kubectl's for Kubernetes' kinds).
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use api::bgp_configuration::DEFAULT_AS_NUMBER;
 use api::kind::Kind;
+use api::load_balancer_ip_pool::{self as lb, LoadBalancerIpPool};
 use api::validate::shown;
 use datastore::Store;
 use serde_json::Value;
@@ -13,6 +16,9 @@ use crate::stored::{self, Stored};
 pub struct Context {
     /// The AS number of what names none.
     default_as: String,
+    now: jiff::Timestamp,
+    /// The names of the LoadBalancerIPPools that conflict with older ones.
+    conflicting: BTreeSet<String>,
 }
 
 impl Context {
@@ -25,7 +31,14 @@ impl Context {
         {
             default_as = shown(number);
         }
-        Ok(Self { default_as })
+        let mut conflicting = BTreeSet::new();
+        if kind == Kind::LoadBalancerIpPool {
+            let stored = stored::list(store, kind, None).await?.0;
+            let pools: Vec<LoadBalancerIpPool> =
+                stored.into_iter().filter_map(|s| serde_json::from_value(s.value).ok()).collect();
+            conflicting.extend(lb::conflicts(&pools, []).into_keys().map(str::to_string));
+        }
+        Ok(Self { default_as, now: jiff::Timestamp::now(), conflicting })
     }
 }
 
@@ -130,6 +143,20 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
             ("CALICOVERSION", |v, _| text(v, "/spec/calicoVersion")),
             ("DATASTOREREADY", |v, _| flag(v, "/spec/datastoreReady")),
         ],
+        Kind::CalicoNodeStatus => {
+            let mut columns: Vec<Column> = vec![NAME, ("NODE", |v, _| text(v, "/spec/node"))];
+            if is_wide {
+                columns.push(("CLASSES", |v, _| joined(v, "/spec/classes")));
+            }
+            columns
+        }
+        Kind::LoadBalancerIpPool => vec![
+            NAME,
+            ("DISABLED", |v, _| flag(v, "/spec/disabled")),
+            ("CONFLICTING", conflicting),
+            ("IPS AVAILABLE", available),
+            ("AGE", age),
+        ],
         Kind::Service => {
             let mut columns: Vec<Column> = vec![
                 NAME,
@@ -166,7 +193,57 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
                 }),
             ]
         }
-        Kind::Node | Kind::IpReservation | Kind::FelixConfiguration | Kind::Namespace => vec![NAME],
+        Kind::Node
+        | Kind::IpReservation
+        | Kind::FelixConfiguration
+        | Kind::KubeControllersConfiguration
+        | Kind::Namespace => vec![NAME],
+    }
+}
+
+/// What a condition of a LoadBalancerIPPool says; `None` where the controller has not said it yet.
+fn condition(v: &Value, kind: &str, field: &str) -> Option<String> {
+    let conditions = v.pointer("/status/conditions")?.as_array()?;
+    conditions.iter().find(|c| c["type"] == kind)?[field].as_str().map(Into::into)
+}
+
+fn conflicting(v: &Value, cx: &Context) -> String {
+    let own = || if cx.conflicting.contains(&text(v, "/metadata/name")) { "True" } else { "False" };
+    condition(v, lb::CONDITION_CONFLICT, "status").unwrap_or_else(|| own().into())
+}
+
+/// Before the controller has counted, nothing is assigned.
+fn available(v: &Value, _: &Context) -> String {
+    let total = || {
+        let pool: Option<LoadBalancerIpPool> = serde::Deserialize::deserialize(v).ok();
+        pool.map(|p| p.body.spec.total().to_string()).unwrap_or_default()
+    };
+    condition(v, lb::CONDITION_AVAILABLE, "message").unwrap_or_else(total)
+}
+
+fn age(v: &Value, cx: &Context) -> String {
+    let created = text(v, "/metadata/creationTimestamp").parse::<jiff::Timestamp>();
+    created.map_or_else(|_| "<unknown>".into(), |c| duration(cx.now.as_second() - c.as_second()))
+}
+
+/// Seconds as kubectl writes an age, two units at most (Kubernetes `k8s.io/apimachinery/pkg/util/duration`).
+fn duration(seconds: i64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
+    let two = |n: i64, unit: &str, rest: i64, small: &str| {
+        if rest == 0 { format!("{n}{unit}") } else { format!("{n}{unit}{rest}{small}") }
+    };
+    match seconds {
+        ..-1 => "<invalid>".into(),
+        -1..0 => "0s".into(),
+        0..120 => format!("{seconds}s"),
+        120..600 => two(minutes, "m", seconds % 60, "s"),
+        600..10_800 => format!("{minutes}m"),
+        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
+        28_800..172_800 => format!("{hours}h"),
+        172_800..691_200 => two(days, "d", hours % 24, "h"),
+        691_200..63_072_000 => format!("{days}d"),
+        63_072_000..252_288_000 => two(days / 365, "y", days % 365, "d"),
+        _ => format!("{}y", days / 365),
     }
 }
 
@@ -230,4 +307,31 @@ fn or(text: String, other: &str) -> String {
 fn cut(text: String) -> String {
     const MAX: usize = 80;
     if text.chars().count() <= MAX { text } else { text.chars().take(MAX - 3).collect::<String>() + "..." }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_kubectls() {
+        for (seconds, text) in [
+            (-5, "<invalid>"),
+            (0, "0s"),
+            (38, "38s"),
+            (119, "119s"),
+            (155, "2m35s"),
+            (540, "9m"),
+            (1440, "24m"),
+            (10_800, "3h"),
+            (12_000, "3h20m"),
+            (86_400, "24h"),
+            (2 * 86_400 + 3_600, "2d1h"),
+            (30 * 86_400, "30d"),
+            (800 * 86_400, "2y70d"),
+            (9 * 365 * 86_400, "9y"),
+        ] {
+            assert_eq!(duration(seconds), text, "{seconds}");
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::kind::Kind;
 const CALICO_RESOURCES: &str = "/calico/resources/v3/projectcalico.org/";
 const TORTIE_RESOURCES: &str = "/tortie/resources/";
 const IPAM: &str = "/calico/ipam/v2/";
+const ELECTION: &str = "/tortie/election/";
 
 /// Who a block is affine to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,6 +65,8 @@ pub enum Key {
     BlockAffinity(AffinityOwner, IpNet),
     IpamHandle(String),
     IpamConfig,
+    /// Who leads among the processes that share this name.
+    Election(String),
 }
 
 /// A set of keys that can be listed and watched: all that start with [`KeyRange::prefix`].
@@ -81,6 +84,7 @@ pub enum KeyRange {
     HostAffinities,
     VirtualAffinities,
     Handles,
+    Elections,
     /// Everything the store holds, Calico's and ours.
     All,
 }
@@ -96,6 +100,9 @@ impl Key {
     pub fn parse(path: &str) -> Option<Self> {
         if let Some(rest) = path.strip_prefix(CALICO_RESOURCES).or_else(|| path.strip_prefix(TORTIE_RESOURCES)) {
             return Self::parse_resource(rest, path.starts_with(CALICO_RESOURCES));
+        }
+        if let Some(name) = path.strip_prefix(ELECTION) {
+            return (!name.is_empty() && !name.contains('/')).then(|| Self::Election(name.to_string()));
         }
         let rest = path.strip_prefix(IPAM)?;
         if rest == "config" {
@@ -168,6 +175,7 @@ impl fmt::Display for Key {
             }
             Self::IpamHandle(id) => write!(f, "{IPAM}handle/{id}"),
             Self::IpamConfig => write!(f, "{IPAM}config"),
+            Self::Election(name) => write!(f, "{ELECTION}{name}"),
         }
     }
 }
@@ -186,6 +194,7 @@ impl KeyRange {
             Self::HostAffinities => format!("{IPAM}host/"),
             Self::VirtualAffinities => format!("{IPAM}virtual/"),
             Self::Handles => format!("{IPAM}handle/"),
+            Self::Elections => ELECTION.into(),
             Self::All => "/".into(),
         }
     }
@@ -244,6 +253,8 @@ mod tests {
                 "/calico/resources/v3/projectcalico.org/workloadendpoints/test/w",
             ),
             (Key::resource(Kind::Service, Some("test"), "web"), "/tortie/resources/services/test/web"),
+            (Key::resource(Kind::LoadBalancerIpPool, None, "blue"), "/tortie/resources/loadbalancerippools/blue"),
+            (Key::Election("controller".into()), "/tortie/election/controller"),
         ];
         for (key, path) in rows {
             assert_eq!(key.to_string(), path);

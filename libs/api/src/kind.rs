@@ -4,6 +4,8 @@
 pub const CALICO_V3: &str = "projectcalico.org/v3";
 /// Calico's CRD API version: accepted in documents, stored as [`CALICO_V3`].
 pub const CALICO_CRD_V1: &str = "crd.projectcalico.org/v1";
+/// The API version of kinds of ours.
+pub const TORTIE_V1: &str = "tortie.io/v1";
 
 macro_rules! kinds {
     ($($variant:ident, $name:literal, $version:literal, $plural:literal, $namespaced:literal, [$($alias:literal),*];)*) => {
@@ -54,6 +56,9 @@ kinds! {
     WorkloadEndpoint, "WorkloadEndpoint", "projectcalico.org/v3", "workloadendpoints", true, ["wep", "weps"];
     FelixConfiguration, "FelixConfiguration", "projectcalico.org/v3", "felixconfigurations", false, ["felixconfig", "felixconfigs"];
     ClusterInformation, "ClusterInformation", "projectcalico.org/v3", "clusterinformations", false, ["clusterinfo", "clusterinfos"];
+    KubeControllersConfiguration, "KubeControllersConfiguration", "projectcalico.org/v3", "kubecontrollersconfigurations", false, ["kubecontrollersconfig", "kubecontrollersconfigs", "kcc", "kccs"];
+    CalicoNodeStatus, "CalicoNodeStatus", "projectcalico.org/v3", "caliconodestatuses", false, ["nodestatus", "nodestatuses"];
+    LoadBalancerIpPool, "LoadBalancerIPPool", "tortie.io/v1", "loadbalancerippools", false, ["lbippool", "lbippools", "lbpool", "lbpools", "ciliumloadbalancerippool", "ciliumloadbalancerippools"];
     Namespace, "Namespace", "v1", "namespaces", false, ["ns"];
     Pod, "Pod", "v1", "pods", true, ["po"];
     Secret, "Secret", "v1", "secrets", true, [];

@@ -14,10 +14,12 @@
 //!
 //! The program `crdgen` writes `crds/` from the schema.
 
+pub mod address_range;
 pub mod bgp_configuration;
 pub mod bgp_filter;
 pub mod bgp_peer;
 pub mod bgp_session;
+pub mod calico_node_status;
 pub mod duration;
 pub mod extension;
 pub mod felix_configuration;
@@ -25,6 +27,9 @@ pub mod ip_pool;
 pub mod ipam;
 pub mod key;
 pub mod kind;
+pub mod kube_controllers_configuration;
+pub mod label_selector;
+pub mod load_balancer_ip_pool;
 pub mod meta;
 pub mod node;
 pub mod schema;
@@ -37,10 +42,13 @@ pub mod workload;
 pub use bgp_configuration::{BgpConfiguration, BgpConfigurationSpec};
 pub use bgp_filter::{BgpFilter, BgpFilterSpec};
 pub use bgp_peer::{BgpPeer, BgpPeerSpec};
+pub use calico_node_status::{CalicoNodeStatus, CalicoNodeStatusSpec};
 pub use felix_configuration::{FelixConfiguration, FelixConfigurationSpec};
 pub use ip_pool::{IpPool, IpPoolSpec, IpReservation, IpReservationSpec};
 pub use key::Key;
 pub use kind::Kind;
+pub use kube_controllers_configuration::{KubeControllersConfiguration, KubeControllersConfigurationSpec};
+pub use load_balancer_ip_pool::{LoadBalancerIpPool, LoadBalancerIpPoolSpec};
 pub use meta::{Metadata, Resource};
 pub use node::{Node, NodeSpec};
 pub use secret::Secret;

@@ -1,18 +1,17 @@
 //! crdgen: the CustomResourceDefinitions of Calico's kinds, from the schema tables, as `crds/` holds them.
 //!
 //! `cargo run -p api --bin crdgen -- crds` writes the files, without a directory they are printed. Names and group are Calico's
-//! (`crd.projectcalico.org/v1`). The schemas are structural; what a schema cannot say, such as the form of a selector, is left to
+//! (`crd.projectcalico.org/v1`), those of our own kinds `tortie.io/v1`. The schemas are structural; what a schema cannot say, such as the form of a selector, is left to
 //! [`api::validate`]. Nodes and workload endpoints have none: on Kubernetes, Calico derives them from Nodes and Pods.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use api::Kind;
-use api::kind::CALICO_V3;
+use api::kind::{CALICO_CRD_V1, CALICO_V3, TORTIE_V1};
 use api::schema::{self, Field, Format, Object, Type};
 use serde_json::{Map, Value, json};
 
-const GROUP: &str = "crd.projectcalico.org";
 /// The words that YAML 1.1 readers take for something else than a string.
 const RESERVED: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
@@ -34,18 +33,33 @@ fn main() -> ExitCode {
 
 /// Name and text of every file.
 fn files() -> Vec<(String, String)> {
-    let has_crd = |k: &&Kind| k.api_version() == CALICO_V3 && !matches!(k, Kind::Node | Kind::WorkloadEndpoint);
+    let has_crd = |k: &&Kind| {
+        use Kind::{CalicoNodeStatus, KubeControllersConfiguration, LoadBalancerIpPool, Node, WorkloadEndpoint};
+        let later = [CalicoNodeStatus, KubeControllersConfiguration, LoadBalancerIpPool, Node, WorkloadEndpoint];
+        group(**k).is_some() && !later.contains(k)
+    };
     Kind::ALL.iter().filter(has_crd).map(|kind| file(*kind)).collect()
+}
+
+/// The API group of a kind's definition; none where Kubernetes defines it.
+fn group(kind: Kind) -> Option<&'static str> {
+    let version = match kind.api_version() {
+        CALICO_V3 => CALICO_CRD_V1,
+        TORTIE_V1 => TORTIE_V1,
+        _ => return None,
+    };
+    version.strip_suffix("/v1")
 }
 
 fn file(kind: Kind) -> (String, String) {
     let (name, plural) = names(kind);
+    let group = group(kind).expect("only kinds that have one are written");
     let definition = json!({
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{plural}.{GROUP}")},
+        "metadata": {"name": format!("{plural}.{group}")},
         "spec": {
-            "group": GROUP,
+            "group": group,
             "names": {
                 "kind": name,
                 "listKind": format!("{name}List"),
@@ -63,7 +77,7 @@ fn file(kind: Kind) -> (String, String) {
     });
     let mut text = String::from("# Written by crdgen from libs/api/src/schema/tables.rs: change it there.\n---\n");
     write_map(&mut text, definition.as_object().expect("it is written as an object above"), 0);
-    (format!("{GROUP}_{plural}.yaml"), text)
+    (format!("{group}_{plural}.yaml"), text)
 }
 
 /// Kind and plural in the CRD's group. Calico's IPAMConfiguration is IPAMConfig there.

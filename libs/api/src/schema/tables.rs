@@ -31,6 +31,7 @@ const CIDRS: Type = List(&Text(Cidr));
 const IPS: Type = List(&Text(Ip));
 const UINT8: Type = Int(0, u8::MAX as i64);
 const PORT: Type = Int(1, 65535);
+const PORT_OR_NONE: Type = Int(0, 65535);
 const PROTOCOL: Type = Text(OneOf(&["TCP", "UDP", "SCTP"]));
 const ENABLED: Type = Text(OneOf(&["Enabled", "Disabled"]));
 /// Linux route metrics that leave room for the kernel's own (Calico `felix/config`).
@@ -48,6 +49,9 @@ pub(super) fn of(kind: Kind) -> &'static Object {
         Kind::WorkloadEndpoint => &WORKLOAD_ENDPOINT,
         Kind::FelixConfiguration => &FELIX_CONFIGURATION,
         Kind::ClusterInformation => &CLUSTER_INFORMATION,
+        Kind::KubeControllersConfiguration => &KUBE_CONTROLLERS_CONFIGURATION,
+        Kind::CalicoNodeStatus => &CALICO_NODE_STATUS,
+        Kind::LoadBalancerIpPool => &LOAD_BALANCER_IP_POOL,
         Kind::Namespace => &NAMESPACE,
         Kind::Pod => &POD,
         Kind::Secret => &SECRET,
@@ -337,6 +341,92 @@ static CLUSTER_INFORMATION_SPEC: Object = object(
         f("datastoreReady", Bool),
         f("variant", TEXT),
     ],
+);
+
+document!(KUBE_CONTROLLERS_CONFIGURATION, "KubeControllersConfiguration", spec & KUBE_CONTROLLERS_CONFIGURATION_SPEC);
+static KUBE_CONTROLLERS_CONFIGURATION_SPEC: Object = object(
+    "KubeControllersConfigurationSpec",
+    &[
+        f("logSeverityScreen", Text(OneOf(&["None", "Debug", "Info", "Warning", "Error", "Fatal", "Panic"]))),
+        f("healthChecks", ENABLED),
+        f("etcdV3CompactionPeriod", Text(Duration)),
+        f("prometheusMetricsPort", PORT_OR_NONE),
+        f("controllers", Object(&CONTROLLERS)),
+        f("debugProfilePort", PORT_OR_NONE),
+    ],
+);
+static CONTROLLERS: Object = object(
+    "ControllersConfig",
+    &[
+        f("node", Object(&NODE_CONTROLLER)),
+        f("policy", Object(&PERIODIC_CONTROLLER)),
+        f("workloadEndpoint", Object(&PERIODIC_CONTROLLER)),
+        f("serviceAccount", Object(&PERIODIC_CONTROLLER)),
+        f("namespace", Object(&PERIODIC_CONTROLLER)),
+        f(
+            "loadBalancer",
+            Object(&object(
+                "LoadBalancerControllerConfig",
+                &[f("assignIPs", Text(OneOf(&["AllServices", "RequestedServicesOnly"])))],
+            )),
+        ),
+        f("policyMigration", Object(&object("MigrationControllerConfig", &[f("enabled", ENABLED)]))),
+    ],
+);
+static PERIODIC_CONTROLLER: Object = object("ControllerConfig", &[f("reconcilerPeriod", Text(Duration))]);
+static NODE_CONTROLLER: Object = object(
+    "NodeControllerConfig",
+    &[
+        f("reconcilerPeriod", Text(Duration)),
+        f("syncLabels", ENABLED),
+        f("hostEndpoint", Object(&AUTO_HOST_ENDPOINT)),
+        f("leakGracePeriod", Text(Duration)),
+    ],
+);
+static AUTO_HOST_ENDPOINT: Object = object(
+    "AutoHostEndpointConfig",
+    &[f("autoCreate", ENABLED), f("createDefaultHostEndpoint", ENABLED), f("templates", List(&Object(&TEMPLATE)))],
+);
+static TEMPLATE: Object = object(
+    "Template",
+    &[
+        f("generateName", Text(Name)),
+        f("interfaceCIDRs", CIDRS),
+        f("interfacePattern", TEXT),
+        f("labels", Map),
+        f("nodeSelector", Text(Selector)),
+    ],
+);
+
+document!(CALICO_NODE_STATUS, "CalicoNodeStatus", spec & CALICO_NODE_STATUS_SPEC);
+static CALICO_NODE_STATUS_SPEC: Object = object(
+    "CalicoNodeStatusSpec",
+    &[
+        req("node", Text(Name)),
+        req("classes", List(&Text(OneOf(&["Agent", "BGP", "Routes"])))),
+        req("updatePeriodSeconds", Int(0, 86_400)),
+    ],
+);
+
+document!(LOAD_BALANCER_IP_POOL, "LoadBalancerIPPool", spec & LOAD_BALANCER_IP_POOL_SPEC);
+static LOAD_BALANCER_IP_POOL_SPEC: Object = object(
+    "LoadBalancerIPPoolSpec",
+    &[
+        req("blocks", List(&Object(&LOAD_BALANCER_IP_POOL_BLOCK))),
+        f("serviceSelector", Object(&LABEL_SELECTOR)),
+        f("disabled", Bool),
+        f("allowFirstLastIPs", Text(OneOf(&["Yes", "No"]))),
+    ],
+);
+static LOAD_BALANCER_IP_POOL_BLOCK: Object =
+    object("LoadBalancerIPPoolBlock", &[f("cidr", Text(Cidr)), f("start", Text(Ip)), f("stop", Text(Ip))]);
+
+/// Kubernetes' LabelSelector (`k8s.io/apimachinery/pkg/apis/meta/v1`).
+static LABEL_SELECTOR: Object =
+    object("LabelSelector", &[f("matchLabels", Map), f("matchExpressions", List(&Object(&LABEL_REQUIREMENT)))]);
+static LABEL_REQUIREMENT: Object = object(
+    "LabelSelectorRequirement",
+    &[req("key", TEXT), req("operator", Text(OneOf(&["In", "NotIn", "Exists", "DoesNotExist"]))), f("values", TEXTS)],
 );
 
 static CARRIED: Object = open("Object", &[]);

@@ -1,6 +1,8 @@
-//! Rules between the fields of one document, run once every field by itself is right; [`bgp`] has those of the BGP kinds.
+//! Rules between the fields of one document, run once every field by itself is right; [`bgp`] has those of the BGP kinds,
+//! [`load_balancer`] those of LoadBalancerIPPool.
 
 mod bgp;
+mod load_balancer;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,6 +29,9 @@ pub(super) fn check(kind: Kind, document: &Value, found: &mut Findings) {
         Kind::Service => service(&spec, found),
         Kind::EndpointSlice => endpoint_slice(document, found),
         Kind::FelixConfiguration => felix_configuration(name, found),
+        Kind::KubeControllersConfiguration => kube_controllers_configuration(name, found),
+        Kind::CalicoNodeStatus => calico_node_status(&spec, found),
+        Kind::LoadBalancerIpPool => load_balancer::ip_pool(&spec, found),
         Kind::IpReservation | Kind::ClusterInformation | Kind::Namespace | Kind::Pod => {}
     }
 }
@@ -249,6 +254,30 @@ fn felix_configuration(name: &str, found: &mut Findings) {
             rule,
             "default holds the settings of all nodes",
         ));
+    }
+}
+
+fn kube_controllers_configuration(name: &str, found: &mut Findings) {
+    if name != "default" {
+        found.errors.push(FieldError::field(
+            "metadata.name",
+            "Metadata.Name",
+            name,
+            "Cannot create a Kube Controllers Configuration resource with a name other than \"default\"",
+            "write name: default",
+        ));
+    }
+}
+
+fn calico_node_status(spec: &Spec, found: &mut Findings) {
+    let mut seen = BTreeSet::new();
+    for (i, class) in spec.items("classes").iter().enumerate() {
+        let class = class.as_str().unwrap_or_default();
+        if !seen.insert(class) {
+            let reason = "Reason: failed to validate Field: Classes because of Tag: unique ";
+            let path = format!("spec.classes[{i}]");
+            found.errors.push(FieldError::field(&path, "Classes", class, reason, format!("{class} is there already")));
+        }
     }
 }
 

@@ -183,6 +183,68 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"importV4": [{"action": "Accept", "prefixLength": {"min": 40}}]}),
             "whole number from 0 to 32",
         ),
+        // LoadBalancerIPPool.
+        (Kind::LoadBalancerIpPool, json!({}), "spec.blocks must be given"),
+        (Kind::LoadBalancerIpPool, json!({"blocks": []}), "Blocks = '' (a pool has at least one block)"),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"cidr": "10.0.0.0/24", "start": "10.0.0.1"}]}),
+            "a block is a cidr, or start and stop, not both",
+        ),
+        (Kind::LoadBalancerIpPool, json!({"blocks": [{}]}), "a block has a cidr, or a start"),
+        (Kind::LoadBalancerIpPool, json!({"blocks": [{"stop": "10.0.0.1"}]}), "start is required when stop is set"),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"start": "10.0.0.9", "stop": "10.0.0.1"}]}),
+            "error with field Stop = '10.0.0.1' (stop is below start 10.0.0.9); swap them",
+        ),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"start": "10.0.0.9", "stop": "fd00::1"}]}),
+            "start 10.0.0.9 is of the other address family",
+        ),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"cidr": "10.0.0.0/24"}, {"cidr": "10.1.0.0/24"}, {"start": "10.0.0.9"}]}),
+            "error with field Blocks = '10.0.0.9' (overlaps with spec.blocks[0], 10.0.0.0-10.0.0.255)",
+        ),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"start": "10.0.0.9"}], "serviceSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}),
+            "must be specified when `operator` is 'In' or 'NotIn'",
+        ),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"start": "10.0.0.9"}], "serviceSelector": {"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["b"]}]}}),
+            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+        ),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"start": "10.0.0.9"}], "allowFirstLastIPs": true}),
+            "cannot unmarshal bool into Go struct field LoadBalancerIPPoolSpec.spec.allowFirstLastIPs of type string",
+        ),
+        // KubeControllersConfiguration, CalicoNodeStatus.
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"loadBalancer": {"assignIPs": "Requested"}}}),
+            "the values are AllServices, RequestedServicesOnly",
+        ),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"leakGracePeriod": "15"}}}),
+            "LeakGracePeriod = '15'",
+        ),
+        (Kind::CalicoNodeStatus, json!({"classes": ["BGP"], "updatePeriodSeconds": 0}), "spec.node must be given"),
+        (
+            Kind::CalicoNodeStatus,
+            json!({"node": "a", "classes": ["BGP", "BGP"], "updatePeriodSeconds": 0}),
+            "Classes = 'BGP' (Reason: failed to validate Field: Classes because of Tag: unique )",
+        ),
+        (
+            Kind::CalicoNodeStatus,
+            json!({"node": "a", "classes": ["BGP"], "updatePeriodSeconds": 86401}),
+            "from 0 to 86400",
+        ),
         // IPAMConfiguration, Node.
         (
             Kind::IpamConfiguration,
@@ -247,6 +309,18 @@ fn good_documents_pass() {
         (Kind::FelixConfiguration, json!({"interfacePrefix": "cali,tap", "bpfEnabled": true})),
         (Kind::Service, json!({"type": "NodePort", "ports": [{"port": 80, "targetPort": "http", "nodePort": 30080}]})),
         (Kind::Service, json!({"clusterIP": "None"})),
+        (
+            Kind::LoadBalancerIpPool,
+            json!({"blocks": [{"cidr": "10.0.0.0/24"}, {"start": "10.0.1.0", "stop": "10.0.1.9"}, {"start": "fd00::1"}], "allowFirstLastIPs": "Yes"}),
+        ),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"leakGracePeriod": "15m", "hostEndpoint": {"autoCreate": "Disabled"}}, "loadBalancer": {}}, "prometheusMetricsPort": 0}),
+        ),
+        (
+            Kind::CalicoNodeStatus,
+            json!({"node": "a", "classes": ["Agent", "BGP", "Routes"], "updatePeriodSeconds": 10}),
+        ),
         (Kind::Namespace, json!({"finalizers": ["kubernetes"]})),
     ];
     for (kind, spec) in rows {
@@ -361,6 +435,15 @@ fn names_are_checked_and_a_right_one_offered() {
         assert!(errors[0].message.contains("must consist of lower case alphanumeric characters, '-' or '.' (regex: "));
         assert!(errors[0].advice.contains(advice), "{name}: {errors:?}");
     }
+}
+
+#[test]
+fn a_controllers_configuration_has_one_name() {
+    let got = messages(Kind::KubeControllersConfiguration, "mine", json!({}));
+    assert!(
+        got.contains("Cannot create a Kube Controllers Configuration resource with a name other than \"default\""),
+        "{got}"
+    );
 }
 
 #[test]
