@@ -51,6 +51,12 @@ pub enum Error {
     /// Calico's text.
     #[error("Cannot disable 'StrictAffinity' and 'AutoAllocateBlocks' at the same time")]
     InvalidConfig,
+    /// The address has been given to somebody else, or again, since the caller looked; nothing of its block was released.
+    #[error("update conflict: {ip} is not released: its {what} is {present}, not {expected}")]
+    NotTheSame { ip: IpAddr, what: &'static str, expected: String, present: String },
+    /// Calico's words.
+    #[error("block '{0}' is not empty")]
+    NotEmpty(IpNet),
     #[error("{what}: gave up after {MAX_ATTEMPTS} attempts, each lost to another writer (last: {last})")]
     Contention { what: String, last: datastore::Error },
     #[error(transparent)]
@@ -133,6 +139,14 @@ impl Ipam {
     pub async fn blocks(&self) -> Result<Vec<AllocationBlock>, Error> {
         let listing = self.store.list(&KeyRange::Blocks).await?;
         Ok(listing.items.iter().filter_map(readable_block).map(|v| v.value.stored().clone()).collect())
+    }
+
+    /// The block that holds an address, if there is one.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn block_of(&self, ip: IpAddr) -> Result<Option<AllocationBlock>, Error> {
+        Ok(self.block_with(ip, &self.pools().await?).await?.map(|b| b.value.stored().clone()))
     }
 
     /// Who has an address; `None` when it is free or in no block.

@@ -39,6 +39,27 @@ pub struct AssignRequest {
     pub namespace: Option<Namespace>,
 }
 
+impl AssignRequest {
+    /// A request of `owner` for nothing yet, in all pools that match; for services where the owner is no node.
+    pub fn new(owner: AffinityOwner, handle: impl Into<String>) -> Self {
+        let intended_use = match owner {
+            AffinityOwner::Host(_) => AllowedUse::Workload,
+            AffinityOwner::Virtual(_) => AllowedUse::LoadBalancer,
+        };
+        Self {
+            num_v4: 0,
+            num_v6: 0,
+            handle: handle.into(),
+            attributes: BTreeMap::new(),
+            owner,
+            pools_v4: vec![],
+            pools_v6: vec![],
+            intended_use,
+            namespace: None,
+        }
+    }
+}
+
 /// What was assigned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Assignment {

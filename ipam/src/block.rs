@@ -151,6 +151,14 @@ impl Block {
         self.stored.sequence_number += 1;
     }
 
+    /// Leaves the block to nobody.
+    pub fn clear_owner(&mut self) {
+        self.stored.affinity = None;
+        self.stored.affinity_claim_time = None;
+        self.stored.host_affinity = None;
+        self.stored.sequence_number += 1;
+    }
+
     /// Takes up to `want` addresses from the head of the queue; reserved ones stay queued, in order. With `strict`, only the
     /// block's owner may.
     ///

@@ -8,9 +8,10 @@
 //! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
-//!   [`release`]: its two directions
+//!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
 //! - [`environment`]: the time and randomness that it takes from outside
 
+pub mod affinity;
 pub mod allocator;
 pub mod assign;
 mod attempt;
@@ -25,3 +26,4 @@ pub use api::ip_pool::AllowedUse;
 pub use api::ipam::{AllocationBlock, IpamConfig};
 pub use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
 pub use assign::{AssignRequest, Assignment};
+pub use release::ReleaseRequest;

@@ -1,4 +1,4 @@
-//! Releasing: by handle, or by address. A block and the handles it changes are written in one transaction.
+//! Releasing: by handle, by address, or all of a node or a pool. A block and the handles it changes are written in one transaction.
 //!
 //! A block that becomes empty stays with its owner, who will need it again. When nobody owns it, or its owner's Node is gone, it
 //! goes, and with it the affinity.
@@ -6,22 +6,269 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::ipam::IpamConfig;
-use api::key::AffinityOwner;
+use api::ipam::{AllocationAttribute, IpamConfig};
+use api::key::{AffinityOwner, KeyRange};
 use api::{Key, Kind};
 use datastore::Op;
+use futures::future::try_join_all;
+use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
 use crate::allocator::{
-    Error, Ipam, MAX_BLOCKS_PER_TXN, Outcome, Retries, Versioned, cooldown, write_block, write_handle,
+    Error, Ipam, MAX_BLOCKS_PER_TXN, Outcome, Retries, Versioned, cooldown, readable_block, write_block, write_handle,
 };
 use crate::block::Block;
 use crate::handle;
+use crate::pool;
 
 /// Most addresses that one transaction releases; each may change a handle of its own (etcd: 128 operations by default).
 const MAX_ADDRESSES_PER_TXN: usize = 64;
+/// Blocks of one call that are written at the same time.
+const PARALLEL_BLOCKS: usize = 8;
+
+/// An address to release and, where the caller knows them, who must have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReleaseRequest {
+    pub address: IpAddr,
+    /// It must still be this handle's.
+    pub handle: Option<String>,
+    /// It must still be the allocation with this number (`sequenceNumberForAllocation`): not one that came after.
+    pub sequence_number: Option<u64>,
+}
+
+impl From<IpAddr> for ReleaseRequest {
+    fn from(address: IpAddr) -> Self {
+        Self { address, handle: None, sequence_number: None }
+    }
+}
+
+impl ReleaseRequest {
+    /// Refuses an allocation that is not the one meant.
+    fn check(&self, block: &Block, attribute: &AllocationAttribute) -> Result<(), Error> {
+        let not_the_same = |what, expected: &str, present: Option<String>| Error::NotTheSame {
+            ip: self.address,
+            what,
+            expected: expected.into(),
+            present: present.unwrap_or_else(|| "unknown".into()),
+        };
+        if let Some(handle) = &self.handle
+            && attribute.handle_id.as_deref() != Some(handle::sanitized(handle))
+        {
+            return Err(not_the_same("handle", handle, attribute.handle_id.clone()));
+        }
+        let sequence = block.sequence_of(self.address);
+        match self.sequence_number {
+            Some(number) if sequence != Some(number) => {
+                Err(not_the_same("sequence number", &number.to_string(), sequence.map(|n| n.to_string())))
+            }
+            _ => Ok(()),
+        }
+    }
+}
 
 impl Ipam {
+    /// Releases addresses; those that were not allocated are returned (Calico). A request for an allocation that is not there any more as
+    /// described stops the release of all addresses of its block, and of no other. Duplicates are harmless.
+    ///
+    /// # Errors
+    /// [`Error::NotTheSame`], [`Error::Store`], [`Error::Contention`]; then some may have been released.
+    pub async fn release_ips(&self, requests: &[ReleaseRequest]) -> Result<Vec<IpAddr>, Error> {
+        let config = self.config().await?;
+        let mut seen = BTreeSet::new();
+        let unique: Vec<&ReleaseRequest> =
+            requests.iter().filter(|r| seen.insert((r.address, &r.handle, r.sequence_number))).collect();
+        let (by_block, mut unallocated) = self.by_block(&unique).await?;
+        let mut parts = Vec::new();
+        for (cidr, wanted) in by_block {
+            parts.push(self.release_of_block(cidr, wanted, &config));
+        }
+        let mut outcomes = stream::iter(parts).buffer_unordered(PARALLEL_BLOCKS);
+        let mut first = None;
+        while let Some(outcome) = outcomes.next().await {
+            match outcome {
+                Ok(free) => unallocated.extend(free),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        unallocated.sort();
+        unallocated.dedup();
+        first.map_or(Ok(unallocated), Err)
+    }
+
+    /// Releases those of the addresses that a handle has; the others are returned and stay with whom they are.
+    ///
+    /// # Errors
+    /// As [`Self::release_ips`].
+    pub async fn release_ips_of(&self, handle: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
+        let id = handle::sanitized(handle);
+        let requests: Vec<ReleaseRequest> = addresses.iter().copied().map(Into::into).collect();
+        let (by_block, mut others) = self.by_block(&requests.iter().collect::<Vec<_>>()).await?;
+        let mut mine = Vec::new();
+        for (cidr, wanted) in by_block {
+            let block = self.block(cidr).await?;
+            for request in wanted {
+                let ip = request.address;
+                let held = block.as_ref().and_then(|b| b.value.attribute_of(ip)?.handle_id.clone());
+                if held.as_deref() == Some(id) {
+                    let sequence_number = block.as_ref().and_then(|b| b.value.sequence_of(ip));
+                    mine.push(ReleaseRequest { address: ip, handle: Some(id.into()), sequence_number });
+                } else {
+                    others.push(ip);
+                }
+            }
+        }
+        others.extend(self.release_ips(&mine).await?);
+        Ok(others)
+    }
+
+    /// Releases every address that workloads of a node have, in blocks of whomever; the addresses.
+    ///
+    /// # Errors
+    /// As [`Self::release_ips`]; one that was given again meanwhile is a conflict, and stays.
+    pub async fn release_node_addresses(&self, node: &str) -> Result<Vec<IpAddr>, Error> {
+        let is_of_node = |_: IpAddr, a: &AllocationAttribute| {
+            a.secondary.as_ref().and_then(|s| s.get(api::ipam::attr::NODE)).is_some_and(|n| n == node)
+        };
+        self.release_where(is_of_node).await
+    }
+
+    /// Releases every address inside a pool's CIDR; the addresses.
+    ///
+    /// # Errors
+    /// As [`Self::release_node_addresses`].
+    pub async fn release_pool_addresses(&self, pool: IpNet) -> Result<Vec<IpAddr>, Error> {
+        self.release_where(|ip, _| pool.contains(&ip)).await
+    }
+
+    async fn release_where(&self, wanted: impl Fn(IpAddr, &AllocationAttribute) -> bool) -> Result<Vec<IpAddr>, Error> {
+        let mut requests = Vec::new();
+        for block in self.store.list(&KeyRange::Blocks).await?.items.iter().filter_map(readable_block) {
+            for (address, attribute) in block.value.allocated().filter(|(ip, a)| wanted(*ip, a)) {
+                let sequence_number = block.value.sequence_of(address);
+                requests.push(ReleaseRequest { address, handle: attribute.handle_id.clone(), sequence_number });
+            }
+        }
+        let gone: BTreeSet<IpAddr> = self.release_ips(&requests).await?.into_iter().collect();
+        Ok(requests.into_iter().map(|r| r.address).filter(|ip| !gone.contains(ip)).collect())
+    }
+
+    /// The requests by the block that holds their address, and the addresses that no block holds.
+    async fn by_block<'a>(
+        &self,
+        requests: &[&'a ReleaseRequest],
+    ) -> Result<(BTreeMap<IpNet, Vec<&'a ReleaseRequest>>, Vec<IpAddr>), Error> {
+        let pools = self.pools().await?;
+        let mut exists: BTreeMap<IpNet, bool> = BTreeMap::new();
+        let mut all: Option<Vec<IpNet>> = None;
+        let mut by_block: BTreeMap<IpNet, Vec<&ReleaseRequest>> = BTreeMap::new();
+        let mut nowhere = Vec::new();
+        for request in requests {
+            let ip = request.address;
+            let mut found = None;
+            for cidr in pools.iter().filter_map(|p| pool::block_of(p, ip)) {
+                let is_there = match exists.get(&cidr) {
+                    Some(known) => *known,
+                    None => self.store.get(&Key::IpamBlock(cidr)).await?.is_some(),
+                };
+                exists.insert(cidr, is_there);
+                found = found.or(is_there.then_some(cidr));
+            }
+            if found.is_none() {
+                // Of a pool that is gone, or had another block size.
+                if all.is_none() {
+                    let listing = self.store.list(&KeyRange::Blocks).await?;
+                    let cidr = |kv: datastore::KeyValue| match kv.key {
+                        Key::IpamBlock(cidr) => Some(cidr),
+                        _ => None,
+                    };
+                    all = Some(listing.items.into_iter().filter_map(cidr).collect());
+                }
+                found = all.iter().flatten().find(|cidr| cidr.contains(&ip)).copied();
+            }
+            match found {
+                Some(cidr) => by_block.entry(cidr).or_default().push(request),
+                None => nowhere.push(ip),
+            }
+        }
+        Ok((by_block, nowhere))
+    }
+
+    /// Releases addresses of one block; those that were not allocated. All requests are checked before the first is done.
+    async fn release_of_block(
+        &self,
+        cidr: IpNet,
+        wanted: Vec<&ReleaseRequest>,
+        config: &IpamConfig,
+    ) -> Result<Vec<IpAddr>, Error> {
+        let mut free = Vec::new();
+        if wanted.len() > MAX_ADDRESSES_PER_TXN
+            && let Some(block) = self.block(cidr).await?
+        {
+            for request in &wanted {
+                block.value.attribute_of(request.address).map_or(Ok(()), |a| request.check(&block.value, a))?;
+            }
+        }
+        for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
+            let released = self.release_in(cidr, chunk, config).await?;
+            free.extend(chunk.iter().map(|r| r.address).filter(|ip| !released.contains(ip)));
+        }
+        Ok(free)
+    }
+
+    /// Releases addresses of one block in one transaction; those that were allocated.
+    async fn release_in(
+        &self,
+        cidr: IpNet,
+        wanted: &[&ReleaseRequest],
+        config: &IpamConfig,
+    ) -> Result<BTreeSet<IpAddr>, Error> {
+        let mut retries = Retries::new(self, format!("release addresses of block {cidr}"));
+        // What an attempt with an unknown outcome may have released, by the number of the allocation.
+        let mut perhaps: BTreeMap<IpAddr, Option<u64>> = BTreeMap::new();
+        loop {
+            let Some(mut block) = self.block(cidr).await? else { return Ok(perhaps.into_keys().collect()) };
+            let mut addresses = BTreeSet::new();
+            for request in wanted {
+                let ip = request.address;
+                let Some(attribute) = block.value.attribute_of(ip) else { continue };
+                if perhaps.get(&ip).is_some_and(|number| *number != block.value.sequence_of(ip)) {
+                    // It happened, and the address is somebody else's by now.
+                    continue;
+                }
+                request.check(&block.value, attribute)?;
+                addresses.insert(ip);
+            }
+            if addresses.is_empty() {
+                return Ok(perhaps.into_keys().collect());
+            }
+            let numbers: Vec<_> = addresses.iter().map(|ip| (*ip, block.value.sequence_of(*ip))).collect();
+            let list: Vec<IpAddr> = addresses.into_iter().collect();
+            let released = block.value.release(&list, self.now(), cooldown(config));
+            let mut ops = self.write_released(&block).await?;
+            let handles: BTreeSet<String> = released.into_iter().filter_map(|r| r.handle).collect();
+            let mut reads = Vec::new();
+            for id in &handles {
+                reads.push(self.handle(id));
+            }
+            for (id, mut held) in handles.iter().zip(try_join_all(reads).await?) {
+                handle::set(&mut held.value, cidr, block.value.addresses_of(id).len());
+                ops.extend(write_handle(id, &held));
+            }
+            match self.write(ops).await? {
+                Outcome::Done => {
+                    perhaps.extend(numbers);
+                    return Ok(perhaps.into_keys().collect());
+                }
+                Outcome::Retry(error) => {
+                    if matches!(error, datastore::Error::Unknown(_)) {
+                        perhaps.extend(numbers);
+                    }
+                    retries.again(error).await?;
+                }
+            }
+        }
+    }
+
     /// Releases everything that a handle has; the addresses. That nobody knows the handle is success.
     ///
     /// # Errors
@@ -59,87 +306,6 @@ impl Ipam {
                 Outcome::Retry(error) => {
                     if matches!(error, datastore::Error::Unknown(_)) && self.are_free(id, &addresses).await? {
                         released.extend(addresses);
-                    }
-                    retries.again(error).await?;
-                }
-            }
-        }
-    }
-
-    /// Releases addresses, whoever has them; those that were not allocated are returned (Calico).
-    ///
-    /// # Errors
-    /// [`Error::Store`], [`Error::Contention`]; then some may have been released.
-    pub async fn release_ips(&self, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
-        self.release(addresses, None).await
-    }
-
-    /// Releases those of the addresses that a handle has; the others are returned and stay with whom they are.
-    ///
-    /// # Errors
-    /// As [`Self::release_ips`].
-    pub async fn release_ips_of(&self, handle: &str, addresses: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
-        self.release(addresses, Some(handle::sanitized(handle))).await
-    }
-
-    async fn release(&self, addresses: &[IpAddr], holder: Option<&str>) -> Result<Vec<IpAddr>, Error> {
-        let config = self.config().await?;
-        let pools = self.pools().await?;
-        let mut by_block: BTreeMap<IpNet, Vec<IpAddr>> = BTreeMap::new();
-        let mut unallocated = Vec::new();
-        for &ip in addresses {
-            match self.block_with(ip, &pools).await? {
-                Some(block) => by_block.entry(block.value.cidr()).or_default().push(ip),
-                None => unallocated.push(ip),
-            }
-        }
-        for (cidr, wanted) in by_block {
-            for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
-                let released = self.release_in(cidr, chunk, holder, &config).await?;
-                unallocated.extend(chunk.iter().filter(|ip| !released.contains(ip)));
-            }
-        }
-        Ok(unallocated)
-    }
-
-    /// Releases addresses of one block, with `holder` only what that handle has; those that were allocated.
-    async fn release_in(
-        &self,
-        cidr: IpNet,
-        wanted: &[IpAddr],
-        holder: Option<&str>,
-        config: &IpamConfig,
-    ) -> Result<Vec<IpAddr>, Error> {
-        let mut retries = Retries::new(self, format!("release addresses of block {cidr}"));
-        // Addresses that an earlier attempt with an unknown outcome may have released.
-        let mut perhaps: Vec<IpAddr> = Vec::new();
-        loop {
-            let Some(mut block) = self.block(cidr).await? else { return Ok(perhaps) };
-            let wanted: Vec<IpAddr> = match holder {
-                Some(id) => block.value.addresses_of(id).into_iter().filter(|ip| wanted.contains(ip)).collect(),
-                None => wanted.to_vec(),
-            };
-            let released = block.value.release(&wanted, self.now(), cooldown(config));
-            if released.is_empty() {
-                return Ok(perhaps);
-            }
-            let mut ops = self.write_released(&block).await?;
-            let handles: BTreeSet<&str> = released.iter().filter_map(|r| r.handle.as_deref()).collect();
-            for id in handles {
-                let mut held = self.handle(id).await?;
-                handle::set(&mut held.value, cidr, block.value.addresses_of(id).len());
-                ops.extend(write_handle(id, &held));
-            }
-            let addresses: Vec<IpAddr> = released.into_iter().map(|r| r.address).collect();
-            match self.write(ops).await? {
-                Outcome::Done => {
-                    perhaps.retain(|ip| !addresses.contains(ip));
-                    perhaps.extend(addresses);
-                    return Ok(perhaps);
-                }
-                Outcome::Retry(error) => {
-                    if matches!(error, datastore::Error::Unknown(_)) {
-                        perhaps = addresses;
                     }
                     retries.again(error).await?;
                 }

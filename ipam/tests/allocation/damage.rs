@@ -96,7 +96,7 @@ async fn a_handle_that_was_counted_wrongly_becomes_right() {
         let block = first.v4[0].trunc().to_string();
         let handle = IpamHandle { block: BTreeMap::from([(block, wrong)]), deleted: false };
         store.put(Key::IpamHandle("x".into()), serde_json::to_vec(&handle).unwrap()).await.unwrap();
-        ipam.release_ips(&[first.v4[0].addr()]).await.unwrap();
+        ipam.release_ips(&[first.v4[0].addr().into()]).await.unwrap();
         audit(&store).await;
         store.put(Key::IpamHandle("x".into()), serde_json::to_vec(&handle).unwrap()).await.unwrap();
         ipam.auto_assign(&request("a", "x")).await.unwrap();

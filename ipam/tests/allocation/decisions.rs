@@ -126,7 +126,7 @@ async fn addresses_are_released_whoever_has_them() {
     let more = ipam.auto_assign(&request("a", "a.2")).await.unwrap();
     let mut wanted: Vec<IpAddr> = got.v4[..30].iter().map(|n| n.addr()).collect();
     wanted.extend([more.v4[0].addr(), ip("172.16.0.1"), got.v4[0].addr()]);
-    let unallocated = ipam.release_ips(&wanted).await.unwrap();
+    let unallocated = ipam.release_ips(&requests(&wanted)).await.unwrap();
     assert_eq!(unallocated, [ip("172.16.0.1")], "a duplicate is harmless");
     let held = audit(&store).await;
     assert_eq!((held.len(), held["a.1"].len()), (1, 10));

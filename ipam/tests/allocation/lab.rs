@@ -12,7 +12,7 @@ use api::{IpPool, Key, Metadata, Node, NodeSpec};
 use datastore::memory::MemoryStore;
 use datastore::{DynStore, typed};
 use ipam::block::Block;
-use ipam::{AffinityOwner, AllowedUse, AssignRequest, Ipam, IpamConfig};
+use ipam::{AffinityOwner, AssignRequest, Ipam, IpamConfig, ReleaseRequest};
 use ipnet::IpNet;
 
 pub const STRICT: IpamConfig = IpamConfig {
@@ -36,17 +36,11 @@ pub fn host(name: &str) -> AffinityOwner {
 }
 
 pub fn request(node: &str, handle: &str) -> AssignRequest {
-    AssignRequest {
-        num_v4: 1,
-        num_v6: 0,
-        handle: handle.into(),
-        attributes: BTreeMap::new(),
-        owner: host(node),
-        pools_v4: vec![],
-        pools_v6: vec![],
-        intended_use: AllowedUse::Workload,
-        namespace: None,
-    }
+    AssignRequest { num_v4: 1, ..AssignRequest::new(host(node), handle) }
+}
+
+pub fn requests(addresses: &[IpAddr]) -> Vec<ReleaseRequest> {
+    addresses.iter().copied().map(Into::into).collect()
 }
 
 pub async fn add_pool(store: &DynStore, name: &str, cidr: &str, block_size: u8, change: impl FnOnce(&mut IpPoolSpec)) {
@@ -99,7 +93,8 @@ pub async fn audit(store: &DynStore) -> BTreeMap<String, BTreeSet<IpAddr>> {
         })
         .collect();
     assert_eq!(stored, counts, "handles are exact");
-    let affinities = store.list(&KeyRange::HostAffinities).await.unwrap().items;
+    let mut affinities = store.list(&KeyRange::HostAffinities).await.unwrap().items;
+    affinities.extend(store.list(&KeyRange::VirtualAffinities).await.unwrap().items);
     let affinities: BTreeSet<Key> = affinities
         .into_iter()
         .inspect(|kv| assert_eq!(kv.value, br#"{"state":"confirmed","deleted":false}"#, "{}", kv.key))

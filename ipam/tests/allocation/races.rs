@@ -28,7 +28,7 @@ async fn injected_failures_neither_double_nor_leak() {
             assert_eq!(held["a.2"], two.v4.iter().map(|n| n.addr()).collect(), "{first:?} {second:?}");
             memory.fail_next_txn(first);
             memory.fail_next_txn(second);
-            assert!(ipam.release_ips(&[one.v4[0].addr()]).await.unwrap().is_empty(), "{first:?} {second:?}");
+            assert!(ipam.release_ips(&[one.v4[0].addr().into()]).await.unwrap().is_empty(), "{first:?} {second:?}");
             memory.fail_next_txn(first);
             memory.fail_next_txn(second);
             assert_eq!(ipam.release_by_handle("a.2").await.unwrap().len(), 20, "{first:?} {second:?}");
@@ -124,7 +124,7 @@ async fn large_requests_stay_below_etcds_limit() {
     let got = ipam.auto_assign(&all).await.unwrap();
     assert_eq!((got.v4.len(), got.v6.len(), got.message), (256, 256, None));
     let addresses: Vec<IpAddr> = got.v4.iter().chain(&got.v6).map(|net| net.addr()).collect();
-    assert!(ipam.release_ips(&addresses).await.unwrap().is_empty());
+    assert!(ipam.release_ips(&requests(&addresses)).await.unwrap().is_empty());
     assert!(audit(&store).await.is_empty());
     for mut block in ipam.blocks().await.unwrap() {
         block.affinity_claim_time = Some("2020-01-01T00:00:00Z".into());
@@ -146,7 +146,7 @@ async fn large_requests_stay_below_etcds_limit() {
         let wide = AssignRequest { pools_v4: vec![net("10.1.0.0/24")], ..request("a", &format!("a.{n}")) };
         addresses.push(ipam.auto_assign(&wide).await.unwrap().v4[0].addr());
     }
-    assert!(ipam.release_ips(&addresses).await.unwrap().is_empty());
+    assert!(ipam.release_ips(&requests(&addresses)).await.unwrap().is_empty());
     assert!(ipam.blocks().await.unwrap().iter().all(|b| b.allocations.iter().all(Option::is_none)));
     assert!(store.list(&KeyRange::Handles).await.unwrap().items.is_empty());
 }
@@ -214,7 +214,7 @@ proptest! {
                     }
                     Step::Release { last } => {
                         let addresses: Vec<IpAddr> = last.into_iter().map(address).collect();
-                        let unallocated = ipam.release_ips(&addresses).await.unwrap();
+                        let unallocated = ipam.release_ips(&requests(&addresses)).await.unwrap();
                         for ip in addresses.into_iter().collect::<BTreeSet<_>>() {
                             let was = model.values_mut().any(|held| held.remove(&ip));
                             assert_eq!(was, !unallocated.contains(&ip), "{ip}");

@@ -85,6 +85,8 @@ pub enum KeyRange {
     VirtualAffinities,
     Handles,
     Elections,
+    /// The one object [`Key::IpamConfig`], to watch it.
+    IpamConfig,
     /// Everything the store holds, Calico's and ours.
     All,
 }
@@ -195,6 +197,7 @@ impl KeyRange {
             Self::VirtualAffinities => format!("{IPAM}virtual/"),
             Self::Handles => format!("{IPAM}handle/"),
             Self::Elections => ELECTION.into(),
+            Self::IpamConfig => format!("{IPAM}config"),
             Self::All => "/".into(),
         }
     }

@@ -45,6 +45,7 @@ struct State {
     is_unavailable: bool,
     /// Watches of an older generation are broken.
     generation: u64,
+    has_single_writes_only: bool,
 }
 
 impl Default for MemoryStore {
@@ -56,6 +57,13 @@ impl Default for MemoryStore {
 impl MemoryStore {
     pub fn new() -> Self {
         Self { shared: Arc::new(Shared { state: Mutex::default(), changed: watch::Sender::new(0) }) }
+    }
+
+    /// A store that refuses transactions of more than one operation, as the Kubernetes API has none.
+    pub fn without_transactions() -> Self {
+        let store = Self::new();
+        store.state().has_single_writes_only = true;
+        store
     }
 
     /// The next transaction meets this; several calls queue up.
@@ -100,6 +108,9 @@ impl MemoryStore {
 impl State {
     fn commit(&mut self, txn: Txn) -> Result<Revision, Error> {
         txn.check_keys()?;
+        if self.has_single_writes_only && txn.ops.len() > 1 {
+            return Err(Error::Invalid(format!("this store takes one operation at a time, not {}", txn.ops.len())));
+        }
         for op in &txn.ops {
             op.check(self.objects.get(&op.key().to_string()).map(|kv| kv.mod_revision))?;
         }
@@ -226,6 +237,10 @@ impl Store for MemoryStore {
         };
         self.wake();
         outcome
+    }
+
+    fn has_transactions(&self) -> bool {
+        !self.state().has_single_writes_only
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {

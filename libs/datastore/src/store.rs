@@ -170,6 +170,12 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::AlreadyExists`] for a create, [`Error::NotFound`] or [`Error::Conflict`] for the others.
     async fn txn(&self, txn: Txn) -> Result<Revision, Error>;
 
+    /// Whether a [`Txn`] may hold several operations. A store that says no refuses such a one with [`Error::Invalid`] and writes
+    /// nothing of it.
+    fn has_transactions(&self) -> bool {
+        true
+    }
+
     /// Forgets history before `revision`; watches from there on still work.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 
