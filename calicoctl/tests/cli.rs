@@ -519,6 +519,73 @@ fn workload_endpoints_have_the_columns_that_operators_know() {
     assert_eq!(fleet.get(&["wep", "-n", "other"]).lines().count(), 2);
 }
 
+/// As published for Cilium.
+const CILIUM_POOLS: &str = r#"---
+apiVersion: "cilium.io/v2alpha1"
+kind: CiliumLoadBalancerIPPool
+metadata:
+  name: "blue-pool"
+spec:
+  cidrs:
+  - cidr: "20.0.10.0/24"
+  serviceSelector:
+    matchExpressions:
+      - {key: color, operator: In, values: [blue, cyan]}
+---
+apiVersion: "cilium.io/v2alpha1"
+kind: CiliumLoadBalancerIPPool
+metadata:
+  name: "red-pool"
+spec:
+  cidrs:
+  - cidr: "30.0.10.0/24"
+  serviceSelector:
+    matchLabels:
+      color: red
+"#;
+
+#[test]
+fn pools_written_for_cilium_are_converted() {
+    let fleet = Fleet::new();
+    assert_eq!(fleet.apply(CILIUM_POOLS), "Successfully applied 2 'LoadBalancerIPPool' resource(s)\n");
+    for word in ["ciliumloadbalancerippool", "lbippool", "LoadBalancerIPPools"] {
+        let table = fleet.get(&[word]);
+        let rows: Vec<Vec<&str>> =
+            table.lines().map(|l| l.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
+        assert_eq!(rows[0], ["NAME", "DISABLED", "CONFLICTING", "IPS AVAILABLE", "AGE"]);
+        for (row, name) in [(&rows[1], "blue-pool"), (&rows[2], "red-pool")] {
+            assert_eq!(row[..4], [name, "false", "False", "254"], "{table}");
+            assert!(row[4].ends_with('s'), "{table}");
+        }
+    }
+    let stored = fleet.get(&["lbippool", "red-pool", "-o", "yaml"]);
+    assert!(stored.starts_with("apiVersion: tortie.io/v1\nkind: LoadBalancerIPPool\n"), "{stored}");
+    assert!(
+        stored.contains(
+            "spec:\n  blocks:\n  - cidr: 30.0.10.0/24\n  serviceSelector:\n    matchLabels:\n      color: red\n"
+        ),
+        "{stored}"
+    );
+
+    let younger = "apiVersion: tortie.io/v1\nkind: LoadBalancerIPPool\nmetadata: {name: young}\nspec:\n  allowFirstLastIPs: Yes\n  blocks: [{cidr: 20.0.0.0/16}]\n";
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    fleet.apply(younger);
+    let table = fleet.get(&["lbippool", "young"]);
+    assert!(table.contains("young   false      True          65536 "), "{table}");
+
+    let wrong = CILIUM_POOLS.replace("20.0.10.0/24", "20.0.10.0/33").replace("operator: In", "operator: Among");
+    let outcome = fleet.run(&["apply", "-f", "-"], &wrong);
+    for text in [
+        "stdin: document 1 (LoadBalancerIPPool blue-pool), line 8, column 11: spec.cidrs[0].cidr '20.0.10.0/33'",
+        "line 11, column 32: spec.serviceSelector.matchExpressions[0].operator 'Among'",
+        "nothing was applied: 2 errors in 1 of 2 documents",
+    ] {
+        assert!(outcome.stderr.contains(text), "want {text}\ngot {}", outcome.stderr);
+    }
+    let outcome = fleet.run(&["delete", "-f", "-"], CILIUM_POOLS);
+    assert_eq!(outcome.stdout, "Successfully deleted 2 'LoadBalancerIPPool' resource(s)\n");
+}
+
 #[test]
 fn an_ipam_configuration_is_one_object_however_it_is_written() {
     let fleet = Fleet::new();

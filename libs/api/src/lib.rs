@@ -8,6 +8,7 @@
 //! - [`meta`]: `Metadata` and `Resource<S>`, the envelope of every kind
 //! - [`kind`]: the kinds, their plurals, aliases, scope and API groups
 //! - [`key`]: where an object lives in the store (Calico's etcd layout, byte for byte)
+//! - [`kdd`]: IPAM's records as objects of the Kubernetes API
 //! - one module per kind or family of kinds
 //! - [`extension`]: `spec` fields that Calico lacks, kept as annotations in the store
 //! - [`selector`], [`schema`], [`validate`]: the selector grammar; the fields of every kind; checks of documents
@@ -25,6 +26,7 @@ pub mod extension;
 pub mod felix_configuration;
 pub mod ip_pool;
 pub mod ipam;
+pub mod kdd;
 pub mod key;
 pub mod kind;
 pub mod kube_controllers_configuration;

@@ -33,11 +33,7 @@ fn main() -> ExitCode {
 
 /// Name and text of every file.
 fn files() -> Vec<(String, String)> {
-    let has_crd = |k: &&Kind| {
-        use Kind::{CalicoNodeStatus, KubeControllersConfiguration, LoadBalancerIpPool, Node, WorkloadEndpoint};
-        let later = [CalicoNodeStatus, KubeControllersConfiguration, LoadBalancerIpPool, Node, WorkloadEndpoint];
-        group(**k).is_some() && !later.contains(k)
-    };
+    let has_crd = |k: &&Kind| group(**k).is_some() && !matches!(k, Kind::Node | Kind::WorkloadEndpoint);
     Kind::ALL.iter().filter(has_crd).map(|kind| file(*kind)).collect()
 }
 
