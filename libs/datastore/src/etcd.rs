@@ -11,14 +11,14 @@ use std::time::Duration;
 use api::key::{Key, KeyRange};
 use async_trait::async_trait;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, TlsOptions, TxnOp,
-    TxnOpResponse, WatchOptions,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, EventType, GetOptions, Identity, PutOptions, TlsOptions,
+    TxnOp, TxnOpResponse, WatchOptions,
 };
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::config::EtcdConfig;
-use crate::store::{Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
+use crate::store::{Error, Event, KeyValue, LeaseId, Leases, Listing, Op, Revision, Store, Txn, WatchStream};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// An unreachable store is reported after this and [`PROBE_TIMEOUT`]: less than 5 s.
@@ -69,6 +69,37 @@ impl EtcdStore {
             Ok(Err(e)) => Err(failure(&self.endpoints, doing, &e).await),
             Err(_) => Err(timed_out(&self.endpoints).await),
         }
+    }
+
+    /// One transaction; what it writes belongs to the lease, if any.
+    async fn commit(&self, txn: Txn, lease: Option<LeaseId>) -> Result<Revision, Error> {
+        txn.check_keys()?;
+        let mut kv = self.client.kv_client();
+        let outcome = match timeout(REQUEST_TIMEOUT, kv.txn(request(&txn, lease)?)).await {
+            Ok(outcome) => outcome,
+            Err(_) => return Err(Error::Unknown(timed_out(&self.endpoints).await.to_string())),
+        };
+        let response = match outcome {
+            Ok(response) => response,
+            Err(e) if is_lease_gone(&e) => {
+                return Err(Error::Invalid(format!("{}: cannot write: the lease is gone", self.describe())));
+            }
+            Err(e) => {
+                let error = failure(&self.endpoints, "write", &e).await;
+                return Err(if is_certainly_not_applied(&e) { error } else { Error::Unknown(error.to_string()) });
+            }
+        };
+        if response.succeeded() {
+            return Ok(revision_of(response.header()));
+        }
+        for (op, found) in txn.ops.iter().zip(response.op_responses()) {
+            let present = match &found {
+                TxnOpResponse::Get(get) => get.kvs().first().map(|kv| revision(kv.mod_revision())),
+                _ => None,
+            };
+            op.check(present)?;
+        }
+        Err(Error::Unknown(format!("{}: a transaction failed although its conditions hold", self.describe())))
     }
 
     /// All pages of a range, at the revision of the first.
@@ -129,30 +160,7 @@ impl Store for EtcdStore {
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision, Error> {
-        txn.check_keys()?;
-        let mut kv = self.client.kv_client();
-        let outcome = match timeout(REQUEST_TIMEOUT, kv.txn(request(&txn)?)).await {
-            Ok(outcome) => outcome,
-            Err(_) => return Err(Error::Unknown(timed_out(&self.endpoints).await.to_string())),
-        };
-        let response = match outcome {
-            Ok(response) => response,
-            Err(e) => {
-                let error = failure(&self.endpoints, "write", &e).await;
-                return Err(if is_certainly_not_applied(&e) { error } else { Error::Unknown(error.to_string()) });
-            }
-        };
-        if response.succeeded() {
-            return Ok(revision_of(response.header()));
-        }
-        for (op, found) in txn.ops.iter().zip(response.op_responses()) {
-            let present = match &found {
-                TxnOpResponse::Get(get) => get.kvs().first().map(|kv| revision(kv.mod_revision())),
-                _ => None,
-            };
-            op.check(present)?;
-        }
-        Err(Error::Unknown(format!("{}: a transaction failed although its conditions hold", self.describe())))
+        self.commit(txn, None).await
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
@@ -164,8 +172,50 @@ impl Store for EtcdStore {
         }
     }
 
+    fn leases(&self) -> Option<&dyn Leases> {
+        Some(self)
+    }
+
     fn describe(&self) -> String {
         describe(&self.endpoints)
+    }
+}
+
+#[async_trait]
+impl Leases for EtcdStore {
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
+        let seconds = i64::try_from(ttl.as_millis().div_ceil(1000)).unwrap_or(i64::MAX);
+        let mut client = self.client.lease_client();
+        let granted = self.read("grant a lease", client.grant(seconds, None)).await?;
+        Ok(LeaseId(granted.id()))
+    }
+
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, Error> {
+        let mut client = self.client.lease_client();
+        let kept = async {
+            match client.keep_alive(lease.0).await {
+                Ok(_) => Ok(true),
+                // The server answers with a time to live of 0 where it has no such lease.
+                Err(etcd_client::Error::LeaseKeepAliveError(_)) => Ok(false),
+                Err(e) => Err(e),
+            }
+        };
+        self.read("keep a lease alive", kept).await
+    }
+
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
+        let mut client = self.client.lease_client();
+        let revoked = async {
+            match client.revoke(lease.0).await {
+                Err(e) if is_lease_gone(&e) => Ok(()),
+                outcome => outcome.map(|_| ()),
+            }
+        };
+        self.read("revoke a lease", revoked).await
+    }
+
+    async fn txn_with_lease(&self, txn: Txn, lease: LeaseId) -> Result<Revision, Error> {
+        self.commit(txn, Some(lease)).await
     }
 }
 
@@ -226,7 +276,8 @@ impl Watch {
 }
 
 /// The etcd transaction: conditions, writes, and reads that tell which condition failed.
-fn request(txn: &Txn) -> Result<etcd_client::Txn, Error> {
+fn request(txn: &Txn, lease: Option<LeaseId>) -> Result<etcd_client::Txn, Error> {
+    let put_options = lease.map(|lease| PutOptions::new().with_lease(lease.0));
     let mut compares = Vec::new();
     let mut writes = Vec::new();
     let mut reads = Vec::new();
@@ -247,7 +298,7 @@ fn request(txn: &Txn) -> Result<etcd_client::Txn, Error> {
         }
         match op {
             Op::Create(_, value) | Op::Update(_, value, _) | Op::Put(_, value) => {
-                writes.push(TxnOp::put(key.clone(), value.clone(), None));
+                writes.push(TxnOp::put(key.clone(), value.clone(), put_options.clone()));
             }
             Op::Delete(..) => writes.push(TxnOp::delete(key.clone(), None)),
             Op::Check(..) => {}
@@ -317,6 +368,10 @@ async fn failure(endpoints: &[String], doing: &str, error: &etcd_client::Error) 
 fn is_of_transport(code: i32, message: &str) -> bool {
     // gRPC status codes: 1 cancelled, 2 unknown, 4 deadline exceeded, 13 internal, 14 unavailable.
     matches!(code, 1 | 2 | 4 | 13 | 14) && !message.starts_with("etcdserver:") && !message.starts_with("auth:")
+}
+
+fn is_lease_gone(error: &etcd_client::Error) -> bool {
+    matches!(error, etcd_client::Error::GRpcStatus(status) if status.message().contains("requested lease not found"))
 }
 
 /// Whether etcd answered that it did not take the write.

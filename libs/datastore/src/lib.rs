@@ -7,12 +7,14 @@
 //! - [`store`]: the trait, keys and values, transactions, errors
 //! - [`sqlite`], [`etcd`]: the embedded store and etcd; [`memory`]: for tests, fails on demand
 //! - [`watcher`]: list and watch as one stream of updates, then in-sync
+//! - [`election`]: one leader among processes that share a store
 //! - [`typed`]: resources in and out, with metadata filled as Calico does
 //! - [`config`]: which store the environment asks for
 //! - [`conformance`]: the suite that every store passes
 
 pub mod config;
 pub mod conformance;
+pub mod election;
 pub mod etcd;
 pub mod memory;
 pub mod sqlite;
@@ -20,4 +22,4 @@ pub mod store;
 pub mod typed;
 pub mod watcher;
 
-pub use store::{DynStore, Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
+pub use store::{DynStore, Error, Event, KeyValue, LeaseId, Leases, Listing, Op, Revision, Store, Txn, WatchStream};

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::key::{Key, KeyRange};
 use async_trait::async_trait;
@@ -179,6 +180,11 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets history before `revision`; watches from there on still work.
     async fn compact(&self, revision: Revision) -> Result<(), Error>;
 
+    /// Leases, in a store that has them.
+    fn leases(&self) -> Option<&dyn Leases> {
+        None
+    }
+
     /// What and where this is, for messages: `sqlite /var/lib/tortie/tortie.db`, `etcd http://10.0.0.1:2379`.
     fn describe(&self) -> String;
 
@@ -197,6 +203,29 @@ pub trait Store: Send + Sync + 'static {
     async fn delete(&self, key: Key, revision: Option<Revision>) -> Result<Revision, Error> {
         self.txn(Txn { ops: vec![Op::Delete(key, revision)] }).await
     }
+}
+
+/// A lease of the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub i64);
+
+/// Keys that go by themselves when whoever wrote them is dead: the server deletes the keys of a lease that was not kept alive.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// A lease that lasts for at least `ttl` after this and after each [`Leases::keep_alive`].
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error>;
+
+    /// Whether the lease still was; if so, it lasts for its whole time again.
+    async fn keep_alive(&self, lease: LeaseId) -> Result<bool, Error>;
+
+    /// Ends the lease, and deletes its keys. One that is gone already is no error.
+    async fn revoke(&self, lease: LeaseId) -> Result<(), Error>;
+
+    /// As [`Store::txn`]; what it writes belongs to the lease. A later write without the lease takes the key out of it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] also where the lease is gone.
+    async fn txn_with_lease(&self, txn: Txn, lease: LeaseId) -> Result<Revision, Error>;
 }
 
 /// A shared store.
