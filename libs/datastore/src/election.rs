@@ -33,6 +33,9 @@ use crate::watcher::{self, Update};
 pub use record::Record;
 use record::Sight;
 
+/// The store's lease lasts for this many leases of the record: where somebody is there, the record is taken over before it
+/// goes by itself, and one that is gone was removed by somebody.
+const KEY_LEASES: u32 = 2;
 /// How long a release may take; a store that does not answer must not hold up a shutdown.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -322,7 +325,7 @@ impl Candidate {
     /// One attempt on what is seen as free.
     async fn acquire(&self) -> Result<Held, Error> {
         let lease = match self.store.leases() {
-            Some(leases) => Some(leases.grant(self.settings.lease).await?),
+            Some(leases) => Some(leases.grant(self.settings.lease * KEY_LEASES).await?),
             None => None,
         };
         let started = Instant::now();
@@ -363,19 +366,13 @@ impl Candidate {
         }
     }
 
-    /// After an attempt that failed: reads what is there.
+    /// After an attempt that failed: waits for what the watch tells. Nothing else is looked at, since news must come in order.
     async fn recover(&mut self, error: &Error) {
-        let is_race = matches!(error, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_));
-        if !is_race {
+        if !matches!(error, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_)) {
             tracing::warn!(election = %self.key, %error, "cannot take the lead");
-            tokio::time::sleep(self.settings.retry).await;
         }
-        match self.store.get(&self.key).await {
-            Ok(kv) => self.see(kv.as_ref().map(|kv| (kv.value.as_slice(), kv.mod_revision))),
-            Err(error) => {
-                tracing::debug!(election = %self.key, %error, "cannot read the record");
-                tokio::time::sleep(self.settings.retry).await;
-            }
+        if let Ok(update) = tokio::time::timeout(self.settings.retry, self.updates.recv()).await {
+            self.take(update).await;
         }
     }
 

@@ -52,7 +52,9 @@ async fn child() {
     let store = from_env().unwrap().open().await.unwrap();
     let mut terminate = signal(SignalKind::terminate()).unwrap();
     let election = Election { store: store.clone(), name: NAME.into(), identity, settings: settings() };
-    let shutdown = async move { drop(terminate.recv().await) };
+    let shutdown = async move {
+        let _ = terminate.recv().await;
+    };
     let work = |leadership: Leadership| {
         let store = store.clone();
         async move {
@@ -284,7 +286,9 @@ impl Task {
         let (stop, stopped) = oneshot::channel();
         let (leading, terms) = (leading.clone(), terms.clone());
         let handle = tokio::spawn(async move {
-            let shutdown = async move { drop(stopped.await) };
+            let shutdown = async move {
+                let _ = stopped.await;
+            };
             run_as_leader(election, shutdown, move |_| lead(Entered::new(&leading), terms.clone())).await.unwrap()
         });
         Self { stop: Some(stop), handle }

@@ -34,6 +34,10 @@ impl Record {
         serde_json::to_vec(self).expect("a struct of strings and numbers is JSON")
     }
 
+    fn lease(&self) -> Duration {
+        Duration::from_millis(self.lease_duration_milliseconds)
+    }
+
     /// Whether somebody holds it. Says nothing about whether that one is alive.
     pub fn is_held(&self) -> bool {
         !self.holder_identity.is_empty()
@@ -58,12 +62,14 @@ impl Sight {
         }
         match &present {
             Some((record, _)) => {
-                let lease = Duration::from_millis(record.lease_duration_milliseconds);
-                self.held_until = record.is_held().then(|| now + lease);
+                self.held_until = record.is_held().then(|| now + record.lease());
                 self.transitions = record.transitions;
             }
-            // Removed, and not released: its holder may not know that yet.
-            None => {}
+            // Somebody removed it. Who held it last may not know that yet, and may be one that was never seen here.
+            None => {
+                let lease = self.present.as_ref().map(|(record, _)| record.lease());
+                self.held_until = lease.map(|lease| now + lease).or(self.held_until);
+            }
         }
         self.present = present;
     }
@@ -117,8 +123,8 @@ mod tests {
             ("held: a lease after it was seen", vec![(held("a", 1), 10)], 25),
             ("renewed: a lease after that", vec![(held("a", 1), 10), (held("a", 2), 14)], 29),
             ("seen again unchanged is no sign of life", vec![(held("a", 1), 10), (held("a", 1), 19)], 25),
-            ("removed without a release: its holder may not know", vec![(held("a", 1), 10), (None, 12)], 25),
-            ("removed after a release", vec![(held("a", 1), 10), (held("", 2), 11), (None, 12)], 20),
+            ("removed without a release: its holder may not know", vec![(held("a", 1), 10), (None, 12)], 27),
+            ("removed: one that was never seen may have held it", vec![(held("", 2), 11), (None, 12)], 27),
             ("another took it", vec![(held("a", 1), 5), (held("b", 2), 12)], 27),
             ("a store that went back in time", vec![(held("a", 9), 5), (held("a", 2), 12)], 27),
             ("mine", vec![(held("me", 1), 19)], 20),
