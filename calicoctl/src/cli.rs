@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod bgp;
+pub mod ipam_plan;
 
 use self::bgp::{ClearArgs, DecodeArgs, MrtArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
 
@@ -160,6 +161,8 @@ pub enum NodeCommand {
 
 #[derive(Debug, Subcommand)]
 pub enum IpamCommand {
+    /// Shows what each block size costs the switch: routes, and addresses that are borrowed
+    Plan(ipam_plan::IpamPlanArgs),
     /// Shows pools and what is used of them, or who has an address
     Show {
         /// The blocks of each pool too

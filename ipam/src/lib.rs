@@ -9,6 +9,7 @@
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
+//! - [`plan`]: what a choice of pools and block sizes will cost (pure)
 //! - [`environment`]: the time and randomness that it takes from outside
 
 pub mod affinity;
@@ -18,10 +19,11 @@ mod attempt;
 pub mod block;
 pub mod environment;
 pub mod handle;
+pub mod plan;
 pub mod pool;
 pub mod release;
 
-pub use allocator::{Error, IpInfo, Ipam};
+pub use allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, IpInfo, Ipam};
 pub use api::ip_pool::AllowedUse;
 pub use api::ipam::{AllocationBlock, IpamConfig};
 pub use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};

@@ -16,15 +16,15 @@ use crate::table;
 
 /// Runs one command of `ipam`.
 pub async fn run(command: IpamCommand) -> Result<()> {
-    let store = open_store().await?;
     match command {
-        IpamCommand::Show { ip: Some(ip), .. } => show_ip(store, ip).await,
-        IpamCommand::Show { ip: None, show_blocks } => show(store, show_blocks).await,
+        IpamCommand::Plan(args) => super::ipam_plan::plan(&args).await,
+        IpamCommand::Show { ip: Some(ip), .. } => show_ip(open_store().await?, ip).await,
+        IpamCommand::Show { ip: None, show_blocks } => show(open_store().await?, show_blocks).await,
         IpamCommand::Configure { strictaffinity: None, max_blocks_per_host: None } => {
             bail!("nothing to configure: give --strictaffinity=true|false or --max-blocks-per-host=N")
         }
         IpamCommand::Configure { strictaffinity, max_blocks_per_host } => {
-            let ipam = Ipam::new(store);
+            let ipam = Ipam::new(open_store().await?);
             let mut config = ipam.config().await?;
             config.strict_affinity = strictaffinity.unwrap_or(config.strict_affinity);
             config.max_blocks_per_host = max_blocks_per_host.unwrap_or(config.max_blocks_per_host);

@@ -3,6 +3,7 @@
 mod bgp;
 mod get;
 mod ipam;
+mod ipam_plan;
 mod lb;
 mod resources;
 mod sockets;
