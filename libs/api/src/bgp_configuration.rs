@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::bgp_peer::{AsNumber, BgpPassword};
 use crate::bgp_session::BgpSessionSettings;
@@ -96,6 +97,9 @@ pub struct BgpConfigurationSpec {
     /// Defaults for every peer.
     #[serde(flatten)]
     pub session: BgpSessionSettings,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl BgpConfigurationSpec {

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::bgp_peer::AsNumber;
 use crate::kind::Kind;
@@ -24,6 +25,9 @@ pub struct BgpFilterSpec {
     pub export_v6: Vec<BgpFilterRule>,
     #[serde(default, rename = "importV6", skip_serializing_if = "Vec::is_empty")]
     pub import_v6: Vec<BgpFilterRule>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::bgp_session::BgpSessionSettings;
 use crate::kind::Kind;
@@ -138,6 +138,9 @@ pub struct BgpPeerSpec {
     pub peer_range_limit: Option<u32>,
     #[serde(flatten)]
     pub session: BgpSessionSettings,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl BgpPeerSpec {

@@ -2,6 +2,7 @@
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
@@ -67,6 +68,9 @@ pub struct IpPoolSpec {
     pub allowed_uses: Option<Vec<AllowedUse>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assignment_mode: Option<AssignmentMode>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 impl IpPoolSpec {
@@ -84,6 +88,7 @@ impl IpPoolSpec {
             namespace_selector: None,
             allowed_uses: None,
             assignment_mode: None,
+            extra: Map::new(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The stored forms of IPAM (Calico `libcalico-go/lib/backend/model/block.go`, `ipam_handle.go`, `block_affinity.go`):
 //! blocks, affinities, handles, configuration. The algebra on them is the `ipam` crate's.
+//!
+//! Fields stand in the order in which Calico writes them, and what it leaves out is left out, so that a record of Calico's is
+//! written back byte for byte. Go writes null for a list or a mapping that was never made; that reads as an empty one.
 
 use std::collections::BTreeMap;
 
@@ -22,12 +25,14 @@ pub struct AllocationBlock {
     /// Ordinal to index into `attributes`; null is free. Length is the number of addresses.
     pub allocations: Vec<Option<usize>>,
     /// Free ordinals, first in first out: the head is allocated next.
+    #[serde(default, deserialize_with = "null_as_default")]
     pub unallocated: Vec<usize>,
+    #[serde(default, deserialize_with = "null_as_default")]
     pub attributes: Vec<AllocationAttribute>,
     #[serde(rename = "sequenceNumber", default)]
     pub sequence_number: u64,
     /// Decimal ordinal to the block's sequence number when that ordinal was allocated.
-    #[serde(rename = "sequenceNumberForAllocation", default)]
+    #[serde(rename = "sequenceNumberForAllocation", default, deserialize_with = "null_as_default")]
     pub sequence_number_for_allocation: BTreeMap<String, u64>,
     #[serde(default)]
     pub deleted: bool,
@@ -41,16 +46,27 @@ pub struct AllocationBlock {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct AllocationAttribute {
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
     /// The active owner's attributes: `pod`, `namespace`, `node`, `type`, `service`, `timestamp` ([`attr`]).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_none_or_empty")]
     pub secondary: Option<BTreeMap<String, String>>,
-    #[serde(rename = "alternateOwnerAttrs", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "alternateOwnerAttrs", default, skip_serializing_if = "is_none_or_empty")]
     pub alternate_owner_attrs: Option<BTreeMap<String, String>>,
     /// RFC 3339; set while the address cools down.
     #[serde(rename = "releasedAt", default, skip_serializing_if = "Option::is_none")]
     pub released_at: Option<String>,
+    /// What we do not know, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+fn is_none_or_empty(map: &Option<BTreeMap<String, String>>) -> bool {
+    map.as_ref().is_none_or(BTreeMap::is_empty)
+}
+
+fn null_as_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Option::deserialize(d).map(Option::unwrap_or_default)
 }
 
 /// Keys of [`AllocationAttribute::secondary`].
@@ -85,6 +101,7 @@ pub struct BlockAffinity {
 /// A handle: block CIDR to the number of its addresses in that block.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpamHandle {
+    #[serde(default, deserialize_with = "null_as_default")]
     pub block: BTreeMap<String, usize>,
     #[serde(default)]
     pub deleted: bool,
@@ -147,3 +164,6 @@ pub struct IpamConfigurationSpec {
     #[serde(default, skip_serializing_if = "is_zero")]
     pub ip_cooldown_seconds: u32,
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::bgp_peer::AsNumber;
 use crate::kind::Kind;
@@ -22,6 +23,9 @@ pub struct NodeSpec {
     pub addresses: Vec<NodeAddress>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orch_refs: Vec<OrchRef>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,6 +41,9 @@ pub struct NodeBgpSpec {
     /// A dotted quad; makes the node a route reflector.
     #[serde(default, rename = "routeReflectorClusterID", skip_serializing_if = "Option::is_none")]
     pub route_reflector_cluster_id: Option<String>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,4 +78,7 @@ pub struct ClusterInformationSpec {
     pub calico_version: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore_ready: Option<bool>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }

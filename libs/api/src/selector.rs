@@ -1,20 +1,25 @@
 //! The selector grammar (Calico `libcalico-go/lib/selector`).
 //!
 //! ```text
-//! or      = and { "||" and }
-//! and     = unary { "&&" unary }
-//! unary   = "!" unary | "(" or ")" | "all()" | "global()" | "has(" label ")" | label operator
+//! or       = and { "||" and }
+//! and      = unary { "&&" unary }
+//! unary    = "!" unary | "(" or ")" | "all()" | "global()" | "has(" label ")" | label operator
 //! operator = "==" string | "!=" string | "in" set | "not in" set
 //!          | "contains" string | "starts with" string | "ends with" string
+//! set      = "{" [ string { "," string } [ "," ] ] "}"
 //! ```
-//! Strings are quoted with `'` or `"` and know no escapes. An absent label fails `==`, `in` and the string operators, and
-//! satisfies `!=` and `not in`. An empty selector is `all()`.
+//! Strings are quoted with `'` or `"` and know no escapes. Space and tab separate; `notin`, `startswith` and `endswith` may be one
+//! word. An absent label fails `==`, `in` and the string operators, and satisfies `!=` and `not in`. An empty selector is
+//! `all()`.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Longest label name.
 const MAX_LABEL_LEN: usize = 512;
+/// Most parentheses within each other. A resource's selector, which has at most 1,024 characters, cannot have more; any other
+/// text must not be able to use up the stack.
+const MAX_DEPTH: usize = 512;
 
 /// Why a selector cannot be read; `offset` is in bytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +30,8 @@ pub struct SelectorError {
     pub reason: String,
 }
 
-/// A parsed selector.
+/// A parsed selector. Its sets are sorted and name a value once, an `And` or `Or` has two parts or more, and a `Not` holds no
+/// `Not`: the canonical form of one that was parsed is parsed into the same again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selector {
     All,
@@ -51,12 +57,7 @@ impl Selector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut p = Parser { text, at: 0 };
         p.space();
-        if p.rest().is_empty() {
-            return Ok(Self::All);
-        }
-        let selector = p.or()?;
-        p.space();
-        if p.rest().is_empty() { Ok(selector) } else { Err(p.error("unexpected content at end of selector")) }
+        if p.rest().is_empty() { Ok(Self::All) } else { p.expression() }
     }
 
     /// Whether an object with these labels is selected.
@@ -78,61 +79,113 @@ impl Selector {
     }
 }
 
-impl fmt::Display for Selector {
-    /// The canonical form: double quotes where they can be used, single spaces, parentheses only where needed.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Selector {
+    fn write(&self, out: &mut String) {
         match self {
-            Self::All => f.write_str("all()"),
-            Self::Global => f.write_str("global()"),
-            Self::Has(k) => write!(f, "has({k})"),
-            Self::Equal(k, v) => write!(f, "{k} == {}", Quoted(v)),
-            Self::NotEqual(k, v) => write!(f, "{k} != {}", Quoted(v)),
-            Self::In(k, set) => write!(f, "{k} in {}", Set(set)),
-            Self::NotIn(k, set) => write!(f, "{k} not in {}", Set(set)),
-            Self::Contains(k, v) => write!(f, "{k} contains {}", Quoted(v)),
-            Self::StartsWith(k, v) => write!(f, "{k} starts with {}", Quoted(v)),
-            Self::EndsWith(k, v) => write!(f, "{k} ends with {}", Quoted(v)),
-            Self::Not(s) if matches!(**s, Self::And(_) | Self::Or(_)) => write!(f, "!({s})"),
-            Self::Not(s) => write!(f, "!{s}"),
-            Self::And(all) => join(f, all, " && ", |s| matches!(s, Self::Or(_) | Self::And(_))),
-            Self::Or(any) => join(f, any, " || ", |s| matches!(s, Self::Or(_))),
+            Self::All => out.push_str("all()"),
+            Self::Global => out.push_str("global()"),
+            Self::Has(k) => {
+                out.push_str("has(");
+                out.push_str(k);
+                out.push(')');
+            }
+            Self::Equal(k, v) => write_operation(out, k, " == ", v),
+            Self::NotEqual(k, v) => write_operation(out, k, " != ", v),
+            Self::In(k, set) => write_set(out, k, " in {", set),
+            Self::NotIn(k, set) => write_set(out, k, " not in {", set),
+            Self::Contains(k, v) => write_operation(out, k, " contains ", v),
+            Self::StartsWith(k, v) => write_operation(out, k, " starts with ", v),
+            Self::EndsWith(k, v) => write_operation(out, k, " ends with ", v),
+            Self::Not(s) => {
+                out.push('!');
+                s.write(out);
+            }
+            Self::And(all) => write_group(out, all, " && "),
+            Self::Or(any) => write_group(out, any, " || "),
+        }
+    }
+
+    fn negated(self) -> Self {
+        match self {
+            Self::Not(inner) => *inner,
+            other => Self::Not(Box::new(other)),
         }
     }
 }
 
-fn join(f: &mut fmt::Formatter<'_>, parts: &[Selector], with: &str, wrap: fn(&Selector) -> bool) -> fmt::Result {
-    for (i, s) in parts.iter().enumerate() {
-        if i > 0 {
-            f.write_str(with)?;
-        }
-        if wrap(s) { write!(f, "({s})")? } else { write!(f, "{s}")? }
-    }
-    Ok(())
-}
-
-struct Quoted<'a>(&'a str);
-
-impl fmt::Display for Quoted<'_> {
+impl fmt::Display for Selector {
+    /// The canonical form, Calico's: double quotes where they can be used, single spaces, sets sorted, parentheses around every
+    /// `&&` and `||`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0.contains('"') { write!(f, "'{}'", self.0) } else { write!(f, "\"{}\"", self.0) }
+        let mut out = String::new();
+        self.write(&mut out);
+        f.write_str(&out)
     }
 }
 
-struct Set<'a>(&'a [String]);
-
-impl fmt::Display for Set<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{")?;
-        for (i, v) in self.0.iter().enumerate() {
-            write!(f, "{}{}", if i > 0 { ", " } else { "" }, Quoted(v))?;
-        }
-        f.write_str("}")
+fn write_group(out: &mut String, parts: &[Selector], with: &str) {
+    out.push('(');
+    for (i, part) in parts.iter().enumerate() {
+        out.push_str(if i > 0 { with } else { "" });
+        part.write(out);
     }
+    out.push(')');
+}
+
+fn write_operation(out: &mut String, label: &str, operator: &str, value: &str) {
+    out.push_str(label);
+    out.push_str(operator);
+    write_quoted(out, value);
+}
+
+fn write_set(out: &mut String, label: &str, operator: &str, values: &[String]) {
+    out.push_str(label);
+    out.push_str(operator);
+    for (i, value) in values.iter().enumerate() {
+        out.push_str(if i > 0 { ", " } else { "" });
+        write_quoted(out, value);
+    }
+    out.push('}');
+}
+
+fn write_quoted(out: &mut String, value: &str) {
+    let quote = if value.contains('"') { '\'' } else { '"' };
+    out.push(quote);
+    out.push_str(value);
+    out.push(quote);
 }
 
 struct Parser<'a> {
     text: &'a str,
     at: usize,
+}
+
+/// An expression within parentheses, or the outermost, as far as it is read.
+#[derive(Default)]
+struct Group {
+    /// Whether the parentheses stand behind an odd number of `!`.
+    is_negated: bool,
+    /// The parts of `||` that are complete, then those of the `&&` that is being read.
+    ors: Vec<Selector>,
+    ands: Vec<Selector>,
+}
+
+impl Group {
+    fn end_and(&mut self) {
+        let ands = std::mem::take(&mut self.ands);
+        self.ors.push(one_or(ands, Selector::And));
+    }
+
+    fn end(mut self) -> Selector {
+        self.end_and();
+        let selector = one_or(self.ors, Selector::Or);
+        if self.is_negated { selector.negated() } else { selector }
+    }
+}
+
+/// The only part, or all of them joined.
+fn one_or(mut parts: Vec<Selector>, join: fn(Vec<Selector>) -> Selector) -> Selector {
+    if parts.len() == 1 { parts.remove(0) } else { join(parts) }
 }
 
 impl<'a> Parser<'a> {
@@ -157,35 +210,66 @@ impl<'a> Parser<'a> {
         found
     }
 
-    fn or(&mut self) -> Result<Selector, SelectorError> {
-        let mut parts = vec![self.and()?];
-        while self.eat("||") {
-            parts.push(self.and()?);
+    /// The words of an operator, spaces between them or not, with the end of a word after the last.
+    fn eat_words(&mut self, words: &[&str]) -> bool {
+        let before = self.at;
+        let is_there = words.iter().all(|word| self.eat(word)) && !self.rest().starts_with(is_label);
+        if !is_there {
+            self.at = before;
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Selector::Or(parts) })
+        is_there
     }
 
-    fn and(&mut self) -> Result<Selector, SelectorError> {
-        let mut parts = vec![self.unary()?];
-        while self.eat("&&") {
-            parts.push(self.unary()?);
+    /// The whole text. Groups are kept in a list, not on the stack.
+    fn expression(&mut self) -> Result<Selector, SelectorError> {
+        let mut outer: Vec<Group> = Vec::new();
+        let mut group = Group::default();
+        loop {
+            let mut is_negated = false;
+            while self.eat("!") {
+                is_negated = !is_negated;
+            }
+            if self.eat("(") {
+                if outer.len() == MAX_DEPTH {
+                    return Err(self.error(format!("more than {MAX_DEPTH} parentheses within each other")));
+                }
+                outer.push(std::mem::replace(&mut group, Group { is_negated, ..Group::default() }));
+                continue;
+            }
+            let operation = self.operation()?;
+            group.ands.push(if is_negated { operation.negated() } else { operation });
+            loop {
+                if self.eat("&&") {
+                    break;
+                }
+                if self.eat("||") {
+                    group.end_and();
+                    break;
+                }
+                if !outer.is_empty() && self.eat(")") {
+                    let inner = std::mem::replace(&mut group, outer.pop().unwrap_or_default());
+                    group.ands.push(inner.end());
+                    continue;
+                }
+                self.space();
+                return match self.rest().chars().next() {
+                    Some('&') => Err(self.error("expected &&")),
+                    Some('|') => Err(self.error("expected ||")),
+                    _ if !outer.is_empty() => Err(self.error("expected )")),
+                    Some(_) => Err(self.error("unexpected content at end of selector")),
+                    None => Ok(group.end()),
+                };
+            }
         }
-        Ok(if parts.len() == 1 { parts.remove(0) } else { Selector::And(parts) })
     }
 
-    fn unary(&mut self) -> Result<Selector, SelectorError> {
-        if self.eat("!") {
-            return Ok(Selector::Not(Box::new(self.unary()?)));
-        }
-        if self.eat("(") {
-            let inner = self.or()?;
-            return if self.eat(")") { Ok(inner) } else { Err(self.error("expected )")) };
-        }
-        if self.eat("all()") {
-            return Ok(Selector::All);
-        }
-        if self.eat("global()") {
-            return Ok(Selector::Global);
+    /// `all()`, `global()`, `has()`, or a label and what is said of it.
+    fn operation(&mut self) -> Result<Selector, SelectorError> {
+        for (name, selector) in [("all", Selector::All), ("global", Selector::Global)] {
+            if self.eat(&format!("{name}(")) {
+                let is_closed = self.eat(")");
+                return if is_closed { Ok(selector) } else { Err(self.error(format!("no closing ')' after {name}("))) };
+            }
         }
         if self.eat("has(") {
             self.space();
@@ -198,13 +282,11 @@ impl<'a> Parser<'a> {
     }
 
     fn label(&mut self) -> Result<String, SelectorError> {
-        let is_label = |c: char| c.is_ascii_alphanumeric() || "_./-".contains(c);
         let len = self.rest().find(|c| !is_label(c)).unwrap_or(self.rest().len());
         if len == 0 {
-            return Err(if self.rest().is_empty() {
-                self.error("unexpected end of string looking for op")
-            } else {
-                self.error(format!("unexpected character {:?}", self.rest().chars().next().unwrap_or(' ')))
+            return Err(match self.rest().chars().next() {
+                None => self.error("unexpected end of string looking for op"),
+                Some(c) => self.error(format!("unexpected character {c:?}")),
             });
         }
         if len > MAX_LABEL_LEN {
@@ -225,22 +307,26 @@ impl<'a> Parser<'a> {
         if self.eat("=") {
             return Err(self.error("expected =="));
         }
-        if self.eat("not in") || self.eat("notin") {
+        if self.eat_words(&["not", "in"]) {
             return Ok(Selector::NotIn(k, self.set()?));
         }
-        if self.eat("in") {
+        if self.eat_words(&["in"]) {
             return Ok(Selector::In(k, self.set()?));
         }
-        if self.eat("contains") {
+        if self.eat_words(&["contains"]) {
             return Ok(Selector::Contains(k, self.string()?));
         }
-        if self.eat("starts with") || self.eat("startswith") {
+        if self.eat_words(&["starts", "with"]) {
             return Ok(Selector::StartsWith(k, self.string()?));
         }
-        if self.eat("ends with") || self.eat("endswith") {
+        if self.eat_words(&["ends", "with"]) {
             return Ok(Selector::EndsWith(k, self.string()?));
         }
-        Err(self.error(format!("expected operator after label {k:?}")))
+        self.space();
+        Err(match self.rest().is_empty() {
+            true => self.error("unexpected end of string looking for op"),
+            false => self.error(format!("expected operator after label {k:?}")),
+        })
     }
 
     fn string(&mut self) -> Result<String, SelectorError> {
@@ -265,21 +351,26 @@ impl<'a> Parser<'a> {
         }
         let mut values = Vec::new();
         loop {
-            if self.eat("}") {
-                values.sort();
-                values.dedup();
-                return Ok(values);
+            self.space();
+            if !self.rest().starts_with(['"', '\'']) {
+                break;
             }
             values.push(self.string()?);
             if !self.eat(",") {
-                if self.eat("}") {
-                    self.at -= 1;
-                    continue;
-                }
-                return Err(self.error("expected }"));
+                break;
             }
         }
+        if !self.eat("}") {
+            return Err(self.error("expected }"));
+        }
+        values.sort();
+        values.dedup();
+        Ok(values)
     }
+}
+
+fn is_label(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "_./-".contains(c)
 }
 
 #[cfg(test)]

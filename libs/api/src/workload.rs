@@ -1,6 +1,7 @@
 //! WorkloadEndpoint (Calico `libcalico-go/lib/apis/v3/workloadendpoint.go`), its name and its interface's name.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
@@ -47,6 +48,9 @@ pub struct WorkloadEndpointSpec {
     pub mac: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<WorkloadPort>,
+    /// Fields that nothing here acts on, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
