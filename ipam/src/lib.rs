@@ -7,6 +7,7 @@
 //! - [`block`]: the arithmetic of one block (pure)
 //! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
+//! - [`gc`]: what nobody needs any more (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
 //! - [`plan`]: what a choice of pools and block sizes will cost (pure)
@@ -18,6 +19,7 @@ pub mod assign;
 mod attempt;
 pub mod block;
 pub mod environment;
+pub mod gc;
 pub mod handle;
 pub mod plan;
 pub mod pool;

@@ -1,0 +1,821 @@
+//! Garbage collection: what the store holds, and nobody needs (Calico `kube-controllers/pkg/controllers/node/ipam.go`). Pure.
+//!
+//! A [`Collector`] is told every change of a block, an affinity, a handle, a workload, a pod, a node and a service; a change costs what it
+//! changes, never the world. [`Collector::observe`] gives what is to be released now.
+//!
+//! - An answer depends on the present objects and on when each subject was first observed as it is now, never on the order of events.
+//! - What is not of a workload, a tunnel or a service (assigned by hand, of an unknown type) is never a candidate.
+//! - The addresses of a handle go together or not at all.
+//! - A release names handle and sequence number of each address: what was assigned anew meanwhile is not what was observed.
+//!
+//! Addresses are compared as values, never as text.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::ipam::{AllocationAttribute, attr};
+use api::key::AffinityOwner;
+use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
+
+use crate::block::Block;
+use crate::pool::Family;
+
+/// How long a leaked address is kept (Calico `leakGracePeriod`).
+pub const DEFAULT_GRACE: SignedDuration = SignedDuration::from_mins(15);
+/// A virtual machine's address is kept at least so long: it may be moving (Calico).
+pub const MIN_VM_GRACE: SignedDuration = SignedDuration::from_mins(5);
+/// Between the two observations of an empty block and the like where no grace period says otherwise (Calico).
+pub const DEFAULT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
+/// A release that had no effect is tried again after this.
+const RETRY: SignedDuration = SignedDuration::from_secs(60);
+/// Shortest container id after `<network>.` of a handle; docker shortens its own to this. What is shorter may be a name of somebody's.
+const MIN_CONTAINER_ID: usize = 12;
+
+/// The `type` attribute of a service's addresses.
+pub const TYPE_LOAD_BALANCER: &str = "LoadBalancer";
+const TUNNEL_TYPES: [&str; 5] = [
+    "ipipTunnelAddress",
+    "vxlanTunnelAddress",
+    "vxlanV6TunnelAddress",
+    "wireguardTunnelAddress",
+    "wireguardV6TunnelAddress",
+];
+const VMI_NAME: &str = "vmi-name";
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// How to collect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long an address without its workload is kept. Zero: for ever, unless its node is gone.
+    pub grace: SignedDuration,
+    /// Whether Pod objects are the truth about pods, as with Kubernetes: a pod that runs keeps its address even where its
+    /// WorkloadEndpoint is missing.
+    pub has_kubernetes: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { grace: DEFAULT_GRACE, has_kubernetes: false }
+    }
+}
+
+impl Settings {
+    /// Between the two observations of what has no grace period.
+    fn interval(self) -> SignedDuration {
+        if self.grace.is_positive() { self.grace / 2 } else { DEFAULT_INTERVAL }
+    }
+}
+
+/// A pod, where pods are the truth.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PodView {
+    /// Empty: it has not said them yet.
+    pub addresses: Vec<IpAddr>,
+    /// Its phase is Succeeded or Failed.
+    pub is_finished: bool,
+}
+
+/// What may be released.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// All addresses of a handle.
+    Handle(String),
+    Block(IpNet),
+    Affinity(AffinityOwner, IpNet),
+    /// The record of a handle that has no address.
+    Record(String),
+}
+
+/// Why nobody needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    NodeGone(String),
+    NoWorkload(Option<Name>),
+    NoMachine(Name),
+    NoService(Name),
+    Empty,
+    NoOwner,
+    NoBlock,
+    OtherOwner,
+    NoAddress,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NodeGone(node) => write!(f, "node {node} does not exist"),
+            Self::NoWorkload(Some((namespace, pod))) => write!(f, "pod {namespace}/{pod} has no workload endpoint"),
+            Self::NoWorkload(None) => f.write_str("its container has no workload endpoint"),
+            Self::NoMachine((namespace, name)) => {
+                write!(f, "virtual machine {namespace}/{name} has no workload endpoint")
+            }
+            Self::NoService((namespace, name)) => write!(f, "service {namespace}/{name} does not exist"),
+            Self::Empty => f.write_str("the block is empty, and not its owner's last"),
+            Self::NoOwner => f.write_str("the block is empty and nobody's"),
+            Self::NoBlock => f.write_str("the affinity has no block"),
+            Self::OtherOwner => f.write_str("the affinity is for a block of another owner"),
+            Self::NoAddress => f.write_str("the handle has no address"),
+        }
+    }
+}
+
+/// Something that was observed as released soon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    pub reason: Reason,
+    /// The addresses of a handle, in order; else empty.
+    pub addresses: Vec<IpAddr>,
+    /// When it was first observed as it is now.
+    pub since: Timestamp,
+    /// When it goes, if nothing changes.
+    pub due: Timestamp,
+    print: Fingerprint,
+    /// It was given for release, and is given again then.
+    retry: Option<Timestamp>,
+}
+
+/// What a subject was when it was observed: one that was touched since is observed anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fingerprint {
+    Addresses(Vec<(IpAddr, Option<u64>)>),
+    Revision(u64),
+}
+
+/// What is to be released now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// Each with its sequence number; None where the block has none for it.
+    Addresses {
+        handle: String,
+        addresses: Vec<(IpAddr, Option<u64>)>,
+        reason: Reason,
+    },
+    /// The block's owner gives it up; the block goes too if it is empty. With `must_be_empty` only then.
+    Block {
+        cidr: IpNet,
+        owner: Option<AffinityOwner>,
+        must_be_empty: bool,
+        reason: Reason,
+    },
+    Affinity {
+        owner: AffinityOwner,
+        cidr: IpNet,
+        revision: u64,
+        reason: Reason,
+    },
+    Record {
+        handle: String,
+        revision: u64,
+        reason: Reason,
+    },
+}
+
+impl Release {
+    pub fn reason(&self) -> &Reason {
+        match self {
+            Self::Addresses { reason, .. }
+            | Self::Block { reason, .. }
+            | Self::Affinity { reason, .. }
+            | Self::Record { reason, .. } => reason,
+        }
+    }
+}
+
+/// To whom an address was given, as far as its attributes say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Holder {
+    Workload { pod: Option<Name>, node: Option<String> },
+    Machine(Name),
+    Tunnel(String),
+    Service(Name),
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Slot {
+    sequence: Option<u64>,
+    holder: Arc<Holder>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct HandleView {
+    slots: BTreeMap<IpAddr, Slot>,
+    record: Option<Record>,
+}
+
+#[derive(Clone, Debug)]
+struct Record {
+    revision: u64,
+    blocks: Vec<IpNet>,
+}
+
+/// A block, as far as it matters here.
+#[derive(Clone, Debug, Default)]
+struct BlockView {
+    owner: Option<AffinityOwner>,
+    sequence: u64,
+    is_empty: bool,
+    /// Handle of each address that has one.
+    handles: BTreeMap<IpAddr, Arc<str>>,
+    usage: BTreeMap<String, Usage>,
+}
+
+/// Addresses of one block that one node (or, without a name, somebody else) uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub in_use: usize,
+    pub borrowed: usize,
+}
+
+/// What became of an examination.
+enum Verdict {
+    Kept,
+    Leaked { reason: Reason, wait: SignedDuration },
+}
+
+/// Everything that bears on collection, and the candidates.
+#[derive(Clone, Debug, Default)]
+pub struct Collector {
+    settings: Settings,
+    blocks: BTreeMap<IpNet, BlockView>,
+    /// Blocks that cannot be read: what is in them is not known.
+    unreadable: BTreeSet<IpNet>,
+    owned: HashMap<AffinityOwner, BTreeSet<IpNet>>,
+    affinities: BTreeMap<AffinityOwner, BTreeMap<IpNet, u64>>,
+    handles: HashMap<Arc<str>, HandleView>,
+    /// Handles whose addresses have `node` for their node, by that.
+    of_node: HashMap<String, HashSet<Arc<str>>>,
+    of_pod: HashMap<Name, HashSet<Arc<str>>>,
+    of_service: HashMap<Name, HashSet<Arc<str>>>,
+    of_address: HashMap<IpAddr, Arc<str>>,
+    workloads: HashMap<Name, Vec<IpAddr>>,
+    in_use: HashMap<IpAddr, usize>,
+    pods: HashMap<Name, PodView>,
+    nodes: HashSet<String>,
+    services: HashSet<Name>,
+    dirty: BTreeSet<Subject>,
+    candidates: BTreeMap<Subject, Candidate>,
+    due: BTreeSet<(Timestamp, Subject)>,
+}
+
+impl Collector {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, ..Self::default() }
+    }
+
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
+    /// Takes other settings; what is a candidate keeps the time since when it is one.
+    pub fn set_settings(&mut self, settings: Settings) {
+        if self.settings != settings {
+            self.settings = settings;
+            self.dirty.extend(self.candidates.keys().cloned());
+            self.dirty.extend(self.handles.keys().map(|h| Subject::Handle(h.to_string())));
+        }
+    }
+
+    pub fn put_block(&mut self, block: &Block) {
+        let cidr = block.cidr();
+        self.unreadable.remove(&cidr);
+        let owner = block.owner();
+        let mut view = BlockView {
+            owner: owner.clone(),
+            sequence: block.stored().sequence_number,
+            is_empty: block.is_empty(),
+            ..BlockView::default()
+        };
+        let mut before = self.blocks.remove(&cidr).unwrap_or_default();
+        let mut holders: HashMap<*const AllocationAttribute, Arc<Holder>> = HashMap::new();
+        for (ip, attribute) in block.allocated() {
+            let node = attribute.secondary.as_ref().and_then(|s| s.get(attr::NODE));
+            let usage = view.usage.entry(node.cloned().unwrap_or_default()).or_default();
+            usage.in_use += 1;
+            let is_borrowed = matches!((&owner, node), (Some(AffinityOwner::Host(o)), Some(n)) if o != n);
+            usage.borrowed += usize::from(is_borrowed);
+            let Some(id) = attribute.handle_id.as_deref() else { continue };
+            let handle = match self.handles.get_key_value(id) {
+                Some((known, _)) => known.clone(),
+                None => Arc::from(id),
+            };
+            let holder = holders.entry(std::ptr::from_ref(attribute)).or_insert_with(|| Arc::new(holder(attribute)));
+            let slot = Slot { sequence: block.sequence_of(ip), holder: holder.clone() };
+            match before.handles.remove(&ip) {
+                Some(other) if other != handle => {
+                    self.remove_slot(&other, ip);
+                    self.put_slot(&handle, ip, slot);
+                }
+                _ => self.put_slot(&handle, ip, slot),
+            }
+            view.handles.insert(ip, handle);
+        }
+        for (ip, handle) in before.handles {
+            self.remove_slot(&handle, ip);
+        }
+        self.set_owner(cidr, before.owner.as_ref(), view.owner.as_ref());
+        self.blocks.insert(cidr, view);
+        self.dirty.insert(Subject::Block(cidr));
+    }
+
+    /// A block that cannot be read: nothing that may have to do with it is released.
+    pub fn put_unreadable_block(&mut self, cidr: IpNet) {
+        self.delete_block(cidr);
+        self.unreadable.insert(cidr);
+        self.touch_records_of(cidr);
+    }
+
+    pub fn delete_block(&mut self, cidr: IpNet) {
+        if self.unreadable.remove(&cidr) {
+            self.touch_records_of(cidr);
+        }
+        let Some(before) = self.blocks.remove(&cidr) else { return };
+        for (ip, handle) in before.handles {
+            self.remove_slot(&handle, ip);
+        }
+        self.set_owner(cidr, before.owner.as_ref(), None);
+        self.dirty.insert(Subject::Block(cidr));
+    }
+
+    pub fn put_affinity(&mut self, owner: &AffinityOwner, cidr: IpNet, revision: u64) {
+        self.affinities.entry(owner.clone()).or_default().insert(cidr, revision);
+        self.dirty.insert(Subject::Affinity(owner.clone(), cidr));
+    }
+
+    pub fn delete_affinity(&mut self, owner: &AffinityOwner, cidr: IpNet) {
+        if let Some(of_owner) = self.affinities.get_mut(owner) {
+            of_owner.remove(&cidr);
+            if of_owner.is_empty() {
+                self.affinities.remove(owner);
+            }
+        }
+        self.dirty.insert(Subject::Affinity(owner.clone(), cidr));
+    }
+
+    /// The record of a handle: the blocks that it names.
+    pub fn put_record(&mut self, handle: &str, blocks: Vec<IpNet>, revision: u64) {
+        self.handles.entry(Arc::from(handle)).or_default().record = Some(Record { revision, blocks });
+        self.touch(handle);
+    }
+
+    pub fn delete_record(&mut self, handle: &str) {
+        if let Some(view) = self.handles.get_mut(handle) {
+            view.record = None;
+            if view.slots.is_empty() {
+                self.handles.remove(handle);
+            }
+        }
+        self.touch(handle);
+    }
+
+    /// A WorkloadEndpoint and its addresses.
+    pub fn put_workload(&mut self, name: &Name, addresses: Vec<IpAddr>) {
+        let before = self.workloads.insert(name.clone(), addresses.clone()).unwrap_or_default();
+        if before != addresses {
+            addresses.iter().for_each(|ip| *self.in_use.entry(*ip).or_default() += 1);
+            self.leave(&before);
+            self.touch_addresses(&addresses);
+        }
+    }
+
+    pub fn delete_workload(&mut self, name: &Name) {
+        let before = self.workloads.remove(name).unwrap_or_default();
+        self.leave(&before);
+    }
+
+    pub fn put_pod(&mut self, name: &Name, pod: PodView) {
+        if self.pods.insert(name.clone(), pod.clone()) != Some(pod) {
+            self.touch_all(self.of_pod.get(name).cloned());
+        }
+    }
+
+    pub fn delete_pod(&mut self, name: &Name) {
+        if self.pods.remove(name).is_some() {
+            self.touch_all(self.of_pod.get(name).cloned());
+        }
+    }
+
+    pub fn put_node(&mut self, name: &str) {
+        if self.nodes.insert(name.to_string()) {
+            self.touch_node(name);
+        }
+    }
+
+    pub fn delete_node(&mut self, name: &str) {
+        if self.nodes.remove(name) {
+            self.touch_node(name);
+        }
+    }
+
+    pub fn put_service(&mut self, name: &Name) {
+        if self.services.insert(name.clone()) {
+            self.touch_all(self.of_service.get(name).cloned());
+        }
+    }
+
+    pub fn delete_service(&mut self, name: &Name) {
+        if self.services.remove(name) {
+            self.touch_all(self.of_service.get(name).cloned());
+        }
+    }
+
+    /// Whether something changed that [`Self::observe`] has not seen.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// When the next candidate is due.
+    pub fn next_due(&self) -> Option<Timestamp> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    pub fn candidates(&self) -> impl Iterator<Item = (&Subject, &Candidate)> {
+        self.candidates.iter()
+    }
+
+    /// The node that the addresses of a handle were given on.
+    pub fn node_of(&self, handle: &str) -> Option<&str> {
+        self.handles.get(handle)?.slots.values().find_map(|slot| match slot.holder.as_ref() {
+            Holder::Workload { node: Some(node), .. } | Holder::Tunnel(node) => Some(node.as_str()),
+            _ => None,
+        })
+    }
+
+    pub fn has_node(&self, name: &str) -> bool {
+        self.nodes.contains(name)
+    }
+
+    /// Whether the store holds an affinity, a block or an address of this node.
+    pub fn has_traces_of(&self, node: &str) -> bool {
+        let owner = AffinityOwner::Host(node.to_string());
+        self.affinities.contains_key(&owner) || self.owned.contains_key(&owner) || self.of_node.contains_key(node)
+    }
+
+    /// Whether no block meets this one, unless it is the same.
+    pub fn is_room_for(&self, cidr: &IpNet) -> bool {
+        if self.blocks.contains_key(cidr) {
+            return true;
+        }
+        let meets = |other: &IpNet| other.contains(cidr) || cidr.contains(other);
+        let before = self.blocks.range(..cidr).rev().take_while(|(c, _)| Family::of(c) == Family::of(cidr));
+        let after = self.blocks.range(cidr..).take_while(|(c, _)| cidr.contains(&c.network()));
+        // Blocks do not overlap: of those before, only the nearest can reach here.
+        !before.take(1).chain(after).any(|(other, _)| meets(other)) && !self.unreadable.iter().any(meets)
+    }
+
+    /// How each block is used: its owner, and by node what that uses of it.
+    pub fn usage(&self) -> impl Iterator<Item = (&IpNet, Option<&AffinityOwner>, &BTreeMap<String, Usage>)> {
+        self.blocks.iter().map(|(cidr, view)| (cidr, view.owner.as_ref(), &view.usage))
+    }
+
+    /// Takes what changed into account, and gives what is due. What was given is given again after a while, unless it went.
+    pub fn observe(&mut self, now: Timestamp) -> Vec<Release> {
+        for subject in std::mem::take(&mut self.dirty) {
+            self.examine(subject, now);
+        }
+        let mut ripe = BTreeSet::new();
+        while let Some(first) = self.due.first().filter(|(due, _)| *due <= now).cloned() {
+            self.due.remove(&first);
+            ripe.insert(first.1);
+        }
+        // Addresses before the blocks that they are in.
+        let mut releases = Vec::new();
+        for subject in ripe {
+            let Some(candidate) = self.candidates.get_mut(&subject) else { continue };
+            candidate.due = now + RETRY;
+            candidate.retry = Some(candidate.due);
+            self.due.insert((candidate.due, subject.clone()));
+            releases.extend(release(&subject, candidate, &self.blocks));
+        }
+        releases
+    }
+
+    /// Judges a subject, and keeps it as a candidate or not.
+    fn examine(&mut self, subject: Subject, now: Timestamp) {
+        let found = match &subject {
+            Subject::Handle(handle) => self.judge_handle(handle),
+            Subject::Record(handle) => self.judge_record(handle),
+            Subject::Block(cidr) => self.judge_block(cidr),
+            Subject::Affinity(owner, cidr) => self.judge_affinity(owner, cidr),
+        };
+        let before = self.candidates.remove(&subject);
+        if let Some(before) = &before {
+            self.due.remove(&(before.due, subject.clone()));
+        }
+        let Some((Verdict::Leaked { reason, wait }, print)) = found else { return };
+        let same = before.filter(|b| b.print == print);
+        let (since, retry) = same.map_or((now, None), |b| (b.since, b.retry));
+        let addresses = match &print {
+            Fingerprint::Addresses(addresses) => addresses.iter().map(|(ip, _)| *ip).collect(),
+            Fingerprint::Revision(_) => vec![],
+        };
+        let due = retry.map_or(since + wait, |retry| retry.max(since + wait));
+        self.due.insert((due, subject.clone()));
+        self.candidates.insert(subject, Candidate { reason, addresses, since, due, print, retry });
+    }
+
+    fn judge_handle(&self, handle: &str) -> Option<(Verdict, Fingerprint)> {
+        let view = self.handles.get(handle)?;
+        let mut found: Option<(Reason, SignedDuration)> = None;
+        for (ip, slot) in &view.slots {
+            match self.judge_address(*ip, &slot.holder) {
+                Verdict::Kept => return None,
+                Verdict::Leaked { reason, wait } => {
+                    found = match found {
+                        Some((first, longest)) => Some((first, longest.max(wait))),
+                        None => Some((reason, wait)),
+                    };
+                }
+            }
+        }
+        let (reason, wait) = found.filter(|_| !self.names_unreadable(view))?;
+        let print = view.slots.iter().map(|(ip, slot)| (*ip, slot.sequence)).collect();
+        Some((Verdict::Leaked { reason, wait }, Fingerprint::Addresses(print)))
+    }
+
+    fn judge_address(&self, ip: IpAddr, holder: &Holder) -> Verdict {
+        // Whoever it was given to: a workload has it.
+        if self.in_use.contains_key(&ip) {
+            return Verdict::Kept;
+        }
+        let gone =
+            |node: &str| Verdict::Leaked { reason: Reason::NodeGone(node.to_string()), wait: SignedDuration::ZERO };
+        let after = |reason: Reason, wait: SignedDuration| match self.settings.grace.is_positive() {
+            true => Verdict::Leaked { reason, wait },
+            false => Verdict::Kept,
+        };
+        match holder {
+            Holder::Unknown => Verdict::Kept,
+            Holder::Tunnel(node) if self.nodes.contains(node) => Verdict::Kept,
+            Holder::Tunnel(node) => gone(node),
+            Holder::Service(name) if self.services.contains(name) => Verdict::Kept,
+            Holder::Service(name) => {
+                Verdict::Leaked { reason: Reason::NoService(name.clone()), wait: self.settings.interval() }
+            }
+            Holder::Machine(name) => after(Reason::NoMachine(name.clone()), self.settings.grace.max(MIN_VM_GRACE)),
+            Holder::Workload { pod: Some(pod), .. } if self.runs(pod, ip) => Verdict::Kept,
+            Holder::Workload { node: Some(node), .. } if !self.nodes.contains(node) => gone(node),
+            Holder::Workload { pod, .. } => after(Reason::NoWorkload(pod.clone()), self.settings.grace),
+        }
+    }
+
+    /// Whether a pod runs that may have the address.
+    fn runs(&self, pod: &Name, ip: IpAddr) -> bool {
+        self.settings.has_kubernetes
+            && self
+                .pods
+                .get(pod)
+                .is_some_and(|p| !p.is_finished && (p.addresses.is_empty() || p.addresses.contains(&ip)))
+    }
+
+    fn judge_record(&self, handle: &str) -> Option<(Verdict, Fingerprint)> {
+        let view = self.handles.get(handle)?;
+        let record = view.record.as_ref()?;
+        if !view.slots.is_empty() || self.names_unreadable(view) {
+            return None;
+        }
+        let verdict = Verdict::Leaked { reason: Reason::NoAddress, wait: self.settings.interval() };
+        Some((verdict, Fingerprint::Revision(record.revision)))
+    }
+
+    fn names_unreadable(&self, view: &HandleView) -> bool {
+        view.record.as_ref().is_some_and(|r| r.blocks.iter().any(|b| self.unreadable.contains(b)))
+    }
+
+    fn judge_block(&self, cidr: &IpNet) -> Option<(Verdict, Fingerprint)> {
+        let view = self.blocks.get(cidr)?;
+        let wait = self.settings.interval();
+        let verdict = match &view.owner {
+            None if view.is_empty => Verdict::Leaked { reason: Reason::NoOwner, wait },
+            Some(AffinityOwner::Host(node)) if !self.nodes.contains(node) => {
+                Verdict::Leaked { reason: Reason::NodeGone(node.clone()), wait: SignedDuration::ZERO }
+            }
+            Some(owner) if view.is_empty && !self.is_last(owner, cidr) => {
+                Verdict::Leaked { reason: Reason::Empty, wait }
+            }
+            _ => Verdict::Kept,
+        };
+        Some((verdict, Fingerprint::Revision(view.sequence)))
+    }
+
+    /// Whether a node would have no block of this family without this one: of empty blocks alone the first stays.
+    fn is_last(&self, owner: &AffinityOwner, cidr: &IpNet) -> bool {
+        let AffinityOwner::Host(_) = owner else { return false };
+        let family = Family::of(cidr);
+        let mut others = self.owned.get(owner).into_iter().flatten().filter(|c| Family::of(c) == family && *c != cidr);
+        !others.any(|other| other < cidr || self.blocks.get(other).is_some_and(|b| !b.is_empty))
+    }
+
+    fn judge_affinity(&self, owner: &AffinityOwner, cidr: &IpNet) -> Option<(Verdict, Fingerprint)> {
+        let revision = *self.affinities.get(owner)?.get(cidr)?;
+        let reason = match self.blocks.get(cidr) {
+            _ if self.unreadable.contains(cidr) => return None,
+            Some(block) if block.owner.as_ref() == Some(owner) => return None,
+            Some(_) => Reason::OtherOwner,
+            None => Reason::NoBlock,
+        };
+        let (reason, wait) = match owner {
+            AffinityOwner::Host(node) if !self.nodes.contains(node) => {
+                (Reason::NodeGone(node.clone()), SignedDuration::ZERO)
+            }
+            _ => (reason, self.settings.interval()),
+        };
+        Some((Verdict::Leaked { reason, wait }, Fingerprint::Revision(revision)))
+    }
+
+    fn put_slot(&mut self, handle: &Arc<str>, ip: IpAddr, slot: Slot) {
+        let view = self.handles.entry(handle.clone()).or_default();
+        if view.slots.get(&ip) == Some(&slot) {
+            return;
+        }
+        let before = view.slots.insert(ip, slot.clone());
+        if let Some(before) = before.filter(|b| b.holder != slot.holder) {
+            self.unlink(handle, &before.holder);
+        }
+        match slot.holder.as_ref() {
+            Holder::Workload { pod, node } => {
+                if let Some(pod) = pod {
+                    self.of_pod.entry(pod.clone()).or_default().insert(handle.clone());
+                }
+                if let Some(node) = node {
+                    self.of_node.entry(node.clone()).or_default().insert(handle.clone());
+                }
+            }
+            Holder::Tunnel(node) => drop(self.of_node.entry(node.clone()).or_default().insert(handle.clone())),
+            Holder::Service(name) => drop(self.of_service.entry(name.clone()).or_default().insert(handle.clone())),
+            Holder::Machine(_) | Holder::Unknown => {}
+        }
+        self.of_address.insert(ip, handle.clone());
+        self.touch(handle);
+    }
+
+    fn remove_slot(&mut self, handle: &Arc<str>, ip: IpAddr) {
+        let Some(view) = self.handles.get_mut(handle) else { return };
+        let before = view.slots.remove(&ip);
+        if view.slots.is_empty() && view.record.is_none() {
+            self.handles.remove(handle);
+        }
+        if let Some(before) = before {
+            self.unlink(handle, &before.holder);
+        }
+        if self.of_address.get(&ip) == Some(handle) {
+            self.of_address.remove(&ip);
+        }
+        self.touch(handle);
+    }
+
+    /// Forgets that a handle has to do with this holder, unless another of its addresses says so.
+    fn unlink(&mut self, handle: &Arc<str>, gone: &Holder) {
+        let view = self.handles.get(handle);
+        let others: Vec<&Holder> = view.iter().flat_map(|v| v.slots.values()).map(|s| s.holder.as_ref()).collect();
+        let node_of = |holder: &Holder| match holder {
+            Holder::Workload { node, .. } => node.clone(),
+            Holder::Tunnel(node) => Some(node.clone()),
+            _ => None,
+        };
+        let pod_of = |holder: &Holder| match holder {
+            Holder::Workload { pod, .. } => pod.clone(),
+            _ => None,
+        };
+        let service_of = |holder: &Holder| match holder {
+            Holder::Service(name) => Some(name.clone()),
+            _ => None,
+        };
+        if let Some(node) = node_of(gone).filter(|n| !others.iter().any(|o| node_of(o).as_ref() == Some(n))) {
+            forget(&mut self.of_node, &node, handle);
+        }
+        if let Some(pod) = pod_of(gone).filter(|p| !others.iter().any(|o| pod_of(o).as_ref() == Some(p))) {
+            forget(&mut self.of_pod, &pod, handle);
+        }
+        if let Some(name) = service_of(gone).filter(|s| !others.iter().any(|o| service_of(o).as_ref() == Some(s))) {
+            forget(&mut self.of_service, &name, handle);
+        }
+    }
+
+    /// Whether a block is its owner's last depends on the owner's other blocks.
+    fn set_owner(&mut self, cidr: IpNet, before: Option<&AffinityOwner>, after: Option<&AffinityOwner>) {
+        if let Some(before) = before.filter(|b| after != Some(*b))
+            && let Some(owned) = self.owned.get_mut(before)
+        {
+            owned.remove(&cidr);
+            self.dirty.extend(owned.iter().map(|c| Subject::Block(*c)));
+            if owned.is_empty() {
+                self.owned.remove(before);
+            }
+        }
+        if let Some(after) = after {
+            let owned = self.owned.entry(after.clone()).or_default();
+            owned.insert(cidr);
+            self.dirty.extend(owned.iter().map(|c| Subject::Block(*c)));
+        }
+        self.dirty.extend([before, after].into_iter().flatten().map(|o| Subject::Affinity(o.clone(), cidr)));
+    }
+
+    fn leave(&mut self, addresses: &[IpAddr]) {
+        for ip in addresses {
+            if let Some(count) = self.in_use.get_mut(ip) {
+                *count -= 1;
+                if *count == 0 {
+                    self.in_use.remove(ip);
+                }
+            }
+        }
+        self.touch_addresses(addresses);
+    }
+
+    fn touch(&mut self, handle: &str) {
+        self.dirty.insert(Subject::Handle(handle.to_string()));
+        self.dirty.insert(Subject::Record(handle.to_string()));
+    }
+
+    fn touch_all(&mut self, handles: Option<HashSet<Arc<str>>>) {
+        handles.into_iter().flatten().for_each(|h| self.touch(&h));
+    }
+
+    fn touch_addresses(&mut self, addresses: &[IpAddr]) {
+        let handles: HashSet<Arc<str>> = addresses.iter().filter_map(|ip| self.of_address.get(ip).cloned()).collect();
+        self.touch_all(Some(handles));
+    }
+
+    fn touch_node(&mut self, name: &str) {
+        let owner = AffinityOwner::Host(name.to_string());
+        self.dirty.extend(self.owned.get(&owner).into_iter().flatten().map(|c| Subject::Block(*c)));
+        let affinities = self.affinities.get(&owner).into_iter().flat_map(BTreeMap::keys);
+        self.dirty.extend(affinities.map(|cidr| Subject::Affinity(owner.clone(), *cidr)));
+        self.touch_all(self.of_node.get(name).cloned());
+    }
+
+    fn touch_records_of(&mut self, cidr: IpNet) {
+        let naming = self.handles.iter().filter(|(_, v)| v.record.as_ref().is_some_and(|r| r.blocks.contains(&cidr)));
+        let naming: HashSet<Arc<str>> = naming.map(|(h, _)| h.clone()).collect();
+        self.touch_all(Some(naming));
+        let of_block = self.affinities.iter().filter(|(_, cidrs)| cidrs.contains_key(&cidr));
+        self.dirty.extend(of_block.map(|(owner, _)| Subject::Affinity(owner.clone(), cidr)));
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, HashSet<Arc<str>>>, key: &K, handle: &Arc<str>) {
+    if let Some(handles) = map.get_mut(key) {
+        handles.remove(handle);
+        if handles.is_empty() {
+            map.remove(key);
+        }
+    }
+}
+
+fn release(subject: &Subject, candidate: &Candidate, blocks: &BTreeMap<IpNet, BlockView>) -> Option<Release> {
+    let reason = candidate.reason.clone();
+    Some(match (subject, &candidate.print) {
+        (Subject::Handle(handle), Fingerprint::Addresses(addresses)) => {
+            Release::Addresses { handle: handle.clone(), addresses: addresses.clone(), reason }
+        }
+        (Subject::Block(cidr), _) => Release::Block {
+            cidr: *cidr,
+            owner: blocks.get(cidr)?.owner.clone(),
+            must_be_empty: !matches!(reason, Reason::NodeGone(_)),
+            reason,
+        },
+        (Subject::Affinity(owner, cidr), Fingerprint::Revision(revision)) => {
+            Release::Affinity { owner: owner.clone(), cidr: *cidr, revision: *revision, reason }
+        }
+        (Subject::Record(handle), Fingerprint::Revision(revision)) => {
+            Release::Record { handle: handle.clone(), revision: *revision, reason }
+        }
+        _ => return None,
+    })
+}
+
+/// To whom an address was given.
+fn holder(attribute: &AllocationAttribute) -> Holder {
+    let empty = BTreeMap::new();
+    let attributes = attribute.secondary.as_ref().unwrap_or(&empty);
+    let text = |key: &str| attributes.get(key).cloned();
+    let named = |key: &str| Some((text(attr::NAMESPACE)?, text(key)?));
+    let is_of_cni = |h: &str| {
+        let (network, id) = h.rsplit_once('.').unwrap_or_default();
+        let is_id = id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+        !network.is_empty() && id.len() >= MIN_CONTAINER_ID && is_id
+    };
+    let found = match attributes.get(attr::TYPE).map(String::as_str).filter(|t| !t.is_empty()) {
+        Some(TYPE_LOAD_BALANCER) => named(attr::SERVICE).map(Holder::Service),
+        Some(kind) if TUNNEL_TYPES.contains(&kind) => text(attr::NODE).map(Holder::Tunnel),
+        Some(_) => None,
+        None if attributes.contains_key(VMI_NAME) => named(VMI_NAME).map(Holder::Machine),
+        None => match (named(attr::POD), text(attr::NODE)) {
+            (Some(pod), node) => Some(Holder::Workload { pod: Some(pod), node }),
+            (None, Some(node)) if attribute.handle_id.as_deref().is_some_and(is_of_cni) => {
+                Some(Holder::Workload { pod: None, node: Some(node) })
+            }
+            _ => None,
+        },
+    };
+    found.unwrap_or(Holder::Unknown)
+}
+
+#[cfg(test)]
+mod tests;
