@@ -187,7 +187,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
-    async fn new(
+    pub async fn new(
         ipam: &'a Ipam,
         handle: &str,
         attributes: &BTreeMap<String, String>,

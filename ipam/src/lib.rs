@@ -11,6 +11,7 @@
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
 //! - [`plan`]: what a choice of pools and block sizes will cost (pure)
+//! - [`service_address`]: addresses of services that no IPPool holds, and their handing over
 //! - [`environment`]: the time and randomness that it takes from outside
 
 pub mod affinity;
@@ -24,6 +25,7 @@ pub mod handle;
 pub mod plan;
 pub mod pool;
 pub mod release;
+pub mod service_address;
 
 pub use allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, IpInfo, Ipam};
 pub use api::ip_pool::AllowedUse;
