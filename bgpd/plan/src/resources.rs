@@ -6,17 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use api::address_range::AddressRange;
+use api::ip_pool::{AllowedUse, IpPoolSpec};
 use api::ipam::{AffinityState, BlockAffinity};
 use api::key::{AffinityOwner, KeyRange};
-use api::meta::Body;
+use api::meta::{Body, WithSpec};
 use api::service::TrafficPolicy;
 use api::{
-    BgpConfiguration, BgpFilter, BgpPeer, IpPool, Key, Kind, Node, Resource, Secret, Service, WorkloadEndpoint, secret,
+    BgpConfiguration, BgpFilter, BgpPeer, IpPool, Key, Kind, LoadBalancerIpPoolSpec, Metadata, Node, Resource, Secret,
+    Service, WorkloadEndpoint, secret,
 };
 use datastore::store::KeyValue;
 use datastore::typed;
 use datastore::watcher::Update;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 
 use crate::password::SecretKey;
 
@@ -30,6 +33,7 @@ pub struct Resources {
     pub peers: BTreeMap<String, BgpPeer>,
     pub configurations: BTreeMap<String, BgpConfiguration>,
     pub filters: BTreeMap<String, BgpFilter>,
+    /// With those that LoadBalancerIPPools amount to: `<name>/<number>`, one for each CIDR.
     pub pools: BTreeMap<String, IpPool>,
     /// Blocks with a confirmed affinity to this node.
     pub own_blocks: BTreeSet<IpNet>,
@@ -75,7 +79,14 @@ impl fmt::Debug for SecretFile {
 impl Resources {
     /// What to watch on this node, always.
     pub fn ranges(&self, node: &str) -> Vec<KeyRange> {
-        let kinds = [Kind::Node, Kind::BgpPeer, Kind::BgpConfiguration, Kind::BgpFilter, Kind::IpPool];
+        let kinds = [
+            Kind::Node,
+            Kind::BgpPeer,
+            Kind::BgpConfiguration,
+            Kind::BgpFilter,
+            Kind::IpPool,
+            Kind::LoadBalancerIpPool,
+        ];
         let own_blocks = KeyRange::AffinitiesOf(AffinityOwner::Host(node.to_string()));
         let secrets = KeyRange::Namespace(Kind::Secret, self.namespace.clone());
         kinds.into_iter().map(KeyRange::Kind).chain([own_blocks, secrets]).collect()
@@ -120,6 +131,13 @@ impl Resources {
             (_, Some(Kind::BgpConfiguration)) => put(&mut self.configurations, cluster(), kv),
             (_, Some(Kind::BgpFilter)) => put(&mut self.filters, cluster(), kv),
             (_, Some(Kind::IpPool)) => put(&mut self.pools, cluster(), kv),
+            (_, Some(Kind::LoadBalancerIpPool)) => match typed::decode::<WithSpec<LoadBalancerIpPoolSpec>>(kv) {
+                Ok(pool) => Ok(self.set_load_balancer_pool(&cluster(), Some(&pool.body.spec))),
+                Err(error) => {
+                    self.set_load_balancer_pool(&cluster(), None);
+                    Err(error.to_string())
+                }
+            },
             // The reader's own words might repeat a value.
             (_, Some(Kind::Secret)) => put(&mut self.secrets, namespaced(), kv)
                 .map_err(|_| "its data is no mapping from keys to base64".into()),
@@ -145,11 +163,43 @@ impl Resources {
             (_, Some(Kind::BgpConfiguration)) => self.configurations.remove(name).is_some(),
             (_, Some(Kind::BgpFilter)) => self.filters.remove(name).is_some(),
             (_, Some(Kind::IpPool)) => self.pools.remove(name).is_some(),
+            (_, Some(Kind::LoadBalancerIpPool)) => self.set_load_balancer_pool(name, None),
             (_, Some(Kind::Secret)) => self.secrets.remove(&name_of(key)).is_some(),
             (_, Some(Kind::WorkloadEndpoint)) => self.workloads.remove(&name_of(key)).is_some(),
             (_, Some(Kind::Service)) => self.local_services.remove(&name_of(key)).is_some(),
             _ => false,
         }
+    }
+
+    /// A LoadBalancerIPPool counts as IPPools of service addresses; whether they changed. Its status, which changes with every
+    /// address, does not.
+    fn set_load_balancer_pool(&mut self, name: &str, spec: Option<&LoadBalancerIpPoolSpec>) -> bool {
+        // No IPPool has a slash in its name.
+        let prefix = format!("{name}/");
+        let cidrs = spec.into_iter().flat_map(LoadBalancerIpPoolSpec::ranges).flat_map(cidrs_of);
+        let pool = |(i, cidr): (usize, IpNet)| {
+            let spec = IpPoolSpec { allowed_uses: Some(vec![AllowedUse::LoadBalancer]), ..IpPoolSpec::new(cidr) };
+            let name = format!("{prefix}{i}");
+            (name.clone(), IpPool::new(Metadata::named(name), WithSpec { spec, status: None }))
+        };
+        let wanted: BTreeMap<String, IpPool> = cidrs.enumerate().map(pool).collect();
+        let of_pool = self.pools.range(prefix.clone()..).take_while(|(name, _)| name.starts_with(&prefix));
+        let before: BTreeMap<String, IpPool> = of_pool.map(|(name, pool)| (name.clone(), pool.clone())).collect();
+        if before == wanted {
+            return false;
+        }
+        self.pools.retain(|name, _| !name.starts_with(&prefix));
+        self.pools.extend(wanted);
+        true
+    }
+}
+
+/// The fewest CIDRs that are a range together.
+fn cidrs_of(range: AddressRange) -> Vec<IpNet> {
+    match (range.first(), range.last()) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect(),
+        (IpAddr::V6(first), IpAddr::V6(last)) => Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect(),
+        _ => vec![],
     }
 }
 

@@ -243,3 +243,33 @@ fn what_is_passed_on_gets_the_communities_of_its_prefix() {
     let got: Vec<_> = rules.map(|r| (r.prefix.unwrap().prefix.to_string(), r.operations)).collect();
     assert_eq!(got, [("10.65.0.0/16".into(), add(&[four]))], "the node's own list, of a wider range");
 }
+
+/// Cilium's pools, by CIDR or by range, are announced as IPPools for load balancers are; a status says nothing to bgpd.
+#[test]
+fn addresses_of_a_load_balancer_ip_pool_are_announced() {
+    let mut resources = Resources::default();
+    let put = |status: Value| {
+        let key = api::Key::resource(api::Kind::LoadBalancerIpPool, None, "blue");
+        let document = json!({
+            "kind": "LoadBalancerIPPool", "apiVersion": "tortie.io/v1", "metadata": {"name": "blue"},
+            "spec": {"blocks": [{"cidr": "20.0.10.0/24"}, {"start": "20.0.20.5", "stop": "20.0.20.7"}]},
+            "status": status,
+        });
+        let value = document.to_string().into_bytes();
+        datastore::watcher::Update::Put(datastore::KeyValue { key, value, mod_revision: 1 })
+    };
+    assert!(resources.update(&put(json!({}))));
+    assert!(!resources.update(&put(json!({"conditions": []}))), "addresses come and go without a new plan");
+    let hole = Target::Blackhole;
+    let rows =
+        [("20.0.10.209", true), ("20.0.20.5", true), ("20.0.20.7", true), ("20.0.20.4", false), ("20.0.20.8", false)];
+    for (address, announced) in rows {
+        assert_eq!(verdict_of(&resources, &format!("{address}/32"), &hole, 201), Some(announced), "{address}");
+    }
+    resources.update(&datastore::watcher::Update::Delete(api::Key::resource(
+        api::Kind::LoadBalancerIpPool,
+        None,
+        "blue",
+    )));
+    assert_eq!(verdict_of(&resources, "20.0.10.209/32", &hole, 201), Some(false));
+}
