@@ -15,22 +15,29 @@ use api::ip_pool::AllowedUse;
 use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
 use api::service::ServiceBody;
 use datastore::{DynStore, typed, watcher};
-use ipam::{AssignRequest, Ipam};
-use jiff::Timestamp;
+use ipam::pool::Family;
+use ipam::release::ReleaseRequest;
+use ipam::{AssignRequest, Ipam, gc};
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::clock::Clock;
+use crate::collect;
 use crate::plan::{self, Action, AssignAddress, Settings, Wish};
-use crate::report::Report;
-use crate::state::{self, Name, State};
+use crate::report::{Report, Snapshot, pool_of};
+use crate::state::{self, Dirty, Name, State};
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// Everything is planned again this often, whatever was or was not reported.
 const RESYNC: Duration = Duration::from_secs(60);
+/// Questions that may wait while a plan is carried out.
+const QUESTIONS: usize = 16;
 
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
     #[error(transparent)]
     Store(#[from] datastore::Error),
     #[error(transparent)]
@@ -54,26 +61,43 @@ impl Round {
     }
 }
 
-/// The controller of one cluster.
+/// The controller of one cluster, while it leads.
 pub struct Controller {
     store: DynStore,
     ipam: Ipam,
     settings: Settings,
     state: State,
+    clock: Clock,
+    /// What failed, to be planned again.
+    failed: Dirty,
     report: Arc<Mutex<Report>>,
 }
 
 impl Controller {
     pub fn new(store: DynStore, settings: Settings, report: Arc<Mutex<Report>>) -> Self {
-        Self { ipam: Ipam::new(store.clone()), store, settings, state: State::default(), report }
+        let collection = gc::Settings { has_kubernetes: settings.has_kubernetes, ..gc::Settings::default() };
+        Self {
+            ipam: Ipam::new(store.clone()),
+            store,
+            settings,
+            state: State::new(collection),
+            clock: Clock::start(),
+            failed: Dirty::default(),
+            report,
+        }
     }
 
     /// Runs until it is dropped; ends only when the watcher does.
     pub async fn run(mut self) {
         let mut updates = watcher::watch(self.store.clone(), state::ranges());
-        let mut next = Instant::now() + RESYNC;
+        let (questions, mut asked) = mpsc::channel::<oneshot::Sender<Snapshot>>(QUESTIONS);
+        self.report().questions = Some(questions);
+        let mut resync = Instant::now() + RESYNC;
+        let mut retry = None;
         let mut backoff = FIRST_BACKOFF;
         loop {
+            let due = self.state.collector.next_due().map(|due| self.clock.instant_of(due));
+            let next = [Some(resync), retry, due].into_iter().flatten().min().unwrap_or(resync);
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { return };
@@ -82,17 +106,34 @@ impl Controller {
                     while let Ok(update) = updates.try_recv() {
                         self.state.apply(update);
                     }
-                    if !self.state.is_in_sync || !self.state.take_dirty() {
+                    if !self.state.is_in_sync || (self.state.dirty.is_empty() && !self.state.collector.is_dirty()) {
                         continue;
                     }
                 }
-                () = tokio::time::sleep_until(next), if self.state.is_in_sync => {}
+                Some(question) = asked.recv() => {
+                    let _ = question.send(self.snapshot());
+                    continue;
+                }
+                () = tokio::time::sleep_until(next), if self.state.is_in_sync => {
+                    let now = Instant::now();
+                    if now >= resync {
+                        self.state.mark_all();
+                        resync = now + RESYNC;
+                    }
+                    if retry.is_some_and(|at| now >= at) {
+                        self.state.mark(std::mem::take(&mut self.failed));
+                        retry = None;
+                    }
+                }
+            }
+            if self.state.config.is_locked {
+                // It is planned when the lock is gone: that is an update too.
+                continue;
             }
             if self.reconcile().await {
                 backoff = FIRST_BACKOFF;
-                next = Instant::now() + RESYNC;
-            } else {
-                next = Instant::now() + backoff;
+            } else if retry.is_none() {
+                retry = Some(Instant::now() + backoff);
                 backoff = (backoff * 2).min(LAST_BACKOFF);
             }
         }
@@ -100,22 +141,32 @@ impl Controller {
 
     /// Plans and does; whether everything could be done.
     async fn reconcile(&mut self) -> bool {
-        let now = ipam::block::rfc3339(Timestamp::now());
-        let actions = plan::plan(&self.state, &self.settings, &now);
+        let now = ipam::block::rfc3339(self.clock.now());
+        let actions = plan::plan(&mut self.state, &self.settings, &now);
         let failures = self.state.failures.clone();
         let mut round = self.execute_all(actions).await;
         if self.state.failures != failures {
             // Whom addresses were refused is said at once: a round that failed is not planned again before its backoff.
-            let mut actions = plan::plan(&self.state, &self.settings, &now);
-            actions.retain(|action| matches!(action, Action::UpdateService(_)));
+            let told = self.state.failures.iter().filter(|(name, text)| failures.get(*name) != Some(*text));
+            let told: Vec<Name> = told.map(|(name, _)| name.clone()).collect();
+            self.state.dirty.services.extend(told);
+            let mut actions = plan::plan(&mut self.state, &self.settings, &now);
+            actions.retain(|action| {
+                let is_update = matches!(action, Action::UpdateService(_));
+                if !is_update {
+                    action.mark(&mut self.failed);
+                }
+                is_update
+            });
             round.add(self.execute_all(actions).await);
         }
+        round.add(self.collect().await);
         let Round { done, failed } = round;
         let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
         report.is_in_sync = true;
         report.services = self.state.services.len();
         report.workloads = self.state.workloads.len();
-        report.load_balancers = self.state.allocations().len();
+        report.load_balancers = self.state.allocations.len();
         report.reconciles += 1;
         report.actions += done;
         report.failures += failed;
@@ -124,6 +175,37 @@ impl Controller {
             report.last_error = None;
         }
         failed == 0
+    }
+
+    /// Releases what nobody needs.
+    async fn collect(&mut self) -> Round {
+        let mut round = Round::default();
+        for release in self.state.collector.observe(self.clock.now()) {
+            let text = collect::describe(&release);
+            let node = match &release {
+                gc::Release::Addresses { handle, .. } => self.state.collector.node_of(handle).map(ToString::to_string),
+                _ => None,
+            };
+            if self.settings.is_dry_run {
+                tracing::info!("would {text}");
+                continue;
+            }
+            match collect::execute(&self.store, &self.ipam, &release).await {
+                Ok(true) => {
+                    round.done += 1;
+                    self.count(&release, node.as_deref());
+                    tracing::info!("{text}");
+                }
+                Ok(false) => tracing::debug!("{text}: not any more"),
+                Err(error) if is_overtaken(&error) => tracing::debug!(%error, "{text}: overtaken"),
+                // It stays a candidate and comes again.
+                Err(error) => {
+                    tracing::warn!(%error, "{text}: failed, will be retried");
+                    self.report().last_error = Some(format!("{text}: {error}"));
+                }
+            }
+        }
+        round
     }
 
     async fn execute_all(&mut self, actions: Vec<Action>) -> Round {
@@ -136,25 +218,46 @@ impl Controller {
                     tracing::info!("{text}");
                 }
                 // Somebody was faster: the watch brings what they wrote, and the next plan builds on it.
-                Err(Error::Store(
-                    error @ (datastore::Error::Conflict(_)
-                    | datastore::Error::AlreadyExists(_)
-                    | datastore::Error::NotFound(_)),
-                )) => tracing::debug!(%error, "{text}: overtaken"),
+                Err(error) if is_overtaken(&error) => {
+                    tracing::debug!(%error, "{text}: overtaken");
+                    self.state.forget_plan(&action);
+                }
                 Err(error) => {
                     round.failed += 1;
                     tracing::warn!(%error, "{text}: failed, will be retried");
                     self.report().last_error = Some(format!("{text}: {error}"));
+                    self.state.forget_plan(&action);
+                    action.mark(&mut self.failed);
                 }
             }
         }
         round
     }
 
+    fn count(&self, release: &gc::Release, node: Option<&str>) {
+        let mut report = self.report();
+        let gc::Release::Addresses { addresses, .. } = release else {
+            report.collected_other += 1;
+            return;
+        };
+        for (ip, _) in addresses {
+            let pool = pool_of(&self.state.pools, &IpNet::from(*ip)).to_string();
+            *report.reclamations.entry((pool, node.unwrap_or_default().to_string())).or_default() += 1;
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::of(&self.state)
+    }
+
     async fn execute(&mut self, action: &Action) -> Result<(), Error> {
         let store = self.store.as_ref();
         match action {
-            Action::UpdateService(service) => drop(typed::update(store, service).await?),
+            Action::UpdateService(service) => {
+                let written = typed::update(store, service).await?;
+                let name = (written.metadata.namespace.clone().unwrap_or_default(), written.metadata.name.clone());
+                self.state.put_service(name, written);
+            }
             Action::CreateSlice(slice) => drop(typed::create(store, slice).await?),
             Action::UpdateSlice(slice) => drop(typed::update(store, slice).await?),
             Action::DeleteSlice(slice) => {
@@ -174,16 +277,33 @@ impl Controller {
                 }
                 outcome?;
             }
-            Action::ReleaseAddresses { handle, addresses } => {
-                self.ipam.release_ips_of(handle, addresses).await?;
+            Action::ReleaseAddresses { handle, addresses, .. } => self.release_addresses(handle, addresses).await?,
+            Action::ReleaseHandle { service, handle, addresses } => {
+                // The blocks may have been watched ahead of the service: it is read once more.
+                let present = typed::get::<ServiceBody>(store, Some(&service.0), &service.1).await?;
+                let is_wanted = present.is_some_and(|s| {
+                    plan::wants_address(&s) && plan::handle_of(service, &s).as_deref() == Some(handle)
+                });
+                if !is_wanted {
+                    self.release_addresses(handle, addresses).await?;
+                }
             }
-            Action::ReleaseHandle { service, handle } => self.release(service, handle).await?,
+            Action::HandOver { address, from, sequence, service, handle } => {
+                let attributes = plan::service_attributes(service);
+                self.ipam.hand_over(*address, from, *sequence, handle, &attributes).await?;
+            }
+            Action::UpdatePool(pool) => drop(typed::update(store, pool).await?),
+            Action::DeleteOfNode { node, key } => collect::delete_of_node(&self.store, node, key).await?,
         }
         Ok(())
     }
 
     async fn assign(&self, assign: &AssignAddress) -> Result<(), Error> {
         let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
+        if let (Wish::Must(ip), Some((block, _))) = (assign.wish, &assign.from) {
+            let (handle, attributes) = (&assign.handle, assign.attributes());
+            return Ok(self.ipam.assign_ip_in_block(ip, *block, handle, attributes, owner).await.map(drop)?);
+        }
         let take = |ip: IpAddr| self.ipam.assign_ip(ip, &assign.handle, assign.attributes(), owner.clone());
         match assign.wish {
             Wish::Must(ip) => return Ok(take(ip).await.map(drop)?),
@@ -193,14 +313,16 @@ impl Controller {
             },
             Wish::Any => {}
         }
+        let is_v4 = assign.family == Family::V4;
+        let pools = |is_asked: bool| if is_asked { assign.pools.clone() } else { vec![] };
         let request = AssignRequest {
-            num_v4: 1,
-            num_v6: 0,
+            num_v4: usize::from(is_v4),
+            num_v6: usize::from(!is_v4),
             handle: assign.handle.clone(),
             attributes: assign.attributes(),
             owner,
-            pools_v4: assign.pools.clone(),
-            pools_v6: vec![],
+            pools_v4: pools(is_v4),
+            pools_v6: pools(!is_v4),
             intended_use: AllowedUse::LoadBalancer,
             namespace: None,
         };
@@ -210,20 +332,30 @@ impl Controller {
         }
     }
 
-    /// Releases what nobody wants. The service is read once more: the blocks may have been watched ahead of it.
-    async fn release(&self, name: &Name, handle: &str) -> Result<(), Error> {
-        let service = typed::get::<ServiceBody>(self.store.as_ref(), Some(&name.0), &name.1).await?;
-        let is_wanted =
-            service.is_some_and(|s| plan::wants_address(&s) && plan::handle_of(name, &s).as_deref() == Some(handle));
-        if !is_wanted {
-            self.ipam.release_by_handle(handle).await?;
-        }
+    async fn release_addresses(&self, handle: &str, addresses: &[(IpAddr, Option<u64>)]) -> Result<(), Error> {
+        let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
+            address: *address,
+            handle: Some(handle.to_string()),
+            sequence_number: *sequence_number,
+        };
+        let requests: Vec<ReleaseRequest> = addresses.iter().map(request).collect();
+        self.ipam.release_ips(&requests).await?;
         Ok(())
     }
 
     fn report(&self) -> std::sync::MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether somebody else was faster.
+fn is_overtaken(error: &Error) -> bool {
+    use datastore::Error as E;
+    matches!(
+        error,
+        Error::Store(E::Conflict(_) | E::AlreadyExists(_) | E::NotFound(_))
+            | Error::Ipam(ipam::Error::NotTheSame { .. })
+    )
 }
 
 /// An action, for the log.
@@ -237,7 +369,14 @@ fn describe(action: &Action) -> String {
         Action::AssignAddress(a) => {
             format!("assign a load-balancer address to service {}/{}", a.service.0, a.service.1)
         }
-        Action::ReleaseAddresses { addresses, .. } => format!("release {addresses:?}"),
+        Action::ReleaseAddresses { addresses, .. } => {
+            format!("release {:?}", addresses.iter().map(|(ip, _)| ip).collect::<Vec<_>>())
+        }
+        Action::HandOver { address, service, .. } => {
+            format!("hand {address} over to service {}/{}", service.0, service.1)
+        }
+        Action::UpdatePool(pool) => format!("update the status of {}", pool.key()),
+        Action::DeleteOfNode { node, key } => format!("delete {key} with node {node}"),
         Action::ReleaseHandle { service, .. } => {
             format!("release the load-balancer address of service {}/{}", service.0, service.1)
         }

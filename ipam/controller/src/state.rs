@@ -1,21 +1,38 @@
-//! What the controller knows: the watched objects, as the store had them last.
+//! What the controller knows: the watched objects, as the store had them last, what follows from them at once, and what changed
+//! since it was last planned.
+//!
+//! A change marks what depends on it, and nothing else: planning costs what changed. The indexes here are functions of the objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::ipam::{AllocationBlock, attr};
+use api::ipam::{AllocationBlock, IpamHandle, attr};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
-use api::meta::{Body, Resource};
-use api::service::PodBody;
-use api::{EndpointSlice, IpPool, Service, WorkloadEndpoint};
+use api::kube_controllers_configuration::AssignIps;
+use api::load_balancer_ip_pool::{Conflict, LoadBalancerIpPool, conflicts};
+use api::meta::{Body, Resource, WithSpec};
+use api::service::{LABEL_SERVICE_NAME, PodBody};
+use api::{EndpointSlice, IpPool, KubeControllersConfigurationSpec, Service, WorkloadEndpoint};
 use datastore::watcher::Update;
 use datastore::{KeyValue, typed};
 use ipam::block::Block;
+use ipam::gc::{self, Collector};
 use ipnet::IpNet;
+use jiff::SignedDuration;
+use serde_json::Value;
+
+use crate::plan::addresses::Held;
+use crate::plan::{self, Action};
 
 /// The `type` attribute of a service's addresses (Calico `ipam.AttributeTypeLoadBalancer`).
-pub const TYPE_LOAD_BALANCER: &str = "LoadBalancer";
+pub const TYPE_LOAD_BALANCER: &str = gc::TYPE_LOAD_BALANCER;
+/// The attribute that names the LoadBalancerIPPool of an address.
+pub const ATTRIBUTE_POOL: &str = "tortie.io/pool";
+/// The one object of its kind that counts.
+const DEFAULT: &str = "default";
+/// Labels of this prefix are Calico's, not the pod's.
+const CALICO_LABELS: &str = "projectcalico.org/";
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -24,7 +41,28 @@ pub type Name = (String, String);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
     pub service: Name,
-    pub addresses: BTreeSet<IpAddr>,
+    pub addresses: BTreeMap<IpAddr, Slot>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Slot {
+    /// Of the allocation, by which a later one of the same address is told apart.
+    pub sequence: Option<u64>,
+    /// It came from a LoadBalancerIPPool.
+    pub is_of_pool: bool,
+}
+
+/// An address of a service in a block: its handle, and the service.
+type Taken = (String, Slot, Name);
+
+/// What a pod says that matters here; the rest of it is large.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub labels: BTreeMap<String, String>,
+    /// Its condition `Ready` is `False`. A pod without that condition, as one applied by hand, is ready.
+    pub is_unready: bool,
+    pub is_terminating: bool,
 }
 
 /// The watched objects.
@@ -32,107 +70,631 @@ pub struct Allocation {
 pub struct State {
     pub services: BTreeMap<Name, Service>,
     pub slices: BTreeMap<Name, EndpointSlice>,
+    /// With the labels of their pods.
     pub workloads: BTreeMap<Name, WorkloadEndpoint>,
-    /// The labels of pods; the rest of a pod is large and says nothing here.
-    pub pods: BTreeMap<Name, BTreeMap<String, String>>,
+    pub pods: BTreeMap<Name, Pod>,
     pub pools: BTreeMap<String, IpPool>,
-    /// By block: handle to what it has there, for handles of services only.
-    blocks: BTreeMap<IpNet, BTreeMap<String, Allocation>>,
+    pub lb_pools: BTreeMap<String, LoadBalancerIpPool>,
+    /// LoadBalancerIPPools that meet another pool.
+    pub conflicts: BTreeMap<String, Conflict>,
+    /// Addresses in use, by LoadBalancerIPPool.
+    pub lb_used: BTreeMap<String, u128>,
+    /// Addresses that a plan gives away, until the blocks show it; with the handle.
+    pub picked: BTreeMap<IpAddr, String>,
+    /// By handle.
+    pub allocations: BTreeMap<String, Allocation>,
+    /// Who holds which cluster IP and node port.
+    pub held: Held,
+    pub collector: Collector,
+    /// Keys of what is one node's own, by the node.
+    pub node_scoped: BTreeMap<String, BTreeSet<Key>>,
+    /// Nodes that were deleted before our eyes, until nothing of theirs is left.
+    pub deleted_nodes: BTreeSet<String>,
+    /// Services that lack an address which another may give back.
+    pub starved: BTreeSet<Name>,
     /// Why a service could not get its address when it was last tried.
     pub failures: BTreeMap<Name, String>,
+    pub config: Config,
     pub is_in_sync: bool,
-    /// Whether something changed since [`State::take_dirty`].
-    is_dirty: bool,
+    pub dirty: Dirty,
+    /// The labels that workloads are stored with, where those of their pods differ.
+    stored_labels: BTreeMap<Name, BTreeMap<String, String>>,
+    /// By block: its addresses of services.
+    blocks: BTreeMap<IpNet, BTreeMap<IpAddr, Taken>>,
+    /// Handles by their addresses, of services.
+    holders: BTreeMap<IpAddr, String>,
+    /// Services by the key under which they share addresses; of these, those that have an address in their status.
+    sharing: BTreeMap<String, BTreeSet<Name>>,
+    claims: BTreeMap<IpAddr, BTreeSet<Name>>,
+    slices_of: BTreeMap<Name, BTreeSet<Name>>,
+    workloads_of_pod: BTreeMap<Name, BTreeSet<Name>>,
+    workloads_of_node: BTreeMap<String, BTreeSet<Name>>,
+    /// Workloads by namespace and label, services with a selector by namespace and the first label they ask for.
+    labelled: BTreeMap<(String, String, String), BTreeSet<Name>>,
+    selecting: BTreeMap<(String, String, String), BTreeSet<Name>>,
+}
+
+/// What the stored configuration says to the controller.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The datastore is being migrated (ClusterInformation's `datastoreReady: false`): nothing is written.
+    pub is_locked: bool,
+    /// Only services that ask for an address get one (Calico `assignIPs: RequestedServicesOnly`).
+    pub only_requested: bool,
+}
+
+/// What changed since it was last planned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dirty {
+    pub services: BTreeSet<Name>,
+    /// Services whose slices are to be looked at.
+    pub endpoints: BTreeSet<Name>,
+    pub workloads: BTreeSet<Name>,
+    pub handles: BTreeSet<String>,
+    pub nodes: BTreeSet<String>,
+    /// LoadBalancerIPPools whose status is to be looked at.
+    pub pools: BTreeSet<String>,
+}
+
+impl Dirty {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What is to be watched.
 pub fn ranges() -> Vec<KeyRange> {
-    let kinds = [Kind::Service, Kind::EndpointSlice, Kind::WorkloadEndpoint, Kind::Pod, Kind::IpPool];
-    kinds.into_iter().map(KeyRange::Kind).chain([KeyRange::Blocks]).collect()
+    let kinds = [
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::WorkloadEndpoint,
+        Kind::Pod,
+        Kind::IpPool,
+        Kind::Node,
+        Kind::BgpPeer,
+        Kind::BgpConfiguration,
+        Kind::FelixConfiguration,
+        Kind::ClusterInformation,
+        Kind::LoadBalancerIpPool,
+        Kind::KubeControllersConfiguration,
+    ];
+    let ipam = [KeyRange::Blocks, KeyRange::HostAffinities, KeyRange::VirtualAffinities, KeyRange::Handles];
+    kinds.into_iter().map(KeyRange::Kind).chain(ipam).collect()
 }
 
 impl State {
+    pub fn new(collection: gc::Settings) -> Self {
+        Self { collector: Collector::new(collection), ..Self::default() }
+    }
+
     /// Takes an update over.
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::InSync => {
                 self.is_in_sync = true;
-                self.is_dirty = true;
+                self.mark_all();
             }
             Update::Put(kv) => self.put(&kv),
             Update::Delete(key) => self.delete(&key),
         }
     }
 
-    /// Whether something changed since the last call.
-    pub fn take_dirty(&mut self) -> bool {
-        std::mem::take(&mut self.is_dirty)
+    /// Everything is to be planned.
+    pub fn mark_all(&mut self) {
+        self.dirty.services = self.services.keys().cloned().collect();
+        self.dirty.endpoints = self.services.keys().chain(self.slices_of.keys()).cloned().collect();
+        self.dirty.workloads = self.workloads.keys().cloned().collect();
+        self.dirty.handles = self.allocations.keys().cloned().collect();
+        self.dirty.nodes = self.node_scoped.keys().chain(self.workloads_of_node.keys()).cloned().collect();
+        self.dirty.nodes.extend(self.deleted_nodes.iter().cloned());
+        self.dirty.pools = self.lb_pools.keys().cloned().collect();
+        self.picked.clear();
     }
 
-    /// The addresses of services, by handle.
-    pub fn allocations(&self) -> BTreeMap<&str, Allocation> {
-        let mut all: BTreeMap<&str, Allocation> = BTreeMap::new();
-        for (handle, part) in self.blocks.values().flatten() {
-            let whole = all.entry(handle).or_default();
-            whole.service = part.service.clone();
-            whole.addresses.extend(&part.addresses);
+    /// What is to be planned again.
+    pub fn mark(&mut self, again: Dirty) {
+        let Dirty { services, endpoints, workloads, handles, nodes, pools } = again;
+        self.dirty.pools.extend(pools);
+        self.dirty.services.extend(services);
+        self.dirty.endpoints.extend(endpoints);
+        self.dirty.workloads.extend(workloads);
+        self.dirty.handles.extend(handles);
+        self.dirty.nodes.extend(nodes);
+    }
+
+    /// An action was not done: what the plan gave away with it is free again.
+    pub fn forget_plan(&mut self, action: &Action) {
+        let planned = match action {
+            Action::UpdateService(planned) => planned,
+            Action::AssignAddress(assign) => {
+                self.picked.retain(|_, handle| *handle != assign.handle);
+                return;
+            }
+            _ => return,
+        };
+        let name = (planned.metadata.namespace.clone().unwrap_or_default(), planned.metadata.name.clone());
+        let others = match self.services.get(&name) {
+            Some(present) => self.held.insert(&name, present),
+            None => self.held.remove(&name),
+        };
+        self.dirty.services.extend(others);
+    }
+
+    /// The handle that has an address of a service.
+    pub fn holder_of(&self, ip: IpAddr) -> Option<&str> {
+        self.holders.get(&ip).map(String::as_str)
+    }
+
+    /// Whether a service that shares addresses has this one in its status.
+    pub fn is_claimed(&self, ip: IpAddr) -> bool {
+        self.claims.contains_key(&ip)
+    }
+
+    /// The other services that have the sharing key of this one.
+    pub fn sharing_with(&self, name: &Name) -> Vec<Name> {
+        let key = self.services.get(name).and_then(plan::sharing_key);
+        key.and_then(|key| self.sharing.get(key)).into_iter().flatten().cloned().collect()
+    }
+
+    /// The services whose addresses are planned together with this one's, oldest first.
+    pub fn group_of(&self, name: &Name) -> Vec<Name> {
+        let mut members = self.sharing_with(name);
+        if members.is_empty() {
+            return vec![name.clone()];
         }
-        all
+        members.sort_by_key(|member| self.services.get(member).map(|s| plan::addresses::age(member, s)));
+        members
+    }
+
+    /// The slices that say they are of a service.
+    pub fn slices_of(&self, service: &Name) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
+        let names = self.slices_of.get(service).into_iter().flatten();
+        names.filter_map(|name| self.slices.get_key_value(name))
+    }
+
+    /// The workloads that a selector of this namespace selects.
+    pub fn selected<'a>(
+        &'a self,
+        namespace: &str,
+        selector: &'a BTreeMap<String, String>,
+    ) -> impl Iterator<Item = (&'a Name, &'a WorkloadEndpoint)> {
+        let first = selector.first_key_value().map(|(k, v)| (namespace.to_string(), k.clone(), v.clone()));
+        let candidates = first.and_then(|label| self.labelled.get(&label)).into_iter().flatten();
+        candidates
+            .filter_map(|name| self.workloads.get_key_value(name))
+            .filter(|(_, w)| selector.iter().all(|(k, v)| w.metadata.labels.get(k) == Some(v)))
+    }
+
+    /// The pod of a workload.
+    pub fn pod_of(&self, name: &Name, workload: &WorkloadEndpoint) -> Option<&Pod> {
+        self.pods.get(&(name.0.clone(), workload.body.spec.pod.clone()?))
+    }
+
+    /// Whether the store has other labels for a workload than its pod.
+    pub fn is_relabelled(&self, name: &Name) -> bool {
+        self.stored_labels.contains_key(name)
+    }
+
+    pub fn workloads_of_node(&self, node: &str) -> impl Iterator<Item = &Name> {
+        self.workloads_of_node.get(node).into_iter().flatten()
+    }
+
+    /// Puts a service as it was just written, without waiting for the watch.
+    pub fn put_service(&mut self, name: Name, service: Service) {
+        if self.services.get(&name) == Some(&service) {
+            return;
+        }
+        self.remove_service(&name);
+        if let Some(label) = first_label(&name, &service) {
+            self.selecting.entry(label).or_default().insert(name.clone());
+        }
+        if let Some(key) = plan::sharing_key(&service).filter(|_| plan::wants_address(&service)) {
+            self.sharing.entry(key.to_string()).or_default().insert(name.clone());
+            for ip in plan::ingress_of(&service) {
+                self.claims.entry(ip).or_default().insert(name.clone());
+            }
+        }
+        self.collector.put_service(&name);
+        let others = self.held.insert(&name, &service);
+        self.dirty.services.extend(others);
+        self.services.insert(name.clone(), service);
+        self.dirty.services.insert(name.clone());
+        self.dirty.endpoints.insert(name);
+    }
+
+    fn remove_service(&mut self, name: &Name) {
+        let Some(before) = self.services.remove(name) else { return };
+        if let Some(label) = first_label(name, &before) {
+            unlink(&mut self.selecting, &label, name);
+        }
+        if let Some(key) = plan::sharing_key(&before) {
+            unlink(&mut self.sharing, &key.to_string(), name);
+            self.dirty.services.extend(self.sharing.get(key).into_iter().flatten().cloned());
+            for ip in plan::ingress_of(&before) {
+                unlink(&mut self.claims, &ip, name);
+                self.dirty.handles.extend(self.holders.get(&ip).cloned());
+            }
+        }
+        let others = self.held.remove(name);
+        self.dirty.services.extend(others);
+        self.dirty.endpoints.insert(name.clone());
+        self.dirty.handles.extend(plan::handle_of(name, &before));
     }
 
     fn put(&mut self, kv: &KeyValue) {
-        if let Key::IpamBlock(cidr) = kv.key {
-            let found = service_addresses(kv);
-            if self.blocks.get(&cidr).is_none_or(|known| *known != found) {
-                // A block without services says nothing that matters here.
-                self.is_dirty |= !found.is_empty() || self.blocks.contains_key(&cidr);
-                if found.is_empty() {
-                    self.blocks.remove(&cidr);
-                } else {
-                    self.blocks.insert(cidr, found);
-                }
+        match &kv.key {
+            Key::IpamBlock(cidr) => return self.put_block(*cidr, kv),
+            Key::BlockAffinity(owner, cidr) => return self.collector.put_affinity(owner, *cidr, kv.mod_revision),
+            Key::IpamHandle(id) => {
+                let blocks = serde_json::from_slice::<IpamHandle>(&kv.value).map(|h| ipam::handle::blocks(&h));
+                return self.collector.put_record(id, blocks.unwrap_or_default(), kv.mod_revision);
             }
-            return;
+            _ => {}
         }
         let Some((kind, name)) = named(&kv.key) else { return };
         match kind {
-            Kind::Service => store(&mut self.services, name, kv),
-            Kind::EndpointSlice => store(&mut self.slices, name, kv),
-            Kind::WorkloadEndpoint => store(&mut self.workloads, name, kv),
-            Kind::Pod => {
-                let labels = decoded::<PodBody>(kv).map(|pod| pod.metadata.labels);
-                if self.pods.get(&name) == labels.as_ref() {
-                    return;
-                }
-                match labels {
-                    Some(labels) => drop(self.pods.insert(name, labels)),
-                    None => drop(self.pods.remove(&name)),
+            Kind::Service => match decoded(kv) {
+                Some(service) => self.put_service(name, service),
+                None => self.delete(&kv.key),
+            },
+            Kind::EndpointSlice => {
+                self.delete(&kv.key);
+                if let Some(slice) = decoded::<api::service::EndpointSliceBody>(kv) {
+                    if let Some(service) = service_of(&slice) {
+                        self.slices_of.entry(service.clone()).or_default().insert(name.clone());
+                        self.dirty.endpoints.insert(service);
+                    }
+                    self.slices.insert(name, slice);
                 }
             }
-            Kind::IpPool => store(&mut self.pools, name.1, kv),
-            _ => return,
+            Kind::WorkloadEndpoint => match decoded(kv) {
+                Some(workload) => self.put_workload(name, workload),
+                None => self.delete(&kv.key),
+            },
+            Kind::Pod => self.put_pod(name, kv),
+            Kind::IpPool => {
+                let before = self.pools.get(&name.1).map(|p| p.body.spec.clone());
+                match decoded(kv) {
+                    Some(pool) => drop(self.pools.insert(name.1.clone(), pool)),
+                    None => drop(self.pools.remove(&name.1)),
+                }
+                if before != self.pools.get(&name.1).map(|p| p.body.spec.clone()) {
+                    self.reread_pools();
+                }
+            }
+            Kind::LoadBalancerIpPool => self.put_pool(name.1, kv),
+            Kind::KubeControllersConfiguration if name.1 == DEFAULT => {
+                self.configure(decoded::<WithSpec<KubeControllersConfigurationSpec>>(kv).map(|c| c.body.spec));
+            }
+            Kind::Node => {
+                self.collector.put_node(&name.1);
+                self.deleted_nodes.remove(&name.1);
+            }
+            Kind::BgpPeer | Kind::BgpConfiguration | Kind::FelixConfiguration => {
+                self.forget_node_scoped(&kv.key);
+                if let Some(node) = node_of(kind, &name.1, kv) {
+                    self.node_scoped.entry(node.clone()).or_default().insert(kv.key.clone());
+                    self.dirty.nodes.insert(node);
+                }
+            }
+            Kind::ClusterInformation => {
+                let ready = decoded::<WithSpec<api::node::ClusterInformationSpec>>(kv)
+                    .and_then(|c| c.body.spec.datastore_ready);
+                self.config.is_locked = ready == Some(false);
+            }
+            _ => {}
         }
-        self.is_dirty = true;
     }
 
     fn delete(&mut self, key: &Key) {
-        if let Key::IpamBlock(cidr) = key {
-            self.is_dirty |= self.blocks.remove(cidr).is_some();
-            return;
+        match key {
+            Key::IpamBlock(cidr) => {
+                self.collector.delete_block(*cidr);
+                return self.set_block(*cidr, BTreeMap::new());
+            }
+            Key::BlockAffinity(owner, cidr) => return self.collector.delete_affinity(owner, *cidr),
+            Key::IpamHandle(id) => return self.collector.delete_record(id),
+            _ => {}
         }
         let Some((kind, name)) = named(key) else { return };
         match kind {
             Kind::Service => {
                 self.failures.remove(&name);
-                self.services.remove(&name);
+                self.starved.remove(&name);
+                self.collector.delete_service(&name);
+                self.remove_service(&name);
             }
-            Kind::EndpointSlice => drop(self.slices.remove(&name)),
-            Kind::WorkloadEndpoint => drop(self.workloads.remove(&name)),
-            Kind::Pod => drop(self.pods.remove(&name)),
-            Kind::IpPool => drop(self.pools.remove(&name.1)),
-            _ => return,
+            Kind::EndpointSlice => {
+                if let Some(service) = self.slices.remove(&name).as_ref().and_then(service_of) {
+                    unlink(&mut self.slices_of, &service, &name);
+                    self.dirty.endpoints.insert(service);
+                }
+            }
+            Kind::WorkloadEndpoint => {
+                self.collector.delete_workload(&name);
+                self.remove_workload(&name);
+            }
+            Kind::Pod => {
+                self.collector.delete_pod(&name);
+                self.pods.remove(&name);
+                self.reread_workloads_of(&name);
+            }
+            Kind::IpPool => {
+                self.pools.remove(&name.1);
+                self.reread_pools();
+            }
+            Kind::LoadBalancerIpPool => {
+                self.lb_pools.remove(&name.1);
+                self.lb_used.remove(&name.1);
+                self.reread_pools();
+            }
+            Kind::KubeControllersConfiguration if name.1 == DEFAULT => self.configure(None),
+            Kind::Node => {
+                self.collector.delete_node(&name.1);
+                self.deleted_nodes.insert(name.1.clone());
+                self.dirty.nodes.insert(name.1);
+            }
+            Kind::BgpPeer | Kind::BgpConfiguration | Kind::FelixConfiguration => self.forget_node_scoped(key),
+            Kind::ClusterInformation => self.config.is_locked = false,
+            _ => {}
         }
-        self.is_dirty = true;
+    }
+
+    fn put_workload(&mut self, name: Name, mut workload: WorkloadEndpoint) {
+        self.collector.put_workload(&name, addresses_of(&workload).collect());
+        let before = self.workloads.get(&name).map(comparable);
+        if before.is_some() && before == Some(comparable(&workload)) && !self.is_relabelled(&name) {
+            // The revision alone: what was planned on the one before must be planned on this.
+            self.workloads.insert(name, workload);
+            return;
+        }
+        self.remove_workload(&name);
+        let stored = workload.metadata.labels.clone();
+        if let Some(pod) = self.pod_of(&name, &workload) {
+            let calicos = stored.iter().filter(|(k, _)| k.starts_with(CALICO_LABELS));
+            let mut labels = pod.labels.clone();
+            labels.extend(calicos.map(|(k, v)| (k.clone(), v.clone())));
+            workload.metadata.labels = labels;
+        }
+        if workload.metadata.labels != stored {
+            self.stored_labels.insert(name.clone(), stored);
+            self.dirty.workloads.insert(name.clone());
+        }
+        if let Some(pod) = workload.body.spec.pod.clone() {
+            self.workloads_of_pod.entry((name.0.clone(), pod)).or_default().insert(name.clone());
+        }
+        self.workloads_of_node.entry(workload.body.spec.node.clone()).or_default().insert(name.clone());
+        for (k, v) in &workload.metadata.labels {
+            self.labelled.entry((name.0.clone(), k.clone(), v.clone())).or_default().insert(name.clone());
+        }
+        self.mark_selecting(&name.0, &workload);
+        self.workloads.insert(name, workload);
+    }
+
+    fn remove_workload(&mut self, name: &Name) {
+        self.stored_labels.remove(name);
+        let Some(workload) = self.workloads.remove(name) else { return };
+        if let Some(pod) = workload.body.spec.pod.clone() {
+            unlink(&mut self.workloads_of_pod, &(name.0.clone(), pod), name);
+        }
+        unlink(&mut self.workloads_of_node, &workload.body.spec.node, name);
+        for (k, v) in &workload.metadata.labels {
+            unlink(&mut self.labelled, &(name.0.clone(), k.clone(), v.clone()), name);
+        }
+        self.mark_selecting(&name.0, &workload);
+    }
+
+    fn put_pod(&mut self, name: Name, kv: &KeyValue) {
+        let Some(pod) = decoded::<PodBody>(kv) else { return self.delete(&kv.key) };
+        let status = pod.body.extra.get("status").unwrap_or(&Value::Null);
+        let texts =
+            |v: &Value| v.as_array().into_iter().flatten().filter_map(|p| p["ip"].as_str()?.parse().ok()).collect();
+        let mut addresses: Vec<IpAddr> = texts(&status["podIPs"]);
+        addresses.extend(status["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok()));
+        let is_finished = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+        self.collector.put_pod(&name, gc::PodView { addresses, is_finished });
+        let mut conditions = status["conditions"].as_array().into_iter().flatten();
+        let pod = Pod {
+            labels: pod.metadata.labels,
+            is_unready: conditions.any(|c| c["type"] == "Ready" && c["status"] == "False"),
+            is_terminating: pod.metadata.extra.contains_key("deletionTimestamp"),
+        };
+        if self.pods.get(&name) != Some(&pod) {
+            self.pods.insert(name.clone(), pod);
+            self.reread_workloads_of(&name);
+        }
+    }
+
+    /// The workloads of a pod take its labels.
+    fn reread_workloads_of(&mut self, pod: &Name) {
+        for name in self.workloads_of_pod.get(pod).cloned().unwrap_or_default() {
+            let stored = self.stored_labels.remove(&name);
+            let Some(mut workload) = self.workloads.get(&name).cloned() else { continue };
+            self.remove_workload(&name);
+            if let Some(stored) = stored {
+                workload.metadata.labels = stored;
+            }
+            self.put_workload(name, workload);
+        }
+    }
+
+    /// Marks the services that select a workload.
+    fn mark_selecting(&mut self, namespace: &str, workload: &WorkloadEndpoint) {
+        let labels = &workload.metadata.labels;
+        for (k, v) in labels {
+            let label = (namespace.to_string(), k.clone(), v.clone());
+            for name in self.selecting.get(&label).into_iter().flatten() {
+                let selector = self.services.get(name).map(|s| &s.body.spec.selector);
+                if selector.is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v))) {
+                    self.dirty.endpoints.insert(name.clone());
+                }
+            }
+        }
+    }
+
+    fn put_pool(&mut self, name: String, kv: &KeyValue) {
+        let Some(pool) = decoded::<WithSpec<api::LoadBalancerIpPoolSpec>>(kv) else { return self.delete(&kv.key) };
+        let is_same = |p: &LoadBalancerIpPool| {
+            p.body.spec == pool.body.spec && p.metadata.creation_timestamp == pool.metadata.creation_timestamp
+        };
+        let is_known = self.lb_pools.get(&name).is_some_and(is_same);
+        self.dirty.pools.insert(name.clone());
+        if !is_known {
+            let used = self.holders.keys().filter(|ip| pool.body.spec.contains(**ip)).count();
+            self.lb_used.insert(name.clone(), used as u128);
+        }
+        self.lb_pools.insert(name, pool);
+        if !is_known {
+            self.reread_pools();
+        }
+    }
+
+    /// After a change of pools: which of them conflict, and who is concerned.
+    fn reread_pools(&mut self) {
+        let ip_pools = self.pools.iter().map(|(name, p)| (p.body.spec.cidr.into(), format!("IPPool({name})")));
+        let found = conflicts(self.lb_pools.values(), ip_pools);
+        self.conflicts = found.into_iter().map(|(name, conflict)| (name.to_string(), conflict)).collect();
+        self.dirty.pools.extend(self.lb_pools.keys().cloned());
+        self.mark_load_balancers();
+    }
+
+    fn configure(&mut self, spec: Option<KubeControllersConfigurationSpec>) {
+        let controllers = spec.map(|s| s.controllers).unwrap_or_default();
+        let grace = controllers.node.and_then(|n| n.leak_grace_period).and_then(|text| api::duration::parse(&text));
+        let grace = grace.and_then(|d| SignedDuration::try_from(d).ok()).unwrap_or(gc::DEFAULT_GRACE);
+        self.collector.set_settings(gc::Settings { grace, ..self.collector.settings() });
+        let assign = controllers.load_balancer.and_then(|l| l.assign_ips).unwrap_or_default();
+        self.config.only_requested = assign == AssignIps::RequestedServicesOnly;
+        self.mark_load_balancers();
+    }
+
+    /// Marks the services whose addresses pools decide.
+    fn mark_load_balancers(&mut self) {
+        let wanting = self.services.iter().filter(|(_, s)| plan::wants_address(s));
+        self.dirty.services.extend(wanting.map(|(name, _)| name.clone()));
+    }
+
+    fn put_block(&mut self, cidr: IpNet, kv: &KeyValue) {
+        let read = serde_json::from_slice::<AllocationBlock>(&kv.value).map_err(|e| e.to_string());
+        match read.and_then(|stored| Block::from_stored(stored).map_err(|e| e.to_string())) {
+            Ok(block) => {
+                self.collector.put_block(&block);
+                self.set_block(cidr, service_addresses(&block));
+            }
+            Err(error) => {
+                tracing::warn!(key = %kv.key, error, "a block is ignored");
+                self.collector.put_unreadable_block(cidr);
+                self.set_block(cidr, BTreeMap::new());
+            }
+        }
+    }
+
+    fn set_block(&mut self, cidr: IpNet, found: BTreeMap<IpAddr, Taken>) {
+        let mut before = self.blocks.remove(&cidr).unwrap_or_default();
+        for (ip, (handle, slot, service)) in &found {
+            self.picked.remove(ip);
+            if before.get(ip).is_some_and(|(h, s, _)| h == handle && s == slot) {
+                before.remove(ip);
+                continue;
+            }
+            if let Some((other, ..)) = before.remove(ip) {
+                self.remove_address(&other, *ip);
+            }
+            let allocation = self.allocations.entry(handle.clone()).or_default();
+            allocation.service = service.clone();
+            allocation.addresses.insert(*ip, *slot);
+            if self.holders.insert(*ip, handle.clone()).is_none() {
+                self.count(*ip, true);
+            }
+            self.mark_handle(handle.clone(), service.clone());
+        }
+        for (ip, (handle, ..)) in before {
+            self.remove_address(&handle, ip);
+        }
+        if !found.is_empty() {
+            self.blocks.insert(cidr, found);
+        }
+    }
+
+    fn remove_address(&mut self, handle: &str, ip: IpAddr) {
+        if self.holders.get(&ip).is_some_and(|h| h == handle) {
+            self.holders.remove(&ip);
+            self.count(ip, false);
+        }
+        let Some(allocation) = self.allocations.get_mut(handle) else { return };
+        allocation.addresses.remove(&ip);
+        let service = allocation.service.clone();
+        if allocation.addresses.is_empty() {
+            self.allocations.remove(handle);
+        }
+        self.mark_handle(handle.to_string(), service);
+        // Who found no address may find this one.
+        self.dirty.services.extend(self.failures.keys().chain(&self.starved).cloned());
+    }
+
+    /// Keeps the number of addresses in use of the pools that have this one.
+    fn count(&mut self, ip: IpAddr, is_used: bool) {
+        for (name, _) in self.lb_pools.iter().filter(|(_, p)| p.body.spec.contains(ip)) {
+            let used = self.lb_used.entry(name.clone()).or_default();
+            *used = if is_used { *used + 1 } else { used.saturating_sub(1) };
+            self.dirty.pools.insert(name.clone());
+        }
+    }
+
+    fn mark_handle(&mut self, handle: String, service: Name) {
+        self.dirty.handles.insert(handle);
+        if self.services.contains_key(&service) {
+            self.dirty.services.insert(service);
+        }
+    }
+
+    fn forget_node_scoped(&mut self, key: &Key) {
+        self.node_scoped.retain(|_, keys| {
+            keys.remove(key);
+            !keys.is_empty()
+        });
+    }
+}
+
+/// The addresses of a workload.
+pub fn addresses_of(workload: &WorkloadEndpoint) -> impl Iterator<Item = IpAddr> + '_ {
+    workload.body.spec.ip_networks.iter().filter_map(|net| net.split('/').next()?.parse().ok())
+}
+
+/// The service that a slice says it is of.
+pub fn service_of(slice: &EndpointSlice) -> Option<Name> {
+    let service = slice.metadata.labels.get(LABEL_SERVICE_NAME)?;
+    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+/// A workload without what changes at every write.
+fn comparable(workload: &WorkloadEndpoint) -> WorkloadEndpoint {
+    let mut same = workload.clone();
+    same.metadata.resource_version = None;
+    same
+}
+
+/// Under what a service with a selector is found.
+fn first_label(name: &Name, service: &Service) -> Option<(String, String, String)> {
+    let (k, v) = service.body.spec.selector.first_key_value()?;
+    Some((name.0.clone(), k.clone(), v.clone()))
+}
+
+/// The node whose own a resource is.
+fn node_of(kind: Kind, name: &str, kv: &KeyValue) -> Option<String> {
+    if kind != Kind::BgpPeer {
+        return name.strip_prefix("node.").filter(|n| !n.is_empty()).map(ToString::to_string);
+    }
+    let document: Value = serde_json::from_slice(&kv.value).ok()?;
+    document["spec"]["node"].as_str().filter(|n| !n.is_empty()).map(ToString::to_string)
+}
+
+fn unlink<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
+    if let Some(names) = map.get_mut(key) {
+        names.remove(name);
+        if names.is_empty() {
+            map.remove(key);
+        }
     }
 }
 
@@ -140,38 +702,24 @@ fn named(key: &Key) -> Option<(Kind, Name)> {
     Some((key.kind()?, (key.namespace().unwrap_or_default().to_string(), key.name()?.to_string())))
 }
 
-fn store<K: Ord, B: Body>(map: &mut BTreeMap<K, Resource<B>>, name: K, kv: &KeyValue) {
-    match decoded(kv) {
-        Some(resource) => drop(map.insert(name, resource)),
-        None => drop(map.remove(&name)),
-    }
-}
-
 /// An object that cannot be read counts as absent, and is logged.
 fn decoded<B: Body>(kv: &KeyValue) -> Option<Resource<B>> {
     typed::decode(kv).inspect_err(|error| tracing::warn!(%error, "an object of the datastore is ignored")).ok()
 }
 
-/// The services that have addresses in a block, by handle.
-fn service_addresses(kv: &KeyValue) -> BTreeMap<String, Allocation> {
-    let mut found: BTreeMap<String, Allocation> = BTreeMap::new();
-    let read = serde_json::from_slice::<AllocationBlock>(&kv.value).map_err(|e| e.to_string());
-    let block = match read.and_then(|stored| Block::from_stored(stored).map_err(|e| e.to_string())) {
-        Ok(block) => block,
-        Err(error) => {
-            tracing::warn!(key = %kv.key, error, "a block is ignored");
-            return found;
-        }
-    };
+/// The addresses of services in a block.
+fn service_addresses(block: &Block) -> BTreeMap<IpAddr, Taken> {
+    let mut found = BTreeMap::new();
     for (address, attribute) in block.allocated() {
         let (Some(handle), Some(attributes)) = (&attribute.handle_id, &attribute.secondary) else { continue };
         if attributes.get(attr::TYPE).map(String::as_str) != Some(TYPE_LOAD_BALANCER) {
             continue;
         }
         let text = |key: &str| attributes.get(key).cloned().unwrap_or_default();
-        let allocation = found.entry(handle.clone()).or_default();
-        allocation.service = (text(attr::NAMESPACE), text(attr::SERVICE));
-        allocation.addresses.insert(address);
+        let service = (text(attr::NAMESPACE), text(attr::SERVICE));
+        let is_of_pool = attributes.contains_key(ATTRIBUTE_POOL);
+        let slot = Slot { sequence: block.sequence_of(address), is_of_pool };
+        found.insert(address, (handle.clone(), slot, service));
     }
     found
 }

@@ -14,8 +14,31 @@ use datastore::store::{Listing, Revision, Store, Txn, WatchStream};
 use super::*;
 use etcd::Etcd;
 
+/// Waits until `$check` holds; the paused clock makes backoffs pass at once.
+macro_rules! eventually {
+    ($check:expr) => {
+        for attempt in 0.. {
+            if $check {
+                break;
+            }
+            assert!(attempt < 2000, "never: {}", stringify!($check));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+}
+
+mod collection;
 #[path = "../../../tests/allocation/etcd.rs"]
 mod etcd;
+
+fn settings() -> Settings {
+    Settings {
+        cluster_ips: vec!["10.96.0.0/12".parse().unwrap()],
+        node_ports: 30000..=32767,
+        has_kubernetes: false,
+        is_dry_run: false,
+    }
+}
 
 struct Lab {
     store: DynStore,
@@ -30,8 +53,7 @@ impl Drop for Lab {
 
 impl Lab {
     fn start(store: DynStore) -> Self {
-        let settings = Settings { cluster_ips: "10.96.0.0/12".parse().unwrap(), node_ports: 30000..=32767 };
-        let controller = Controller::new(store.clone(), settings, Arc::default());
+        let controller = Controller::new(store.clone(), settings(), Arc::default());
         Self { store, task: tokio::spawn(controller.run()) }
     }
 
@@ -56,19 +78,6 @@ impl Lab {
         let blocks = Ipam::new(self.store.clone()).blocks().await.unwrap();
         blocks.iter().map(|b| b.allocations.iter().flatten().count()).sum()
     }
-}
-
-/// Waits until `$check` holds; the paused clock makes backoffs pass at once.
-macro_rules! eventually {
-    ($check:expr) => {
-        for attempt in 0.. {
-            if $check {
-                break;
-            }
-            assert!(attempt < 2000, "never: {}", stringify!($check));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
 }
 
 async fn add_pool(store: &DynStore) {

@@ -7,10 +7,19 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod incremental;
+mod load_balancer;
+mod world;
+
 const NOW: &str = "2026-08-22T10:00:00Z";
 
 fn settings() -> Settings {
-    Settings { cluster_ips: "10.96.0.0/29".parse().unwrap(), node_ports: 30000..=30002 }
+    Settings {
+        cluster_ips: vec!["10.96.0.0/29".parse().unwrap()],
+        node_ports: 30000..=30002,
+        has_kubernetes: false,
+        is_dry_run: false,
+    }
 }
 
 /// A state that holds these documents, as the watcher brings them.
@@ -81,7 +90,7 @@ fn lb_block(service: &str, n: usize) -> Value {
 }
 
 fn run(documents: &[Value]) -> Vec<Action> {
-    plan(&state(documents), &settings(), NOW)
+    plan(&mut state(documents), &settings(), NOW)
 }
 
 /// The services that are written, as JSON, by name.
@@ -152,7 +161,8 @@ fn node_ports_go_to_the_types_that_have_them() {
         let mut spec = json!({"type": kind, "ports": ports, "clusterIP": "10.96.0.3"});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         let services = written(&[service("web", spec)]);
-        assert_eq!(services.contains_key("web"), given, "{kind} {extra}");
+        let is_given = services.get("web").is_some_and(|s| s["spec"]["ports"][0].get("nodePort").is_some());
+        assert_eq!(is_given, given, "{kind} {extra}");
         if given {
             let ports = services["web"]["spec"]["ports"].as_array().unwrap();
             assert!(ports[..2].iter().all(|p| (30000..=30002).contains(&p["nodePort"].as_u64().unwrap())));
@@ -218,7 +228,7 @@ fn a_load_balancer_gets_an_address_then_its_status() {
     let rows = [
         ("no wish", with(json!({})), Some((Wish::Any, 0))),
         ("a wish", with(json!({"loadBalancerIP": "172.20.0.7"})), Some((Wish::Must(ip("172.20.0.7")), 0))),
-        ("a wish and a pool by annotation", annotated, Some((Wish::Must(ip("172.20.0.8")), 1))),
+        ("a wish and a pool by annotation", annotated, Some((Wish::Must(ip("172.20.0.8")), 0))),
         ("what the status has is kept", sticky, Some((Wish::Prefer(ip("172.20.0.9")), 0))),
         ("unless no pool has it", foreign, Some((Wish::Any, 0))),
         ("Calico's class", with(json!({"loadBalancerClass": "calico"})), Some((Wish::Any, 0))),
@@ -250,16 +260,20 @@ fn a_changed_wish_moves_a_load_balancer() {
     let first = run(&[lb_pool(), web.clone(), lb_block("web", 1)]);
     assert!(matches!(&first[..], [Action::AssignAddress(a)] if a.wish == Wish::Must("172.20.0.5".parse().unwrap())));
     let second = run(&[lb_pool(), web, lb_block("web", 2)]);
-    let addresses = vec!["172.20.0.4".parse().unwrap()];
-    assert_eq!(second[0], Action::ReleaseAddresses { handle: lb_handle("web"), addresses });
+    let addresses = vec![("172.20.0.4".parse().unwrap(), None)];
+    let service = ("test".to_string(), "web".to_string());
+    assert_eq!(second[0], Action::ReleaseAddresses { service, handle: lb_handle("web"), addresses });
     assert!(matches!(&second[1], Action::UpdateService(s)
         if s.body.status.as_ref().unwrap().load_balancer.ingress[0].ip.as_deref() == Some("172.20.0.5")));
 }
 
 #[test]
 fn an_address_is_released_when_the_service_is_gone_or_another() {
-    let release =
-        |handle: &str| Action::ReleaseHandle { service: ("test".into(), "web".into()), handle: handle.into() };
+    let release = |handle: &str| Action::ReleaseHandle {
+        service: ("test".into(), "web".into()),
+        handle: handle.into(),
+        addresses: vec![("172.20.0.4".parse().unwrap(), None)],
+    };
     let handle = lb_handle("web");
     assert_eq!(run(&[lb_block("web", 1)]), [release(&handle)], "gone");
 
@@ -472,4 +486,128 @@ fn a_pods_labels_reach_its_workload_and_its_services_at_once() {
     assert!(slices(&documents)[0].1.body.endpoints.is_empty(), "in the same round");
     let without_pod = run(&documents[..2]);
     assert!(!without_pod.iter().any(|a| matches!(a, Action::UpdateWorkload(_))), "the plugin's labels stay");
+}
+
+/// What a service has of both families after a plan with the ranges of `settings`.
+fn families(spec: Value, ranges: &[&str]) -> (Value, Option<String>) {
+    let settings = Settings { cluster_ips: ranges.iter().map(|r| r.parse().unwrap()).collect(), ..settings() };
+    let document = service("web", spec);
+    let actions = plan(&mut state(std::slice::from_ref(&document)), &settings, NOW);
+    let written = actions.into_iter().find_map(|a| match a {
+        Action::UpdateService(s) => Some(serde_json::to_value(*s).unwrap()),
+        _ => None,
+    });
+    let after = written.unwrap_or(document);
+    let reason = after["status"]["conditions"][0]["reason"].as_str().map(ToString::to_string);
+    (after["spec"].clone(), reason)
+}
+
+#[test]
+fn cluster_ips_of_both_families() {
+    const BOTH: &[&str] = &["10.96.0.0/29", "fd00:96::/112"];
+    const SIX_FIRST: &[&str] = &["fd00:96::/112", "10.96.0.0/29"];
+    const FOUR: &[&str] = &["10.96.0.0/29"];
+    let rows = [
+        ("the first range is the usual one", json!({}), BOTH, "4", None),
+        ("whichever that is", json!({}), SIX_FIRST, "6", None),
+        ("a named family", json!({"ipFamilies": ["IPv6"]}), BOTH, "6", None),
+        ("of which there is no range", json!({"ipFamilies": ["IPv6"]}), FOUR, "", Some("NoClusterIPRange")),
+        ("preferred", json!({"ipFamilyPolicy": "PreferDualStack"}), BOTH, "46", None),
+        ("preferred, with one range", json!({"ipFamilyPolicy": "PreferDualStack"}), FOUR, "4", None),
+        ("required", json!({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6", "IPv4"]}), BOTH, "64", None),
+        (
+            "required, with one range",
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            FOUR,
+            "4",
+            Some("NoClusterIPRange"),
+        ),
+        (
+            "one that becomes dual-stack keeps what it has",
+            json!({"clusterIP": "10.96.0.3", "clusterIPs": ["10.96.0.3"], "ipFamilyPolicy": "PreferDualStack"}),
+            BOTH,
+            "46",
+            None,
+        ),
+        ("headless", json!({"clusterIP": "None", "ipFamilyPolicy": "RequireDualStack"}), BOTH, "None", None),
+    ];
+    for (what, spec, ranges, expected, reason) in rows {
+        let kept = spec.get("clusterIP").cloned();
+        let (after, problem) = families(spec, ranges);
+        let ips: Vec<String> = match after.get("clusterIPs") {
+            Some(ips) => serde_json::from_value(ips.clone()).unwrap(),
+            None => after["clusterIP"].as_str().map(ToString::to_string).into_iter().collect(),
+        };
+        let word = |ip: &String| match ip.parse::<IpAddr>() {
+            Ok(ip) => if ip.is_ipv4() { "4" } else { "6" }.to_string(),
+            Err(_) => ip.clone(),
+        };
+        assert_eq!(ips.iter().map(word).collect::<String>(), expected, "{what}");
+        assert_eq!(ips.first().map(String::as_str), after["clusterIP"].as_str(), "{what}");
+        assert_eq!(problem.as_deref(), reason, "{what}");
+        assert!(kept.is_none_or(|ip| ip == after["clusterIP"]), "{what}");
+    }
+}
+
+#[test]
+fn a_service_of_both_families_has_a_slice_of_each() {
+    let labels = json!({"app": "web", "track": "a"});
+    let mut pod = workload("p1", "10.0.0.1", labels.clone());
+    pod["spec"]["ipNetworks"] = json!(["10.0.0.1/32", "fd00::1/128"]);
+    let both = |families: Value| {
+        let mut service = web(json!([{"port": 80}]));
+        service["spec"]["ipFamilies"] = families;
+        service
+    };
+    let rows = [
+        (json!(["IPv4", "IPv6"]), vec![("IPv4", "web-tortie", "10.0.0.1"), ("IPv6", "web-tortie-2", "fd00::1")]),
+        (json!(["IPv4"]), vec![("IPv4", "web-tortie", "10.0.0.1")]),
+    ];
+    for (families, expected) in rows {
+        let made = slices(&[both(families), pod.clone()]);
+        let found: Vec<(&str, &str, &str)> = made
+            .iter()
+            .map(|(_, s)| (s.body.address_type.as_str(), s.metadata.name.as_str(), addresses(s)[0]))
+            .collect();
+        assert_eq!(found, expected);
+    }
+}
+
+#[test]
+fn an_endpoint_is_ready_as_its_pod_is() {
+    let labels = json!({"app": "web", "track": "a"});
+    let pod = |ready: &str, terminating: bool| {
+        let mut pod = json!({"kind": "Pod", "apiVersion": "v1",
+            "metadata": {"name": "p1", "namespace": "test", "labels": labels},
+            "status": {"conditions": [{"type": "Ready", "status": ready}]}});
+        if terminating {
+            pod["metadata"]["deletionTimestamp"] = json!(NOW);
+        }
+        pod
+    };
+    let rows = [
+        ("ready", pod("True", false), false, (Some(true), None, None)),
+        ("not ready", pod("False", false), false, (Some(false), Some(false), Some(false))),
+        ("terminating, and serving", pod("True", true), false, (Some(false), Some(true), Some(true))),
+        ("not ready, and published", pod("False", false), true, (Some(true), Some(false), Some(false))),
+    ];
+    for (what, pod, publishes, expected) in rows {
+        let mut service = web(json!([{"port": 80}]));
+        service["spec"]["publishNotReadyAddresses"] = json!(publishes);
+        let made = slices(&[service, workload("p1", "10.0.0.1", labels.clone()), pod]);
+        let conditions = made[0].1.body.endpoints[0].conditions;
+        assert_eq!((conditions.ready, conditions.serving, conditions.terminating), expected, "{what}");
+    }
+}
+
+#[test]
+fn with_kubernetes_only_load_balancers_are_ours() {
+    let settings = Settings { has_kubernetes: true, ..settings() };
+    let documents = [
+        lb_pool(),
+        service("web", json!({"type": "LoadBalancer", "selector": {"app": "web"}, "ports": [{"port": 80}]})),
+        workload("p1", "10.0.0.1", json!({"app": "web"})),
+    ];
+    let actions = plan(&mut state(&documents), &settings, NOW);
+    assert!(matches!(&actions[..], [Action::AssignAddress(_)]), "{actions:?}");
 }

@@ -1,0 +1,184 @@
+//! Carries out what [`ipam::gc`] decided: each release is checked against the store once more, and conditional on what was observed.
+
+use std::net::IpAddr;
+
+use api::ipam::{AllocationBlock, IpamHandle, attr};
+use api::key::AffinityOwner;
+use api::workload::{cni_endpoint_name, k8s_endpoint_name};
+use api::{Key, Kind};
+use datastore::{DynStore, Op, Txn};
+use ipam::block::Block;
+use ipam::gc::{Reason, Release};
+use ipam::release::ReleaseRequest;
+use ipam::{IpInfo, Ipam};
+use ipnet::IpNet;
+
+use crate::controller::Error;
+
+/// The interface of a workload's first endpoint.
+const FIRST_ENDPOINT: &str = "eth0";
+
+/// Releases it; what that freed.
+///
+/// # Errors
+/// Of the store; then it is tried again.
+pub async fn execute(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
+    match release {
+        Release::Addresses { handle, addresses, reason } => {
+            if !revalidate(store, ipam, handle, addresses, reason).await? {
+                return Ok(false);
+            }
+            let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
+                address: *address,
+                handle: Some(handle.clone()),
+                sequence_number: *sequence_number,
+            };
+            let requests: Vec<ReleaseRequest> = addresses.iter().map(request).collect();
+            ipam.release_ips(&requests).await?;
+            Ok(true)
+        }
+        Release::Block { owner: Some(owner), cidr, must_be_empty, reason } => {
+            if is_alive(store, reason).await? {
+                return Ok(false);
+            }
+            match ipam.release_block_affinity(*cidr, owner, *must_be_empty).await {
+                Err(ipam::Error::NotEmpty(_)) => Ok(false),
+                outcome => Ok(outcome.map(|()| true)?),
+            }
+        }
+        Release::Block { owner: None, cidr, .. } => {
+            let key = Key::IpamBlock(*cidr);
+            let Some(kv) = store.get(&key).await? else { return Ok(false) };
+            let Some(block) = read_block(&kv.value) else { return Ok(false) };
+            if !block.is_empty() || block.owner().is_some() {
+                return Ok(false);
+            }
+            store.delete(key, Some(kv.mod_revision)).await?;
+            Ok(true)
+        }
+        Release::Affinity { owner, cidr, revision, reason } => {
+            if is_alive(store, reason).await? {
+                return Ok(false);
+            }
+            let delete = Op::Delete(Key::BlockAffinity(owner.clone(), *cidr), Some(*revision));
+            // Its block may have been made meanwhile: by this owner, it is no leak.
+            let block = store.get(&Key::IpamBlock(*cidr)).await?;
+            if block.as_ref().and_then(|kv| read_block(&kv.value)).is_some_and(|b| b.owner().as_ref() == Some(owner)) {
+                return Ok(false);
+            }
+            let present = Op::Check(Key::IpamBlock(*cidr), block.map_or(0, |kv| kv.mod_revision));
+            conditionally(store, delete, present).await?;
+            Ok(true)
+        }
+        Release::Record { handle, revision, .. } => {
+            let key = Key::IpamHandle(handle.clone());
+            let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == *revision) else { return Ok(false) };
+            let record: IpamHandle = serde_json::from_slice(&kv.value).unwrap_or_default();
+            for cidr in ipam::handle::blocks(&record) {
+                let Some(kv) = store.get(&Key::IpamBlock(cidr)).await? else { continue };
+                if read_block(&kv.value).is_none_or(|b| !b.addresses_of(handle).is_empty()) {
+                    return Ok(false);
+                }
+            }
+            store.delete(key, Some(*revision)).await?;
+            Ok(true)
+        }
+    }
+}
+
+/// Deletes on a condition, which a store without transactions is asked for before.
+async fn conditionally(store: &DynStore, delete: Op, condition: Op) -> Result<(), Error> {
+    if store.has_transactions() {
+        store.txn(Txn { ops: vec![delete, condition] }).await?;
+        return Ok(());
+    }
+    condition.check(store.get(condition.key()).await?.map(|kv| kv.mod_revision))?;
+    store.txn(Txn { ops: vec![delete] }).await?;
+    Ok(())
+}
+
+/// Deletes what was a node's own, while that node does not exist.
+///
+/// # Errors
+/// Of the store; [`datastore::Error::Conflict`] where the node is there again.
+pub async fn delete_of_node(store: &DynStore, node: &str, key: &Key) -> Result<(), Error> {
+    let absent = Op::Check(Key::resource(Kind::Node, None, node), 0);
+    match conditionally(store, Op::Delete(key.clone(), None), absent).await {
+        Err(Error::Store(datastore::Error::NotFound(gone))) if gone == *key => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// Whether the store still says what was observed: the handle's addresses, without the workload that they are for.
+async fn revalidate(
+    store: &DynStore,
+    ipam: &Ipam,
+    handle: &str,
+    addresses: &[(IpAddr, Option<u64>)],
+    reason: &Reason,
+) -> Result<bool, Error> {
+    if is_alive(store, reason).await? {
+        return Ok(false);
+    }
+    for (ip, _) in addresses {
+        let Some(info) = ipam.ip_info(*ip).await? else { continue };
+        if info.handle.as_deref() != Some(handle) {
+            return Ok(false);
+        }
+        for key in endpoints_of(&info, handle) {
+            if store.get(&key).await?.is_some_and(|kv| has_address(&kv.value, *ip)) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether the node or service that was gone is there again.
+async fn is_alive(store: &DynStore, reason: &Reason) -> Result<bool, Error> {
+    let key = match reason {
+        Reason::NodeGone(node) => Key::resource(Kind::Node, None, node),
+        Reason::NoService((namespace, name)) => Key::resource(Kind::Service, Some(namespace), name),
+        _ => return Ok(false),
+    };
+    Ok(store.get(&key).await?.is_some())
+}
+
+/// Where the endpoint of the workload that was given an address would be.
+fn endpoints_of(info: &IpInfo, handle: &str) -> Vec<Key> {
+    let text = |key: &str| info.attributes.get(key).map(String::as_str);
+    let Some(node) = text(attr::NODE) else { return vec![] };
+    let endpoint = |namespace: &str, name: String| Key::resource(Kind::WorkloadEndpoint, Some(namespace), &name);
+    match (text(attr::NAMESPACE), text(attr::POD), handle.rsplit_once('.')) {
+        (Some(namespace), Some(pod), _) => vec![endpoint(namespace, k8s_endpoint_name(node, pod, FIRST_ENDPOINT))],
+        (_, _, Some((_, id))) => vec![endpoint("default", cni_endpoint_name(node, id, FIRST_ENDPOINT))],
+        _ => vec![],
+    }
+}
+
+fn has_address(endpoint: &[u8], ip: IpAddr) -> bool {
+    // One that cannot be read may have it.
+    let Ok(document) = serde_json::from_slice::<serde_json::Value>(endpoint) else { return true };
+    let mut networks = document["spec"]["ipNetworks"].as_array().into_iter().flatten().filter_map(|n| n.as_str());
+    networks.any(|n| n.parse::<IpNet>().is_ok_and(|n| n.addr() == ip) || n.parse::<IpAddr>().is_ok_and(|a| a == ip))
+}
+
+fn read_block(value: &[u8]) -> Option<Block> {
+    Block::from_stored(serde_json::from_slice::<AllocationBlock>(value).ok()?).ok()
+}
+
+/// A release, for the log.
+pub fn describe(release: &Release) -> String {
+    let owner = |owner: &AffinityOwner| owner.to_block_field();
+    let what = match release {
+        Release::Addresses { handle, addresses, .. } => {
+            let addresses: Vec<String> = addresses.iter().map(|(ip, _)| ip.to_string()).collect();
+            format!("collect {} of {handle}", addresses.join(", "))
+        }
+        Release::Block { cidr, owner: Some(o), .. } => format!("collect block {cidr} of {}", owner(o)),
+        Release::Block { cidr, owner: None, .. } => format!("collect block {cidr}"),
+        Release::Affinity { owner: o, cidr, .. } => format!("collect the affinity of {} for {cidr}", owner(o)),
+        Release::Record { handle, .. } => format!("collect handle {handle}"),
+    };
+    format!("{what}: {}", release.reason())
+}
