@@ -10,6 +10,7 @@
 //! without ever being told to forget.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -47,8 +48,14 @@ pub fn watch(store: DynStore, ranges: Vec<KeyRange>) -> mpsc::Receiver<Update> {
         let _ = shared.updates.try_send(Update::InSync);
     }
     for range in ranges {
-        let follower =
-            Follower { shared: shared.clone(), range, sent: HashMap::new(), is_listed: false, backoff: BACKOFF_FIRST };
+        let follower = Follower {
+            shared: shared.clone(),
+            range,
+            sent: HashMap::new(),
+            hasher: RandomState::new(),
+            is_listed: false,
+            backoff: BACKOFF_FIRST,
+        };
         tokio::spawn(follower.run());
     }
     receiver
@@ -89,8 +96,10 @@ impl Shared {
 struct Follower {
     shared: Arc<Shared>,
     range: KeyRange,
-    /// What the receiver holds: key to the revision it was sent at.
-    sent: HashMap<Key, Revision>,
+    /// What the receiver holds: key to the revision it was sent at, and the value's hash. In a store that was made anew, another
+    /// object may have the same key and the same revision.
+    sent: HashMap<Key, (Revision, u64)>,
+    hasher: RandomState,
     is_listed: bool,
     backoff: Duration,
 }
@@ -156,7 +165,7 @@ impl Follower {
             self.shared.send(Update::Delete(key)).await?;
         }
         for kv in listing.items {
-            if self.sent.get(&kv.key) != Some(&kv.mod_revision) {
+            if self.sent.get(&kv.key) != Some(&self.version(&kv)) {
                 self.send_event(Event::Put(kv)).await?;
             }
         }
@@ -169,10 +178,14 @@ impl Follower {
         Ok(())
     }
 
+    fn version(&self, kv: &KeyValue) -> (Revision, u64) {
+        (kv.mod_revision, self.hasher.hash_one(&kv.value))
+    }
+
     async fn send_event(&mut self, event: Event) -> Result<(), Closed> {
         match event {
             Event::Put(kv) => {
-                self.sent.insert(kv.key.clone(), kv.mod_revision);
+                self.sent.insert(kv.key.clone(), self.version(&kv));
                 self.shared.send(Update::Put(kv)).await
             }
             Event::Delete { key, .. } => match self.sent.remove(&key) {

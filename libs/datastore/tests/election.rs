@@ -16,6 +16,7 @@ use api::key::{Key, KeyRange};
 use datastore::config::from_env;
 use datastore::election::{Election, Leadership, Settings, leader, run_as_leader};
 use datastore::memory::{Fault, MemoryStore};
+use datastore::sqlite::SqliteStore;
 use datastore::{DynStore, Error, Op};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -146,6 +147,20 @@ impl Candidates {
         }
     }
 
+    /// Waits until another acts, later than this one ever did.
+    async fn acts_of_others(&self, than: usize) -> Deed {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let last = self.last_act_of(than);
+            let act = self.acts_after(last).await;
+            if act.who != than {
+                return act;
+            }
+            assert!(Instant::now() < deadline, "nobody else leads");
+            tokio::time::sleep(millis(10)).await;
+        }
+    }
+
     fn last_act_of(&self, who: usize) -> u128 {
         self.journal.lock().unwrap().acts.iter().filter(|act| act.who == who).map(|act| act.at).max().unwrap()
     }
@@ -189,7 +204,7 @@ impl Drop for Candidates {
 }
 
 /// Three candidates: the leader is killed, then stopped for longer than its lease, then ended.
-async fn leaders_come_and_go(environment: Vec<(&'static str, String)>) {
+async fn leaders_come_and_go(store: DynStore, environment: Vec<(&'static str, String)>) {
     let mut candidates = Candidates::start(environment, 3);
     let first = candidates.acts_after(0).await.who;
     candidates.signal(first, "-KILL");
@@ -200,10 +215,18 @@ async fn leaders_come_and_go(environment: Vec<(&'static str, String)>) {
     assert!(second.at - killed < millis(6000).as_nanos(), "{} ms", (second.at - killed) / 1_000_000);
 
     candidates.add();
-    candidates.signal(second.who, "-STOP");
-    let stopped = candidates.last_act_of(second.who);
-    let third = candidates.acts_after(stopped).await;
-    candidates.signal(second.who, "-CONT");
+    let second = loop {
+        let leader = candidates.acts_after(nanos_now()).await.who;
+        candidates.signal(leader, "-STOP");
+        // Stopped within a transaction, it holds SQLite's lock, and everybody up.
+        let probe = store.put(Key::IpamHandle("probe".into()), b"{}".into());
+        if matches!(tokio::time::timeout(millis(1000), probe).await, Ok(Ok(_))) {
+            break leader;
+        }
+        candidates.signal(leader, "-CONT");
+    };
+    let third = candidates.acts_of_others(second).await;
+    candidates.signal(second, "-CONT");
     // The stopped one finds the world changed; `judge` sees whether it acts.
     tokio::time::sleep(millis(500)).await;
 
@@ -222,14 +245,16 @@ async fn leaders_come_and_go(environment: Vec<(&'static str, String)>) {
 async fn one_leads_at_a_time_on_sqlite() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tortie.db").display().to_string();
-    leaders_come_and_go(vec![("DATASTORE_TYPE", "sqlite".into()), ("SQLITE_PATH", path)]).await;
+    let store = Arc::new(SqliteStore::open(&path).await.unwrap());
+    leaders_come_and_go(store, vec![("DATASTORE_TYPE", "sqlite".into()), ("SQLITE_PATH", path)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd"]
 async fn one_leads_at_a_time_on_etcd() {
     let server = server::Server::start(None).await;
-    leaders_come_and_go(vec![("ETCD_ENDPOINTS", server.config().endpoints.join(","))]).await;
+    let environment = vec![("ETCD_ENDPOINTS", server.config().endpoints.join(","))];
+    leaders_come_and_go(server.open().await, environment).await;
 }
 
 /// The store is away for longer than the leader may act without it.
@@ -246,6 +271,23 @@ async fn a_leader_without_its_store_stops() {
     assert!(last < down + millis(1200).as_nanos(), "it acted without its store");
     server.restart().await;
     candidates.acts_after(nanos_now()).await;
+    candidates.judge();
+}
+
+/// Each member of etcd, its leader among them, is killed in turn.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn one_leads_at_a_time_through_etcds_own_elections() {
+    let mut cluster = server::Cluster::start().await;
+    let endpoints = cluster.config(&[0, 1, 2]).endpoints.join(",");
+    let candidates = Candidates::start(vec![("ETCD_ENDPOINTS", endpoints)], 3);
+    candidates.acts_after(0).await;
+    for member in 0..3 {
+        cluster.kill(member);
+        tokio::time::sleep(millis(1500)).await;
+        cluster.revive(member).await;
+        candidates.acts_after(nanos_now()).await;
+    }
     candidates.judge();
 }
 

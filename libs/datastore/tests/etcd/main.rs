@@ -1,8 +1,13 @@
 //! etcd passes the suite, also through a restart of the server. Each test runs a server of its own on free loopback ports.
 
+mod failover;
+mod guide;
+mod limits;
 mod server;
 
 use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +16,7 @@ use datastore::config::{EtcdConfig, from_vars};
 use datastore::conformance;
 use datastore::etcd::EtcdStore;
 use datastore::watcher::{self, Update};
-use datastore::{Error, Event, Store};
+use datastore::{Error, Event};
 use futures::StreamExt;
 use server::{PATIENCE, Server, make_certificates};
 
@@ -74,43 +79,73 @@ async fn tls_with_client_certificates() {
     let mut events = store.watch(&KeyRange::Handles, revision - 1).await.unwrap();
     assert!(matches!(events.next().await, Some(Ok(Event::Put(_)))));
 
-    let plain =
-        EtcdConfig { endpoints: vec![format!("http://127.0.0.1:{}", server.client_port)], ..EtcdConfig::default() };
-    let no_ca = EtcdConfig { ca_cert_file: None, ..server.config() };
-    let no_file = EtcdConfig { cert_file: Some("/nonexistent/cert.pem".into()), ..server.config() };
-    let no_pem = EtcdConfig { ca_cert_file: Some("/dev/null".into()), ..server.config() };
-    let rows: [(EtcdConfig, &[&str]); 4] = [
+    let read = |path: &Path| Some(std::fs::read_to_string(path).unwrap());
+    let inline = EtcdConfig {
+        endpoints: server.config().endpoints,
+        ca_cert: read(&tls.ca),
+        cert: read(&tls.cert),
+        key: read(&tls.key),
+        ..EtcdConfig::default()
+    };
+    EtcdStore::connect(&inline).await.unwrap();
+
+    // A CA, a key and a certificate that have nothing to do with the server's.
+    let other = tempfile::tempdir().unwrap();
+    let stranger = make_certificates(other.path());
+    let encrypted = other.path().join("encrypted.pem");
+    let mut openssl = Command::new("openssl");
+    openssl.args(["pkey", "-aes256", "-passout", "pass:x", "-in"]).arg(&tls.key).arg("-out").arg(&encrypted);
+    assert!(openssl.output().unwrap().status.success());
+    let garbled = other.path().join("garbled.pem");
+    std::fs::write(&garbled, "-----BEGIN CERTIFICATE-----\nnonsense!\n-----END CERTIFICATE-----\n").unwrap();
+
+    let port = server.client_port;
+    let endpoints = |scheme: &str, host: &str| vec![format!("{scheme}://{host}:{port}")];
+    let plain = EtcdConfig { endpoints: endpoints("http", "127.0.0.1"), ..EtcdConfig::default() };
+    let mixed = EtcdConfig { endpoints: vec!["https://a:1".into(), "http://b:1".into()], ..server.config() };
+    let with = |change: &dyn Fn(&mut EtcdConfig)| {
+        let mut config = server.config();
+        change(&mut config);
+        config
+    };
+    let no_certificate = with(&|c| (c.cert_file, c.key_file) = (None, None));
+    let strange = with(&|c| (c.cert_file, c.key_file) = (Some(stranger.cert.clone()), Some(stranger.key.clone())));
+    let rows: [(EtcdConfig, &[&str]); 13] = [
         (plain, &["https://"]),
-        (no_ca, &["ETCD_CA_CERT_FILE"]),
-        (no_file, &["ETCD_CERT_FILE", "/nonexistent/cert.pem", "No such file"]),
-        (no_pem, &["ETCD_CA_CERT_FILE", "/dev/null", "no PEM"]),
+        (mixed, &["ETCD_ENDPOINTS mixes", "http://b:1"]),
+        (with(&|c| c.ca_cert_file = None), &["ETCD_CA_CERT_FILE"]),
+        (
+            with(&|c| c.cert_file = Some("/nonexistent/cert.pem".into())),
+            &["ETCD_CERT_FILE", "/nonexistent/cert.pem", "No such file"],
+        ),
+        (
+            with(&|c| c.ca_cert_file = Some("/dev/null".into())),
+            &["ETCD_CA_CERT_FILE", "/dev/null", "no PEM certificate"],
+        ),
+        (with(&|c| c.ca_cert_file = Some(garbled.clone())), &["ETCD_CA_CERT_FILE", "garbled.pem", "cannot be read"]),
+        (with(&|c| c.key_file = Some(tls.cert.clone())), &["ETCD_KEY_FILE", "cert.pem", "no PEM private key"]),
+        (with(&|c| c.key_file = Some(encrypted.clone())), &["ETCD_KEY_FILE", "encrypted.pem", "without a passphrase"]),
+        (
+            with(&|c| c.key_file = Some(stranger.key.clone())),
+            &["ETCD_KEY_FILE", "is not the key of the certificate in ETCD_CERT_FILE"],
+        ),
+        (
+            with(&|c| c.ca_cert_file = Some(stranger.ca.clone())),
+            &["invalid peer certificate", "not issued by the CA of ETCD_CA_CERT_FILE"],
+        ),
+        (
+            with(&|c| c.endpoints = endpoints("https", "localhost")),
+            &["localhost", "does not name the host of ETCD_ENDPOINTS"],
+        ),
+        (no_certificate, &["certificate"]),
+        (strange, &["cert"]),
     ];
     for (config, parts) in rows {
         let Err(error) = EtcdStore::connect(&config).await else { panic!("connected with {config:?}") };
+        println!("{error}");
         for part in parts {
             assert!(error.to_string().contains(part), "\"{error}\" lacks \"{part}\"");
         }
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs etcd"]
-async fn users_and_passwords() {
-    let server = Server::start(None).await;
-    let mut admin = etcd_client::Client::connect(server.config().endpoints, None).await.unwrap();
-    admin.user_add("root", "secret", None).await.unwrap();
-    admin.user_grant_role("root", "root").await.unwrap();
-    admin.auth_enable().await.unwrap();
-    let with = |password: &str| EtcdConfig {
-        username: Some("root".into()),
-        password: Some(password.into()),
-        ..server.config()
-    };
-    let store = EtcdStore::connect(&with("secret")).await.unwrap();
-    store.put(handle("a"), b"{}".into()).await.unwrap();
-    for config in [with("wrong"), server.config()] {
-        let Err(error) = EtcdStore::connect(&config).await else { panic!("connected with {config:?}") };
-        assert!(error.to_string().contains("check ETCD_USERNAME, ETCD_PASSWORD"), "{error}");
     }
 }
 
