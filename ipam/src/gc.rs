@@ -20,7 +20,7 @@ use api::key::AffinityOwner;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::block::Block;
+use crate::block::{Block, address_in};
 use crate::pool::Family;
 
 /// How long a leaked address is kept (Calico `leakGracePeriod`).
@@ -222,6 +222,8 @@ struct BlockView {
     is_empty: bool,
     /// Handle of each address that has one.
     handles: BTreeMap<IpAddr, Arc<str>>,
+    /// Addresses that nobody can be given though no handle has them: they cool down, or were taken without one.
+    withheld: BTreeSet<IpAddr>,
     usage: BTreeMap<String, Usage>,
 }
 
@@ -291,6 +293,9 @@ impl Collector {
             is_empty: block.is_empty(),
             ..BlockView::default()
         };
+        if matches!(owner, Some(AffinityOwner::Virtual(_))) {
+            view.withheld = withheld(block);
+        }
         let mut before = self.blocks.remove(&cidr).unwrap_or_default();
         let mut holders: HashMap<*const AllocationAttribute, Arc<Holder>> = HashMap::new();
         for (ip, attribute) in block.allocated() {
@@ -454,6 +459,13 @@ impl Collector {
     pub fn has_traces_of(&self, node: &str) -> bool {
         let owner = AffinityOwner::Host(node.to_string());
         self.affinities.contains_key(&owner) || self.owned.contains_key(&owner) || self.of_node.contains_key(node)
+    }
+
+    /// Whether nobody has the address, and it does not cool down, as far as blocks of virtual owners say.
+    pub fn is_free(&self, ip: IpAddr) -> bool {
+        let nearest = self.blocks.range(..=IpNet::from(ip)).next_back();
+        let withheld = nearest.is_some_and(|(_, block)| block.withheld.contains(&ip));
+        !withheld && !self.of_address.contains_key(&ip)
     }
 
     /// Whether no block meets this one, unless it is the same.
@@ -788,6 +800,14 @@ fn release(subject: &Subject, candidate: &Candidate, blocks: &BTreeMap<IpNet, Bl
         }
         _ => return None,
     })
+}
+
+fn withheld(block: &Block) -> BTreeSet<IpAddr> {
+    let stored = block.stored();
+    let is_withheld =
+        |index: &usize| stored.attributes.get(*index).is_some_and(|a| a.released_at.is_some() || a.handle_id.is_none());
+    let taken = stored.allocations.iter().enumerate().filter(|(_, index)| index.as_ref().is_some_and(is_withheld));
+    taken.map(|(ordinal, _)| address_in(stored.cidr, ordinal as u128)).collect()
 }
 
 /// To whom an address was given.

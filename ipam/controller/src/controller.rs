@@ -7,6 +7,7 @@
 //! ```
 //! One task owns the state; dropping its future stops it between two writes or in one, either of which the next run takes up.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -70,6 +71,8 @@ pub struct Controller {
     clock: Clock,
     /// What failed, to be planned again.
     failed: Dirty,
+    /// What a dry run has said already.
+    said: BTreeSet<String>,
     report: Arc<Mutex<Report>>,
 }
 
@@ -83,6 +86,7 @@ impl Controller {
             state: State::new(collection),
             clock: Clock::start(),
             failed: Dirty::default(),
+            said: BTreeSet::new(),
             report,
         }
     }
@@ -96,7 +100,9 @@ impl Controller {
         let mut retry = None;
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let due = self.state.collector.next_due().map(|due| self.clock.instant_of(due));
+            // While the datastore is locked, what is due stays due.
+            let due = self.state.collector.next_due().filter(|_| !self.state.config.is_locked);
+            let due = due.map(|due| self.clock.instant_of(due));
             let next = [Some(resync), retry, due].into_iter().flatten().min().unwrap_or(resync);
             tokio::select! {
                 update = updates.recv() => {
@@ -187,7 +193,9 @@ impl Controller {
                 _ => None,
             };
             if self.settings.is_dry_run {
-                tracing::info!("would {text}");
+                if self.said.insert(text.clone()) {
+                    tracing::info!("would {text}");
+                }
                 continue;
             }
             match collect::execute(&self.store, &self.ipam, &release).await {

@@ -13,11 +13,12 @@ use api::kube_controllers_configuration::AssignIps;
 use api::load_balancer_ip_pool::{Conflict, LoadBalancerIpPool, conflicts};
 use api::meta::{Body, Resource, WithSpec};
 use api::service::{LABEL_SERVICE_NAME, PodBody};
-use api::{EndpointSlice, IpPool, KubeControllersConfigurationSpec, Service, WorkloadEndpoint};
+use api::{EndpointSlice, IpPool, IpReservation, KubeControllersConfigurationSpec, Service, WorkloadEndpoint};
 use datastore::watcher::Update;
 use datastore::{KeyValue, typed};
 use ipam::block::Block;
 use ipam::gc::{self, Collector};
+use ipam::pool::Reservations;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -75,6 +76,9 @@ pub struct State {
     pub pods: BTreeMap<Name, Pod>,
     pub pools: BTreeMap<String, IpPool>,
     pub lb_pools: BTreeMap<String, LoadBalancerIpPool>,
+    /// Addresses that are not given unasked.
+    pub reservations: Reservations,
+    ip_reservations: BTreeMap<String, IpReservation>,
     /// LoadBalancerIPPools that meet another pool.
     pub conflicts: BTreeMap<String, Conflict>,
     /// Addresses in use, by LoadBalancerIPPool.
@@ -150,6 +154,7 @@ pub fn ranges() -> Vec<KeyRange> {
         Kind::WorkloadEndpoint,
         Kind::Pod,
         Kind::IpPool,
+        Kind::IpReservation,
         Kind::Node,
         Kind::BgpPeer,
         Kind::BgpConfiguration,
@@ -363,6 +368,7 @@ impl State {
                 }
             }
             Kind::LoadBalancerIpPool => self.put_pool(name.1, kv),
+            Kind::IpReservation => self.set_reservation(name.1, decoded(kv)),
             Kind::KubeControllersConfiguration if name.1 == DEFAULT => {
                 self.configure(decoded::<WithSpec<KubeControllersConfigurationSpec>>(kv).map(|c| c.body.spec));
             }
@@ -428,6 +434,7 @@ impl State {
                 self.lb_used.remove(&name.1);
                 self.reread_pools();
             }
+            Kind::IpReservation => self.set_reservation(name.1, None),
             Kind::KubeControllersConfiguration if name.1 == DEFAULT => self.configure(None),
             Kind::Node => {
                 self.collector.delete_node(&name.1);
@@ -556,6 +563,17 @@ impl State {
         self.conflicts = found.into_iter().map(|(name, conflict)| (name.to_string(), conflict)).collect();
         self.dirty.pools.extend(self.lb_pools.keys().cloned());
         self.mark_load_balancers();
+    }
+
+    fn set_reservation(&mut self, name: String, reservation: Option<IpReservation>) {
+        match reservation {
+            Some(reservation) => drop(self.ip_reservations.insert(name, reservation)),
+            None => drop(self.ip_reservations.remove(&name)),
+        }
+        let all: Vec<IpReservation> = self.ip_reservations.values().cloned().collect();
+        self.reservations = Reservations::new(&all);
+        // Who found no address may find one that is reserved no more.
+        self.dirty.services.extend(self.failures.keys().chain(&self.starved).cloned());
     }
 
     fn configure(&mut self, spec: Option<KubeControllersConfigurationSpec>) {

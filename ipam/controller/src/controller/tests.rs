@@ -30,6 +30,7 @@ macro_rules! eventually {
 mod collection;
 #[path = "../../../tests/allocation/etcd.rs"]
 mod etcd;
+mod pools;
 
 fn settings() -> Settings {
     Settings {

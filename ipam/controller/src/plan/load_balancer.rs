@@ -499,7 +499,10 @@ impl<'a> Group<'a> {
             return Some(found);
         }
         let is_free = |ip: &IpAddr| {
-            self.state.holder_of(*ip).is_none() && !self.state.picked.contains_key(ip) && !self.picked.contains_key(ip)
+            self.state.collector.is_free(*ip)
+                && !self.state.reservations.contains(*ip)
+                && !self.state.picked.contains_key(ip)
+                && !self.picked.contains_key(ip)
         };
         pools.iter().find_map(|(pool, found)| {
             let mut ranges = found.body.spec.assignable().filter(|r| r.first().is_ipv4() == (family == Family::V4));

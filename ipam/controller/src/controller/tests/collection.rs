@@ -243,6 +243,22 @@ async fn a_kill_in_the_middle_of_a_nodes_end_leaves_nothing_behind() {
     }
 }
 
+/// What is due while the datastore is locked waits, and the controller sleeps: the paused clock moves on only then.
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_comes_later_stops_collection_until_it_goes() {
+    let (memory, store, ipam) = lab().await;
+    assign(&ipam, "a", "net.c1", &POD).await;
+    let _lab = Lab::start(store.clone());
+    tokio::time::sleep(GRACE / 2).await;
+    put(&store, Kind::ClusterInformation, None, "default", json!({"datastoreReady": false})).await;
+    let revision = memory.revision();
+    tokio::time::timeout(GRACE * 4, tokio::time::sleep(GRACE * 3)).await.unwrap();
+    assert_eq!(memory.revision(), revision);
+    typed::delete(store.as_ref(), &Key::resource(Kind::ClusterInformation, None, "default")).await.unwrap();
+    tokio::time::sleep(RESYNC * 2).await;
+    assert_eq!(handles(&store).await.len(), 0);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_locked_datastore_is_left_alone() {
     let (memory, store, ipam) = lab().await;

@@ -128,6 +128,7 @@ fn apply(world: &mut World, event: &Event) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
     #[test]
     fn planning_what_changed_leaves_nothing_to_a_plan_of_everything(events in events(), together in 1..4usize) {
         let mut world = World::new(&[]);

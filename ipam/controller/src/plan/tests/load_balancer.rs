@@ -382,3 +382,20 @@ fn only_who_asks_gets_an_address_where_that_is_configured() {
     world.settle();
     assert_eq!(world.ingress("test", "silent").len(), 1, "who has one keeps it");
 }
+
+#[test]
+fn reserved_addresses_are_given_only_to_who_asks_for_them() {
+    let reservation = json!({"kind": "IPReservation", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "r"},
+        "spec": {"reservedCIDRs": ["20.0.10.0/31", "20.0.10.2"]}});
+    let asks = balanced("asks", &[80], json!({"lbipam.cilium.io/ips": "20.0.10.2"}), json!({}));
+    let spec = json!({"blocks": [{"start": "20.0.10.0", "stop": "20.0.10.3"}]});
+    let mut world = World::new(&[pool("p", spec), reservation, plain("a"), plain("b"), asks]);
+    world.settle();
+    assert_eq!(world.ingress("test", "asks"), ["20.0.10.2"]);
+    let mut others = [world.ingress("test", "a"), world.ingress("test", "b")];
+    others.sort();
+    assert_eq!(others, [vec![], vec!["20.0.10.3".to_string()]]);
+    world.delete(&Key::resource(Kind::IpReservation, None, "r"));
+    world.settle();
+    assert_eq!(world.allocated().len(), 3);
+}
