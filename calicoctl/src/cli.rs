@@ -19,6 +19,10 @@ const DEFAULT_RUN_DIR: &str = "/run/tortie";
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
+    /// Calico's configuration file (CalicoAPIConfig): where it is, it says which store to use, and the environment does not.
+    /// Default: /etc/calico/calicoctl.cfg
+    #[arg(short, long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
     pub command: Command,
 }

@@ -709,6 +709,33 @@ fn a_store_that_cannot_be_reached_is_one_clear_line() {
 }
 
 #[test]
+fn calicos_configuration_file_says_which_store() {
+    let fleet = Fleet::new();
+    let (file, other) = (fleet.dir.path().join("calicoctl.cfg"), fleet.dir.path().join("other.db"));
+    let run = |spec: &str| {
+        let head = "apiVersion: projectcalico.org/v3\nkind: CalicoAPIConfig\nmetadata:\nspec:\n";
+        std::fs::write(&file, format!("{head}{spec}")).unwrap();
+        fleet.run(&["get", "ippools", "--config", file.to_str().unwrap()], "")
+    };
+    fleet.apply(&pool("a", "10.0.0.0/24"));
+    // Another store than the environment's.
+    let outcome = run(&format!("  datastoreType: sqlite\n  sqlitePath: {}\n", other.display()));
+    assert_eq!((outcome.code, outcome.stdout.contains("10.0.0.0/24")), (0, false), "{}", outcome.stderr);
+    let rows = [
+        ("  etcdEndpoint: x\n", "calicoctl.cfg: spec.etcdEndpoint is unknown; valid are datastoreType"),
+        ("  etcdEndpoints: https://127.0.0.1:1\n  etcdCACert: none\n", "spec.etcdCACert: holds no PEM certificate"),
+        ("  etcdEndpoints: [\n", "calicoctl.cfg: line "),
+    ];
+    for (spec, text) in rows {
+        let outcome = run(spec);
+        assert_eq!(outcome.code, 1);
+        assert!(outcome.stderr.contains(text), "want {text}\ngot {}", outcome.stderr);
+    }
+    let outcome = fleet.run(&["get", "ippools", "-c", "/nonexistent.cfg"], "");
+    assert!(outcome.stderr.contains("/nonexistent.cfg: cannot be read"), "{}", outcome.stderr);
+}
+
+#[test]
 fn many_at_once_all_succeed() {
     let fleet = Fleet::new();
     let documents = |who: usize| -> String {

@@ -8,20 +8,33 @@ mod lb;
 mod resources;
 mod sockets;
 
-use anyhow::{Result, bail};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Result, anyhow, bail};
 use api::kind::Kind;
 use api::validate;
 use datastore::DynStore;
+use datastore::config::StoreConfig;
 
-use crate::cli::{Command, NodeCommand};
+use crate::cli::{Cli, Command, NodeCommand};
 use crate::plan::Verb;
+use crate::yaml::{self, Chunk};
+
+/// Where Calico's calicoctl looks for its configuration.
+const DEFAULT_CONFIG: &str = "/etc/calico/calicoctl.cfg";
+
+/// The file of `--config`: set once, before any command opens the store.
+static CONFIG: OnceLock<Option<PathBuf>> = OnceLock::new();
 
 /// Runs one command.
 ///
 /// # Errors
 /// What to print on standard error; the process exits with 1.
-pub async fn run(command: Command) -> Result<()> {
-    match command {
+pub async fn run(cli: Cli) -> Result<()> {
+    CONFIG.get_or_init(|| cli.config);
+    match cli.command {
         Command::Apply(files) => resources::change(&files, Verb::Apply).await,
         Command::Create { files, skip_exists } => resources::change(&files, Verb::Create { skip_exists }).await,
         Command::Replace(files) => resources::change(&files, Verb::Replace).await,
@@ -48,9 +61,25 @@ pub async fn run(command: Command) -> Result<()> {
     }
 }
 
-/// The store that the environment asks for.
+/// The store that the configuration file asks for or, where there is none, the environment.
 async fn open_store() -> Result<DynStore> {
-    Ok(datastore::config::from_env()?.open().await?)
+    Ok(store_config(CONFIG.get().and_then(Option::as_deref))?.open().await?)
+}
+
+fn store_config(asked: Option<&Path>) -> Result<StoreConfig> {
+    let path = asked.unwrap_or(Path::new(DEFAULT_CONFIG));
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        // Only the default need not exist, as in Calico.
+        Err(e) if asked.is_none() && e.kind() == ErrorKind::NotFound => return Ok(datastore::config::from_env()?),
+        Err(e) => bail!("{}: cannot be read: {e}", path.display()),
+    };
+    let chunk = Chunk { text: &text, lines_before: 0 };
+    let document = yaml::load(chunk).map_err(|malformed| {
+        let first = malformed.errors.first().map(|e| format!("line {}, column {}: {}", e.line, e.column, e.message));
+        anyhow!("{}: {}", path.display(), first.unwrap_or_else(|| "is no YAML".into()))
+    })?;
+    datastore::config::from_document(&document).map_err(|e| anyhow!("{}: {e}", path.display()))
 }
 
 /// The kind that a word of the command line means.
