@@ -72,6 +72,10 @@ run_program() {
         state=$(awk -F '\t' -v c="$capability" '$1 == c { print $2 "|" $3 }' "$work/probe")
         case "$state" in
         yes*) continue ;;
+        optional*)
+            skipped=$((skipped + 1))
+            say "SKIPPED $name $test: needs $capability; ${state#optional|}"
+            ;;
         no*)
             skipped=$((skipped + 1))
             say "SKIPPED $name $test: needs $capability; ${state#no|}"

@@ -24,10 +24,11 @@ pub enum Capability {
     Gobgp,
     Openbgpd,
     Exabgp,
+    KubeApiserver,
 }
 
 impl Capability {
-    pub const ALL: [Capability; 8] = [
+    pub const ALL: [Capability; 9] = [
         Capability::Namespaces,
         Capability::Bpf,
         Capability::Etcd,
@@ -36,7 +37,13 @@ impl Capability {
         Capability::Gobgp,
         Capability::Openbgpd,
         Capability::Exabgp,
+        Capability::KubeApiserver,
     ];
+
+    /// Whether a machine that allows everything else may lack it: no package has it, it takes long to build.
+    pub fn is_optional(self) -> bool {
+        self == Capability::KubeApiserver
+    }
 }
 
 impl fmt::Display for Capability {
@@ -50,6 +57,7 @@ impl fmt::Display for Capability {
             Capability::Gobgp => "GoBGP",
             Capability::Openbgpd => "OpenBGPD",
             Capability::Exabgp => "ExaBGP",
+            Capability::KubeApiserver => "a Kubernetes API server",
         })
     }
 }
@@ -68,6 +76,23 @@ pub fn missing(capability: Capability) -> Option<String> {
         Capability::Gobgp => no_router(capability, Kind::Gobgp),
         Capability::Openbgpd => no_router(capability, Kind::Openbgpd),
         Capability::Exabgp => no_router(capability, Kind::Exabgp),
+        Capability::KubeApiserver => no_program("KUBE_APISERVER", "kube-apiserver")
+            .map(|why| format!("{why}; tests/cluster/kube-apiserver.sh builds one"))
+            .or_else(|| no_program("KUBECTL", "kubectl")),
+    }
+}
+
+/// A program that a variable names, or that is in PATH.
+fn no_program(variable: &str, name: &str) -> Option<String> {
+    match std::env::var_os(variable) {
+        Some(path) => {
+            (!Path::new(&path).is_file()).then(|| format!("{variable} names {}, which is no file", path.display()))
+        }
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let is_there = std::env::split_paths(&path).any(|directory| directory.join(name).is_file());
+            (!is_there).then(|| format!("there is no {name} in PATH, and {variable} names none"))
+        }
     }
 }
 

@@ -162,6 +162,7 @@ fn run(command: Command) -> Result<()> {
             for capability in Capability::ALL {
                 match capability::missing(capability) {
                     None => say(&format!("{capability}\tyes")),
+                    Some(reason) if capability.is_optional() => say(&format!("{capability}\toptional\t{reason}")),
                     Some(reason) => say(&format!("{capability}\tno\t{reason}")),
                 }
             }
