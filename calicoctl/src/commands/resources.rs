@@ -7,7 +7,6 @@ use super::open_store;
 use crate::cli::{DeleteArgs, FileArgs};
 use crate::documents::{self, Document, Loaded, Problem, Source};
 use crate::plan::{self, Failure, Verb};
-use crate::retire;
 
 /// Problems printed before the rest is only counted.
 const MAX_SHOWN: usize = 50;
@@ -37,10 +36,10 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
     }
     let store = open_store().await?;
     let mut missing = Vec::new();
-    let mut going = Vec::new();
+    let mut ops = Vec::new();
     for name in &args.names {
         match crate::stored::get(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
-            Some(found) => going.push(found),
+            Some(found) => ops.push(datastore::Op::Delete(found.key, None)),
             None if args.skip_not_exists => {}
             None => {
                 let namespace = args.namespace.as_deref().or(Some("default"));
@@ -53,12 +52,8 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
         let s = if args.names.len() > 1 { "s" } else { "" };
         bail!("failed to delete {plural}{kind}' resource{s}: [{}]", missing.join(" "));
     }
-    let count = going.len();
-    if kind == Kind::IpPool {
-        retire::pools(&store, &going).await?;
-    }
+    let count = ops.len();
     if count > 0 {
-        let ops = going.into_iter().map(|found| datastore::Op::Delete(found.key, None)).collect();
         store.txn(datastore::Txn { ops }).await?;
     }
     println!("Successfully deleted {count} '{kind}' resource(s)");
@@ -75,7 +70,7 @@ pub fn validate(files: &FileArgs) -> Result<()> {
 
 async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> Result<()> {
     let (present, past) = match verb {
-        Verb::Apply | Verb::Suppose => ("apply", "applied"),
+        Verb::Apply => ("apply", "applied"),
         Verb::Create { .. } => ("create", "created"),
         Verb::Replace => ("replace", "replaced"),
         Verb::Delete { .. } => ("delete", "deleted"),
@@ -83,7 +78,8 @@ async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> R
     let loaded = checked(sources, namespace, past)?;
     let store = open_store().await?;
     match plan::execute(&store, &loaded.documents, verb).await {
-        Ok(()) => {
+        Ok(warnings) => {
+            show(&warnings, "warning: ");
             success(past, &loaded.documents);
             Ok(())
         }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::etcd::EtcdStore;
+use crate::kubernetes::KubernetesStore;
+use crate::kubernetes::config::KubernetesConfig;
 use crate::sqlite::SqliteStore;
 use crate::store::{DynStore, Error};
 
@@ -19,6 +21,7 @@ pub const DEFAULT_SQLITE_PATH: &str = "/var/lib/tortie/tortie.db";
 pub enum StoreConfig {
     Sqlite { path: PathBuf },
     Etcd(EtcdConfig),
+    Kubernetes(KubernetesConfig),
 }
 
 /// How to reach etcd.
@@ -143,17 +146,7 @@ pub fn from_vars(lookup: impl Fn(&str) -> Option<String>) -> Result<StoreConfig,
             Ok(StoreConfig::Sqlite { path: var("SQLITE_PATH").unwrap_or_else(|| DEFAULT_SQLITE_PATH.into()).into() })
         }
         "etcdv3" => etcd_from_vars(var).map(StoreConfig::Etcd),
-        "kubernetes" => {
-            let asked = if is_set("DATASTORE_TYPE") {
-                "DATASTORE_TYPE=kubernetes"
-            } else {
-                "KUBECONFIG without DATASTORE_TYPE"
-            };
-            Err(Error::Invalid(format!(
-                "{asked} asks for the Kubernetes API server as the store, which this version cannot use; set \
-                 DATASTORE_TYPE=sqlite (one machine), or DATASTORE_TYPE=etcdv3 and ETCD_ENDPOINTS (a fleet)"
-            )))
-        }
+        "kubernetes" => KubernetesConfig::from_vars(var).map(StoreConfig::Kubernetes),
         other => {
             Err(Error::Invalid(format!("DATASTORE_TYPE={other} is unknown; valid are sqlite, etcdv3 and kubernetes")))
         }
@@ -215,6 +208,7 @@ impl StoreConfig {
         match self {
             Self::Sqlite { path } => Ok(Arc::new(SqliteStore::open(path).await?)),
             Self::Etcd(config) => Ok(Arc::new(EtcdStore::connect(config).await?)),
+            Self::Kubernetes(config) => Ok(Arc::new(KubernetesStore::connect(config).await?)),
         }
     }
 }

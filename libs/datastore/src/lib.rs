@@ -5,7 +5,7 @@
 //! cannot ([`Error::Compacted`]).
 //!
 //! - [`store`]: the trait, keys and values, transactions, errors
-//! - [`sqlite`], [`etcd`]: the embedded store and etcd; [`memory`]: for tests, fails on demand
+//! - [`sqlite`], [`etcd`], [`kubernetes`]: the embedded store, etcd, the API server; [`memory`]: for tests, fails on demand
 //! - [`watcher`]: list and watch as one stream of updates, then in-sync
 //! - [`election`]: one leader among processes that share a store
 //! - [`typed`]: resources in and out, with metadata filled as Calico does
@@ -16,6 +16,7 @@ pub mod config;
 pub mod conformance;
 pub mod election;
 pub mod etcd;
+pub mod kubernetes;
 pub mod memory;
 pub mod sqlite;
 pub mod store;

@@ -22,9 +22,17 @@ fn etcd(endpoints: &[&str]) -> StoreConfig {
     })
 }
 
+fn kubernetes(kubeconfig: Option<&str>) -> StoreConfig {
+    StoreConfig::Kubernetes(KubernetesConfig {
+        kubeconfig: kubeconfig.map(Into::into),
+        namespace: "kube-system".into(),
+        ..KubernetesConfig::default()
+    })
+}
+
 #[test]
 fn the_environment_chooses_the_store() {
-    let rows: [(Vars, StoreConfig); 12] = [
+    let rows: [(Vars, StoreConfig); 14] = [
         (&[], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("SQLITE_PATH", "/x.db")], sqlite("/x.db")),
         (&[("DATASTORE_TYPE", ""), ("ETCD_ENDPOINTS", "")], sqlite(DEFAULT_SQLITE_PATH)),
@@ -32,6 +40,8 @@ fn the_environment_chooses_the_store() {
         (&[("DATASTORE_TYPE", "sqlite"), ("ETCD_ENDPOINTS", "http://a:1")], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("DATASTORE_TYPE", "sqlite"), ("KUBECONFIG", "/k")], sqlite(DEFAULT_SQLITE_PATH)),
         (&[("KUBECONFIG", " ")], sqlite(DEFAULT_SQLITE_PATH)),
+        (&[("KUBECONFIG", "/k")], kubernetes(Some("/k"))),
+        (&[("DATASTORE_TYPE", "kubernetes"), ("ETCD_ENDPOINTS", "http://a:1")], kubernetes(None)),
         (&[("ETCD_ENDPOINTS", "http://a:1"), ("KUBECONFIG", "/k")], etcd(&["http://a:1"])),
         (&[("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", "http://a:1")], etcd(&["http://a:1"])),
         (&[("CALICO_ETCD_ENDPOINTS", "http://a:1"), ("ETCD_ENDPOINTS", "http://b:1")], etcd(&["http://a:1"])),
@@ -62,19 +72,11 @@ fn the_environment_chooses_the_store() {
 
 #[test]
 fn what_is_wrong_in_the_environment_is_named() {
-    let rows: [(Vars, &[&str]); 10] = [
+    let rows: [(Vars, &[&str]); 8] = [
         (&[("DATASTORE_TYPE", "etcd")], &["DATASTORE_TYPE=etcd", "sqlite, etcdv3 and kubernetes"]),
         (
-            &[("DATASTORE_TYPE", "kubernetes")],
-            &["DATASTORE_TYPE=kubernetes", "this version", "sqlite", "ETCD_ENDPOINTS"],
-        ),
-        (
-            &[("KUBECONFIG", "/k")],
-            &["KUBECONFIG without DATASTORE_TYPE", "DATASTORE_TYPE=sqlite", "DATASTORE_TYPE=etcdv3"],
-        ),
-        (
-            &[("DATASTORE_TYPE", "kubernetes"), ("ETCD_ENDPOINTS", "http://a:1")],
-            &["DATASTORE_TYPE=kubernetes", "this version"],
+            &[("KUBECONFIG", "/k"), ("K8S_INSECURE_SKIP_TLS_VERIFY", "maybe")],
+            &["K8S_INSECURE_SKIP_TLS_VERIFY=maybe", "true and false"],
         ),
         (&[("DATASTORE_TYPE", "etcdv3")], &["needs ETCD_ENDPOINTS", "http://"]),
         (
