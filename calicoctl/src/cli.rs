@@ -6,9 +6,11 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod bgp;
+pub mod datastore;
 pub mod ipam_plan;
 
 use self::bgp::{ClearArgs, DecodeArgs, MrtArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
+use self::datastore::DatastoreCommand;
 
 /// Where the daemons' sockets are.
 const DEFAULT_RUN_DIR: &str = "/run/tortie";
@@ -76,6 +78,9 @@ pub enum Command {
     /// This node's service load balancer
     #[command(subcommand)]
     Lb(LbCommand),
+    /// The store itself: its files, their backup
+    #[command(subcommand)]
+    Datastore(DatastoreCommand),
     /// Shows the version of this program
     Version,
 }

@@ -835,3 +835,40 @@ fn a_switch_is_chosen_by_what_names_it() {
         assert!(outcome.code == 1 && outcome.stderr.contains(want), "{}", outcome.stderr);
     }
 }
+
+/// A backup is taken, the store is damaged, the check says so and the way back works.
+#[test]
+fn the_embedded_store_is_checked_backed_up_and_restored() {
+    let fleet = Fleet::new();
+    fleet.apply(&pool("kept", "10.0.0.0/16"));
+    let sqlite = |args: &[&str]| fleet.run(&[&["datastore", "sqlite"], args].concat(), "");
+    let checked = sqlite(&["check"]);
+    assert_eq!((checked.code, checked.stderr.as_str()), (0, ""));
+    assert!(checked.stdout.contains("Objects:   1\n") && checked.stdout.ends_with("No problem was found.\n"));
+    let backup = fleet.dir.path().join("backup.db");
+    let backup = backup.to_str().unwrap();
+    let made = sqlite(&["backup", backup]);
+    assert_eq!((made.code, made.stderr.as_str()), (0, ""));
+    assert!(made.stdout.ends_with("The backup is complete.\n"), "{}", made.stdout);
+    let again = sqlite(&["backup", backup]);
+    assert!(again.code == 1 && again.stderr.contains("exists"), "{}", again.stderr);
+
+    fleet.apply(&pool("added", "10.1.0.0/16"));
+    let restored = sqlite(&["restore", backup]);
+    assert_eq!((restored.code, restored.stderr.as_str()), (0, ""));
+    assert!(fleet.get(&["ippool"]).contains("kept") && !fleet.get(&["ippool"]).contains("added"));
+    assert_eq!(sqlite(&["compact"]).code, 0);
+
+    let store = fleet.dir.path().join("store.db");
+    let mut bytes = std::fs::read(&store).unwrap();
+    let page = 4096;
+    bytes[page..page + 24].fill(0xA5);
+    std::fs::write(&store, &bytes).unwrap();
+    let checked = sqlite(&["check"]);
+    assert!(checked.code == 1 && checked.stdout.contains("Problem:"), "{}{}", checked.stdout, checked.stderr);
+    assert!(checked.stderr.contains("restore BACKUP"), "{}", checked.stderr);
+    let restored = sqlite(&["restore", backup]);
+    assert_eq!((restored.code, restored.stderr.as_str()), (0, ""));
+    assert!(restored.stdout.contains("store.db.damaged"), "{}", restored.stdout);
+    assert!(fleet.get(&["ippool"]).contains("kept"));
+}

@@ -1,6 +1,7 @@
 //! One file per family of commands.
 
 mod bgp;
+mod datastore;
 mod get;
 mod ipam;
 mod ipam_plan;
@@ -12,11 +13,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use ::datastore::DynStore;
+use ::datastore::config::StoreConfig;
 use anyhow::{Result, anyhow, bail};
 use api::kind::Kind;
 use api::validate;
-use datastore::DynStore;
-use datastore::config::StoreConfig;
 
 use crate::cli::{Cli, Command, NodeCommand};
 use crate::plan::Verb;
@@ -54,6 +55,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::SwitchConfig(args) => bgp::switch_config::switch_config(&args).await,
         Command::Ipam(command) => ipam::run(command).await,
         Command::Lb(command) => lb::run(&command).await,
+        Command::Datastore(command) => datastore::run(command),
         Command::Version => {
             println!("Client Version:    {}", env!("CARGO_PKG_VERSION"));
             Ok(())
@@ -63,7 +65,12 @@ pub async fn run(cli: Cli) -> Result<()> {
 
 /// The store that the configuration file asks for or, where there is none, the environment.
 async fn open_store() -> Result<DynStore> {
-    Ok(store_config(CONFIG.get().and_then(Option::as_deref))?.open().await?)
+    Ok(configured_store()?.open().await?)
+}
+
+/// Which store that is.
+fn configured_store() -> Result<StoreConfig> {
+    store_config(CONFIG.get().and_then(Option::as_deref))
 }
 
 fn store_config(asked: Option<&Path>) -> Result<StoreConfig> {
@@ -71,7 +78,7 @@ fn store_config(asked: Option<&Path>) -> Result<StoreConfig> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         // Only the default need not exist, as in Calico.
-        Err(e) if asked.is_none() && e.kind() == ErrorKind::NotFound => return Ok(datastore::config::from_env()?),
+        Err(e) if asked.is_none() && e.kind() == ErrorKind::NotFound => return Ok(::datastore::config::from_env()?),
         Err(e) => bail!("{}: cannot be read: {e}", path.display()),
     };
     let chunk = Chunk { text: &text, lines_before: 0 };
@@ -79,7 +86,7 @@ fn store_config(asked: Option<&Path>) -> Result<StoreConfig> {
         let first = malformed.errors.first().map(|e| format!("line {}, column {}: {}", e.line, e.column, e.message));
         anyhow!("{}: {}", path.display(), first.unwrap_or_else(|| "is no YAML".into()))
     })?;
-    datastore::config::from_document(&document).map_err(|e| anyhow!("{}: {e}", path.display()))
+    ::datastore::config::from_document(&document).map_err(|e| anyhow!("{}: {e}", path.display()))
 }
 
 /// The kind that a word of the command line means.

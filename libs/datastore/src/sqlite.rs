@@ -11,28 +11,47 @@
 //! ```
 //! The threads end when the store and its last watch are dropped. The signal is a file of its own because the WAL is written
 //! *before* its commit can be seen: a process that woke up on the WAL would read too early and miss the commit.
+//!
+//! - `schema`: the tables and every statement; `notify`: the signal and the queue of writers
+//! - `files`: do the files belong together; `fault`: what SQLite's errors mean
+//! - [`check()`], [`backup()`], [`restore()`], [`compact()`]: for operators, beside running programs
 
+mod backup;
+mod check;
+mod fault;
+mod files;
 mod notify;
 mod schema;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use api::key::{Key, KeyRange};
 use async_trait::async_trait;
 use rusqlite::Connection;
+use rusqlite::hooks::Wal;
 use tokio::sync::{oneshot, watch};
 
-use crate::store::{Error, Event, KeyValue, Listing, Revision, Store, Txn, WatchStream};
+use crate::store::{Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
+pub use backup::{Restored, backup, compact, restore};
+pub use check::{Depth, Report, check};
+use fault::Failure;
+pub use fault::size;
+use files::Identity;
 use notify::{Signal, WatchThread};
-use schema::{Cursor, Failure, Identity};
+use schema::{Batch, Cursor, Limit};
 
 /// Transactions that share one commit, and so one fdatasync.
 const MAX_BATCH: usize = 64;
-/// Events that one read of the log returns.
-const WATCH_PAGE: usize = 512;
+/// What one read of the log returns, and a watch holds in memory.
+const WATCH_PAGE: Limit = Limit { events: 512, bytes: 4 << 20 };
+/// The largest value; SQLite's own limit would fail other transactions of the same commit.
+const MAX_VALUE: usize = 16 << 20;
+/// Pages in the WAL from which on they are copied into the database after each commit.
+const CHECKPOINT_PAGES: usize = 1000;
 
 /// The embedded store.
 pub struct SqliteStore {
@@ -42,8 +61,8 @@ pub struct SqliteStore {
 type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 enum Write {
-    Txn(Txn, oneshot::Sender<Result<Revision, Error>>),
-    Compact(Revision, oneshot::Sender<Result<(), Error>>),
+    Txn(Txn, Reply<Revision>),
+    Compact(Revision, Reply<()>),
 }
 
 struct Inner {
@@ -70,19 +89,47 @@ impl SqliteStore {
         let inner = opened.map_err(|e| Error::Unavailable(format!("sqlite {name}: {e}")))??;
         Ok(Self { inner: Arc::new(inner) })
     }
+
+    /// As the function [`check()`], of the file that is open.
+    ///
+    /// # Errors
+    /// As [`check()`]; also where the file was removed or replaced.
+    pub async fn check(&self, depth: Depth) -> Result<Report, Error> {
+        self.inner.identity.check()?;
+        let path = self.inner.path.clone();
+        tokio::task::spawn_blocking(move || check(&path, depth)).await.map_err(|_| self.inner.stopped())?
+    }
 }
 
 impl Inner {
     fn open(path: PathBuf) -> Result<Self, Error> {
-        let writer = schema::open(&path)?;
+        let acknowledged = notify::acknowledged(&path).revision;
+        files::check_before_open(&path)?;
+        let mut writer = schema::open_writer(&path)?;
         let reader = schema::open(&path)?;
+        let revision = schema::head(&writer).map_err(|e| fault::unavailable(&path, "read", &e))?;
+        files::check_not_behind(&path, revision, acknowledged)?;
         let identity = Identity::of(&path)?;
         let signal = Signal::open(&path)?;
-        let revision = schema::head(&writer).map_err(|e| schema::unavailable(&path, "read", &e))?;
         let head = watch::Sender::new(revision);
         let (writes, write_queue) = channel();
         let (reads, read_queue) = channel();
-        let write_thread = WriteThread { path: path.clone(), connection: writer, signal, head: head.clone() };
+        let wal_pages = Arc::new(AtomicUsize::new(0));
+        let seen = wal_pages.clone();
+        let hook = move |_: &mut Wal, pages| {
+            seen.store(usize::try_from(pages).unwrap_or_default(), Ordering::Relaxed);
+            Ok(())
+        };
+        writer.wal_hook(Some(hook)).map_err(|e| fault::unavailable(&path, "open", &e))?;
+        let write_thread = WriteThread {
+            path: path.clone(),
+            identity: identity.clone(),
+            connection: writer,
+            signal,
+            head: head.clone(),
+            wal_pages,
+            unkept: 0,
+        };
         spawn(&path, "sqlite-write", move || write_thread.run(&write_queue))?;
         spawn(&path, "sqlite-read", move || run_reads(reader, &read_queue))?;
         Ok(Self { path, identity, writes, reads, head, watch_thread: Mutex::new(None) })
@@ -104,7 +151,7 @@ impl Inner {
         outcome.map_err(|failure| failure.into_error(&self.path, "read"))
     }
 
-    async fn write<T>(&self, make: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Write) -> Result<T, Error> {
+    async fn write<T>(&self, make: impl FnOnce(Reply<T>) -> Write) -> Result<T, Error> {
         self.identity.check()?;
         let (reply, outcome) = oneshot::channel();
         self.writes.send(make(reply)).map_err(|_| self.stopped())?;
@@ -124,54 +171,92 @@ impl Inner {
     }
 }
 
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
 /// Owns the connection that writes.
 struct WriteThread {
     path: PathBuf,
+    identity: Identity,
     connection: Connection,
     signal: Signal,
     head: watch::Sender<Revision>,
+    /// How large the WAL was after the last commit; kept by SQLite's hook.
+    wal_pages: Arc<AtomicUsize>,
+    /// Bytes written since this process last trimmed the log.
+    unkept: u64,
 }
 
 impl WriteThread {
     fn run(mut self, queue: &Receiver<Write>) {
         while let Ok(first) = queue.recv() {
-            let mut txns = Vec::new();
-            let mut replies = Vec::new();
-            for write in std::iter::once(first).chain(queue.try_iter().take(MAX_BATCH - 1)) {
+            let mut pending = vec![first];
+            let (mut txn_outcomes, has_trimmed) = match self.commit(queue, &mut pending) {
+                Ok(batch) => (Ok(batch.outcomes.into_iter()), batch.has_trimmed),
+                Err(error) => (Err(error), false),
+            };
+            for write in pending {
+                // A caller that went away needs no answer.
                 match write {
-                    Write::Txn(txn, reply) => {
-                        txns.push(txn);
-                        replies.push(reply);
-                    }
-                    Write::Compact(revision, reply) => {
-                        let outcome = schema::compact(&mut self.connection, revision);
-                        // A caller that went away needs no answer; likewise below.
-                        let _ = reply.send(outcome.map_err(|e| schema::unavailable(&self.path, "compact", &e)));
-                    }
+                    Write::Compact(revision, reply) => drop(reply.send(self.compact(revision))),
+                    Write::Txn(_, reply) => drop(reply.send(match &mut txn_outcomes {
+                        Ok(outcomes) => outcomes.next().expect("commit gave an outcome for each transaction"),
+                        Err(error) => Err(error.clone()),
+                    })),
                 }
             }
-            if txns.is_empty() {
-                continue;
+            if has_trimmed {
+                // What cannot be returned now is free for later writes.
+                let _ = schema::return_pages(&self.connection);
             }
-            match schema::commit(&mut self.connection, &txns) {
-                Ok(batch) => {
-                    if batch.has_written {
-                        self.signal.send();
-                        notify::advance(&self.head, batch.head);
-                    }
-                    for (reply, outcome) in replies.into_iter().zip(batch.outcomes) {
-                        let _ = reply.send(outcome);
-                    }
-                }
-                Err(failure) => {
-                    let error = failure.into_error(&self.path, "write");
-                    for reply in replies {
-                        let _ = reply.send(Err(error.clone()));
-                    }
-                }
+            // Checkpoints wait for the disk: nobody shall wait for them.
+            if self.wal_pages.load(Ordering::Relaxed) >= CHECKPOINT_PAGES {
+                // Where it fails, the pages stay in the WAL; a write or a read that meets the cause reports it.
+                let _ = schema::checkpoint(&self.connection);
             }
         }
     }
+
+    /// Waits for the lock, takes up what was queued meanwhile, and commits its transactions.
+    fn commit(&mut self, queue: &Receiver<Write>, pending: &mut Vec<Write>) -> Result<Batch, Error> {
+        let failed = |failure: Failure| failure.into_error(&self.path, "write");
+        let turn = self.signal.turn().ok_or_else(|| fault::busy(&self.path))?;
+        let tx = schema::begin(&mut self.connection).map_err(|e| failed(e.into()))?;
+        drop(turn);
+        pending.extend(queue.try_iter().take(MAX_BATCH - 1));
+        let txns = pending.iter().filter_map(|write| match write {
+            Write::Txn(txn, _) => Some(txn),
+            Write::Compact(..) => None,
+        });
+        let floor = *self.head.borrow();
+        let batch = schema::commit(&self.path, tx, txns, floor, &mut self.unkept).map_err(failed)?;
+        if batch.has_written {
+            // The names may have gone while the lock was awaited.
+            self.identity.check().map_err(|e| Error::Unknown(e.to_string()))?;
+            self.signal.send(batch.head);
+            notify::advance(&self.head, batch.head);
+        }
+        Ok(batch)
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<(), Error> {
+        let _turn = self.signal.turn().ok_or_else(|| fault::busy(&self.path))?;
+        schema::compact(&mut self.connection, revision).map_err(|failure| failure.into_error(&self.path, "compact"))
+    }
+}
+
+fn check_sizes(txn: &Txn) -> Result<(), Error> {
+    for op in &txn.ops {
+        if let Op::Create(key, value) | Op::Update(key, value, _) | Op::Put(key, value) = op
+            && value.len() > MAX_VALUE
+        {
+            return Err(Error::Invalid(format!(
+                "the value of {key} has {}; the most that is stored is {}",
+                size(value.len() as u64),
+                size(MAX_VALUE as u64)
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn run_reads(mut connection: Connection, queue: &Receiver<Job>) {
@@ -232,8 +317,8 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, range: &KeyRange) -> Result<Listing, Error> {
-        let prefix = range.prefix();
-        self.inner.read(move |c| schema::list(c, &prefix)).await
+        let (path, prefix, floor) = (self.inner.path.clone(), range.prefix(), *self.inner.head.borrow());
+        self.inner.read(move |c| schema::list(&path, c, &prefix, floor)).await
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
@@ -251,6 +336,7 @@ impl Store for SqliteStore {
 
     async fn txn(&self, txn: Txn) -> Result<Revision, Error> {
         txn.check_keys()?;
+        check_sizes(&txn)?;
         self.inner.write(|reply| Write::Txn(txn, reply)).await
     }
 

@@ -25,10 +25,15 @@ pub enum Capability {
     Openbgpd,
     Exabgp,
     KubeApiserver,
+    Mounts,
+    Qemu,
 }
 
+/// Where `deploy/prerequisites.sh` puts a kernel for guests. A kernel of the machine itself is as good.
+const GUEST_KERNELS: [&str; 2] = ["/var/cache/tortie/guest-kernel/boot", "/boot"];
+
 impl Capability {
-    pub const ALL: [Capability; 9] = [
+    pub const ALL: [Capability; 11] = [
         Capability::Namespaces,
         Capability::Bpf,
         Capability::Etcd,
@@ -38,11 +43,14 @@ impl Capability {
         Capability::Openbgpd,
         Capability::Exabgp,
         Capability::KubeApiserver,
+        Capability::Mounts,
+        Capability::Qemu,
     ];
 
-    /// Whether a machine that allows everything else may lack it: no package has it, it takes long to build.
+    /// Whether a machine that allows everything else may lack it: no package has it and it takes long to build, or its kernel
+    /// could not be downloaded.
     pub fn is_optional(self) -> bool {
-        self == Capability::KubeApiserver
+        matches!(self, Capability::KubeApiserver | Capability::Qemu)
     }
 }
 
@@ -58,6 +66,8 @@ impl fmt::Display for Capability {
             Capability::Openbgpd => "OpenBGPD",
             Capability::Exabgp => "ExaBGP",
             Capability::KubeApiserver => "a Kubernetes API server",
+            Capability::Mounts => "mounts",
+            Capability::Qemu => "qemu",
         })
     }
 }
@@ -79,6 +89,8 @@ pub fn missing(capability: Capability) -> Option<String> {
         Capability::KubeApiserver => no_program("KUBE_APISERVER", "kube-apiserver")
             .map(|why| format!("{why}; tests/cluster/kube-apiserver.sh builds one"))
             .or_else(|| no_program("KUBECTL", "kubectl")),
+        Capability::Mounts => no_mount("tmpfs", "this machine does not allow it to mount a file system"),
+        Capability::Qemu => no_qemu(),
     }
 }
 
@@ -103,6 +115,22 @@ fn no_router(capability: Capability, kind: Kind) -> Option<String> {
         is_missing.then(|| format!("{capability} is not installed (Debian package {package})"))
     };
     no_namespaces().or_else(no_bpf).or_else(absent)
+}
+
+/// A guest needs the emulator, a static busybox, a file system for its disk, and a kernel with its modules.
+fn no_qemu() -> Option<String> {
+    let programs = [
+        ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+        ("/bin/busybox", "busybox-static"),
+        ("/sbin/mkfs.ext4", "e2fsprogs"),
+    ];
+    if let Some((program, package)) = programs.iter().find(|(program, _)| !Path::new(program).exists()) {
+        return Some(format!("{program} is missing (Debian package {package})"));
+    }
+    let is_kernel = |name: &str| name.strip_prefix("vmlinuz-").is_some_and(|version| !version.is_empty());
+    let there = GUEST_KERNELS.iter().flat_map(std::fs::read_dir).flatten().flatten();
+    let found = there.filter_map(|entry| entry.file_name().into_string().ok()).any(|name| is_kernel(&name));
+    (!found).then(|| format!("there is no kernel for guests in {}", GUEST_KERNELS.join(" or ")))
 }
 
 /// Makes a namespace with a veth pair in it: what an unprivileged container may not.

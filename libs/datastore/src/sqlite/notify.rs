@@ -1,48 +1,112 @@
-//! How a process learns that another has committed: one byte written to a file beside the database, seen through inotify.
+//! How a process learns that another has committed, and how processes queue up to write: the file `FILE-changed`.
+//!
+//! A writer puts its revision there after each commit, which inotify shows to the others. Its lock is the queue: who waits for
+//! SQLite's write lock holds it meanwhile, so that a process that has just written cannot write again before one that waits.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
+use std::io::Read;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use inotify::{Inotify, WatchMask};
 use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
-use super::schema::{self, Identity};
+use super::fault::{self, BUSY_TIMEOUT};
+use super::files::{self, Identity};
+use super::schema;
 use crate::store::{Error, Revision};
 
 /// How often the revision is read where no signal came: a process was killed between its commit and its signal, or the signal
 /// file was removed.
 const FALLBACK_POLL: Duration = Duration::from_secs(1);
 const INOTIFY_BUFFER: usize = 4096;
+/// How often who waits for its turn looks: a commit takes longer.
+const TURN_POLL: Duration = Duration::from_micros(500);
+
+/// The digits of the greatest revision, and a line feed.
+const TEXT_LENGTH: u64 = 21;
 
 /// The file that is written after each commit.
 pub(super) struct Signal {
     file: File,
 }
 
-impl Signal {
-    pub(super) fn open(database: &Path) -> Result<Self, Error> {
-        let path = path_of(database);
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(|e| {
-            Error::Unavailable(format!("sqlite {}: cannot open {}: {e}", database.display(), path.display()))
-        })?;
-        Ok(Self { file })
-    }
+/// At the head of the queue of writers; until dropped.
+pub(super) struct Turn<'a> {
+    file: &'a File,
+}
 
-    /// Wakes the other processes. Where that fails, they see the commit at their next poll.
-    pub(super) fn send(&self) {
-        let _ = self.file.write_at(&[0], 0);
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // What cannot be unlocked was not locked: a file system without locks.
+        let _ = self.file.unlock();
     }
 }
 
-fn path_of(database: &Path) -> PathBuf {
-    let mut path = database.as_os_str().to_os_string();
-    path.push("-changed");
-    path.into()
+impl Signal {
+    pub(super) fn open(database: &Path) -> Result<Self, Error> {
+        let path = files::beside(database, "-changed");
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let failed = |e| fault::io(database, &format!("write {}", path.display()), &e);
+        let signal = Self { file: file.map_err(failed)? };
+        // A full disk has no room for the first revision, but it can take the place of what is there.
+        if signal.file.metadata().map_err(failed)?.len() < TEXT_LENGTH {
+            signal.file.write_at(text(0).as_bytes(), 0).map_err(failed)?;
+        }
+        Ok(signal)
+    }
+
+    /// Wakes the other processes. Where that fails, they see the commit at their next poll.
+    pub(super) fn send(&self, revision: Revision) {
+        let _ = self.file.write_at(text(revision).as_bytes(), 0);
+    }
+
+    /// Waits for the turn of this process; `None` where it did not come in time.
+    pub(super) fn turn(&self) -> Option<Turn<'_>> {
+        let give_up = Instant::now() + BUSY_TIMEOUT;
+        loop {
+            match self.file.try_lock() {
+                // On a file system without locks SQLite's own busy handler remains.
+                Ok(()) | Err(TryLockError::Error(_)) => return Some(Turn { file: &self.file }),
+                Err(TryLockError::WouldBlock) if Instant::now() > give_up => return None,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_POLL),
+            }
+        }
+    }
+}
+
+/// Always [`TEXT_LENGTH`] bytes.
+fn text(revision: Revision) -> String {
+    format!("{revision:020}\n")
+}
+
+/// What the signal file tells of the past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acknowledged {
+    /// The newest revision that was acknowledged; 0 where nothing is known.
+    pub(super) revision: Revision,
+    /// The database had been removed when somebody opened it: `+` in place of the first digit, which no revision needs.
+    pub(super) may_begin_anew: bool,
+}
+
+pub(super) fn acknowledged(database: &Path) -> Acknowledged {
+    let mut text = String::new();
+    let read = File::open(files::beside(database, "-changed")).and_then(|f| f.take(64).read_to_string(&mut text));
+    if read.is_err() {
+        return Acknowledged::default();
+    }
+    let digits = text.trim().trim_start_matches('+');
+    Acknowledged { revision: digits.parse().unwrap_or_default(), may_begin_anew: text.starts_with('+') }
+}
+
+/// Lets a new database begin after a revision, where the old one was removed.
+pub(super) fn allow_to_begin_anew(database: &Path) -> Result<(), Error> {
+    let path = files::beside(database, "-changed");
+    let marked = File::options().write(true).open(&path).and_then(|file| file.write_at(b"+", 0));
+    marked.map(drop).map_err(|e| fault::io(database, &format!("write {}", path.display()), &e))
 }
 
 /// Raises the head; never lowers it.
@@ -61,13 +125,11 @@ pub(super) struct WatchThread {
 
 impl WatchThread {
     pub(super) fn start(database: &Path, identity: Identity, head: watch::Sender<Revision>) -> Result<Self, Error> {
-        let failed = |what: &str, e: std::io::Error| {
-            Error::Unavailable(format!("sqlite {}: cannot {what}: {e}", database.display()))
-        };
+        let failed = |what: &str, e: std::io::Error| fault::io(database, what, &e);
         let connection = schema::open(database)?;
         let inotify =
             Inotify::init().map_err(|e| failed("watch for changes (see fs.inotify.max_user_instances)", e))?;
-        let signal = path_of(database);
+        let signal = files::beside(database, "-changed");
         inotify.watches().add(&signal, WatchMask::MODIFY).map_err(|e| failed("watch the signal file", e))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

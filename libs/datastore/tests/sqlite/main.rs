@@ -1,8 +1,13 @@
 //! SQLite passes the suite; several processes share the file; a killed process loses nothing that was acknowledged.
 
-use std::io::{BufRead, BufReader, Write};
+mod backup;
+mod files;
+mod history;
+mod mounts;
+mod process;
+mod writers;
+
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -13,9 +18,7 @@ use datastore::watcher::{self, Update};
 use datastore::{DynStore, Error, Event, Op, Txn};
 use futures::StreamExt;
 
-/// What a child process does, and where: the test binary starts itself with these and runs [`child`].
-const ROLE: &str = "TORTIE_TEST_ROLE";
-const FILE: &str = "TORTIE_TEST_FILE";
+use process::{Process, say, start};
 
 const CHILD_INCREMENTS: u64 = 25;
 
@@ -31,31 +34,13 @@ async fn open(path: &Path) -> DynStore {
     Arc::new(SqliteStore::open(path).await.unwrap())
 }
 
-/// A child process that is killed when the test ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn start(role: &str, path: &Path) -> Process {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
-        .env(ROLE, role)
-        .env(FILE, path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    Process(child)
-}
-
 /// Not a test by itself: what the other tests run in processes of their own.
 #[tokio::test]
 async fn child() {
-    let (Ok(role), Ok(path)) = (std::env::var(ROLE), std::env::var(FILE)) else { return };
+    let (Ok(role), Ok(path)) = (std::env::var(process::ROLE), std::env::var(process::FILE)) else { return };
+    if files::child(&role, Path::new(&path)).await {
+        return;
+    }
     let store = open(Path::new(&path)).await;
     match role.as_str() {
         "increment" => {
@@ -76,12 +61,11 @@ async fn child() {
                 let value = n.to_string().into_bytes();
                 let ops = vec![Op::Put(handle("left"), value.clone()), Op::Put(handle("right"), value)];
                 store.txn(Txn { ops }).await.unwrap();
-                let mut out = std::io::stdout().lock();
-                writeln!(out, "acknowledged {n}").unwrap();
-                out.flush().unwrap();
+                say(&format!("acknowledged {n}"));
             }
         }
-        other => panic!("no such role: {other}"),
+        "large" => history::list_large(&*store).await,
+        other => writers::child(other, store).await,
     }
 }
 
@@ -111,7 +95,7 @@ async fn processes_increment_one_counter_and_none_is_lost() {
         assert_eq!(kv.value, expected.to_string().into_bytes(), "each value is seen once, in order");
     }
     for mut child in children {
-        assert!(child.0.wait().unwrap().success());
+        assert!(child.wait().success());
     }
 }
 
@@ -141,26 +125,17 @@ async fn a_killed_process_loses_no_acknowledged_write_and_leaves_no_half() {
     let path = directory.path().join("store.db");
     for round in 0..6_u64 {
         let mut child = start("pairs", &path);
-        let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
         let mut acknowledged = 0;
         let deadline = Instant::now() + Duration::from_millis(30 + 17 * round);
         // At least some writes, then a kill at a moment that differs each round.
-        let mut read = |acknowledged: &mut u64| match lines.next() {
-            Some(Ok(line)) => {
-                if let Some(n) = line.split("acknowledged ").nth(1) {
-                    *acknowledged = n.parse().unwrap();
-                }
-                true
-            }
-            _ => false,
-        };
         while acknowledged < 5 || Instant::now() < deadline {
-            assert!(read(&mut acknowledged), "the child ended by itself");
+            acknowledged = child.number("acknowledged").expect("the child does not end by itself");
         }
-        child.0.kill().unwrap();
-        child.0.wait().unwrap();
+        child.kill();
         // What it had acknowledged before it died is still in the pipe.
-        while read(&mut acknowledged) {}
+        while let Some(n) = child.number("acknowledged") {
+            acknowledged = n;
+        }
 
         let store = open(&path).await;
         let items = store.list(&KeyRange::Handles).await.unwrap().items;
@@ -192,7 +167,7 @@ async fn a_store_that_is_reopened_continues_its_watch() {
             seen.push(last);
         }
     }
-    assert!(child.0.wait().unwrap().success());
+    assert!(child.wait().success());
     assert_eq!(seen, (1..=100).collect::<Vec<u64>>());
 }
 

@@ -1,0 +1,163 @@
+//! Backups while writers write, and what a restored store is to those who knew the old one.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use api::key::KeyRange;
+use datastore::sqlite::{self, Depth, SqliteStore};
+use datastore::watcher::{self, Update};
+use datastore::{Error, Store};
+
+use crate::process::start;
+use crate::{handle, open};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_beside_writers_is_one_revision() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let mut writer = start("pairs", &path);
+    let mut last = 0;
+    for n in 0..5 {
+        writer.number("acknowledged").unwrap();
+        let copy = directory.path().join(format!("backup-{n}.db"));
+        let report = sqlite::backup(&path, &copy).unwrap();
+        assert_eq!(report.problems, [""; 0]);
+        assert!(report.revision > last, "each is of its moment");
+        last = report.revision;
+        // Both keys of each transaction, as they were.
+        let listing = SqliteStore::open(&copy).await.unwrap().list(&KeyRange::Handles).await.unwrap();
+        assert_eq!(listing.revision, report.revision);
+        assert_eq!(listing.items[0].value, listing.items[1].value);
+        assert_eq!(listing.items[0].value, report.revision.to_string().into_bytes());
+    }
+    let taken = directory.path().join("backup-0.db");
+    let before = std::fs::read(&taken).unwrap();
+    let text = sqlite::backup(&path, &taken).unwrap_err().to_string();
+    assert!(text.contains("backup-0.db") && text.contains("exists"), "{text}");
+    assert_eq!(std::fs::read(&taken).unwrap(), before, "what is there is not overwritten");
+    let leftovers = std::fs::read_dir(directory.path()).unwrap().flatten();
+    let partial: Vec<_> = leftovers.filter(|f| f.file_name().to_string_lossy().contains("partial")).collect();
+    assert!(partial.is_empty(), "{partial:?}");
+}
+
+/// Programs go on while the content is replaced: watches are told, watchers see the difference, writes with what was read before
+/// conflict.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_reaches_running_programs() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    store.put(handle("kept"), b"1".into()).await.unwrap();
+    let changed = store.put(handle("changed"), b"1".into()).await.unwrap();
+    store.put(handle("deleted"), b"1".into()).await.unwrap();
+    let backup = directory.path().join("backup.db");
+    sqlite::backup(&path, &backup).unwrap();
+
+    let newer = store.update(handle("changed"), b"2".into(), changed).await.unwrap();
+    store.delete(handle("deleted"), None).await.unwrap();
+    let added = store.put(handle("added"), b"1".into()).await.unwrap();
+    let mut updates = watcher::watch(store.clone(), vec![KeyRange::Handles]);
+    let mut mirror = BTreeMap::new();
+    let mut follow = async |until: &[(&str, &str)]| {
+        let expected: BTreeMap<_, _> = until.iter().map(|(k, v)| (handle(k), v.as_bytes().to_vec())).collect();
+        while mirror != expected {
+            match tokio::time::timeout(Duration::from_secs(30), updates.recv()).await.unwrap().unwrap() {
+                Update::Put(kv) => drop(mirror.insert(kv.key, kv.value)),
+                Update::Delete(key) => assert!(mirror.remove(&key).is_some(), "{key} was never put"),
+                Update::InSync => {}
+            }
+        }
+    };
+    follow(&[("kept", "1"), ("changed", "2"), ("added", "1")]).await;
+
+    let restored = sqlite::restore(&path, &backup).unwrap();
+    assert_eq!((restored.report.problems.len(), restored.report.objects, &restored.aside), (0, 3, &None));
+    follow(&[("kept", "1"), ("changed", "1"), ("deleted", "1")]).await;
+    assert!(matches!(store.watch(&KeyRange::Handles, added).await, Err(Error::Compacted(_))));
+    let stale = store.update(handle("changed"), b"3".into(), newer).await;
+    assert!(matches!(stale, Err(Error::Conflict(_))), "{stale:?}");
+    let present = store.get(&handle("changed")).await.unwrap().unwrap();
+    let revision = store.update(handle("changed"), b"3".into(), present.mod_revision).await.unwrap();
+    assert!(revision > added + 1, "no revision comes twice");
+    follow(&[("kept", "1"), ("changed", "3"), ("deleted", "1")]).await;
+}
+
+/// A damaged store is replaced only when nobody has it open, and is kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_store_in_use_is_not_replaced() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let revision = store.put(handle("a"), b"1".into()).await.unwrap();
+    let backup = directory.path().join("backup.db");
+    sqlite::backup(&path, &backup).unwrap();
+    drop(store);
+    let mut user = start("try", &path);
+    assert_eq!(user.line("outcome").unwrap(), "written");
+    std::fs::write(&path, vec![0xA5; 40960]).unwrap();
+    let text = sqlite::restore(&path, &backup).unwrap_err().to_string();
+    assert!(text.contains(&format!("({})", user.id())) && text.contains("stop every program"), "{text}");
+    user.kill();
+    let restored = sqlite::restore(&path, &backup).unwrap();
+    assert_eq!(std::fs::read(restored.aside.unwrap()).unwrap(), vec![0xA5; 40960], "the damaged file is kept");
+    let store = open(&path).await;
+    assert_eq!(store.get(&handle("a")).await.unwrap().unwrap().value, b"1");
+    assert!(store.put(handle("b"), b"1".into()).await.unwrap() > revision + 2, "beyond what the damaged file had");
+}
+
+#[tokio::test]
+async fn what_is_no_sound_backup_is_refused_and_the_store_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    store.put(handle("a"), b"1".into()).await.unwrap();
+    let at = |name: &str| directory.path().join(name);
+    std::fs::write(at("text"), "no database at all, in some length ".repeat(40)).unwrap();
+    std::fs::write(at("empty"), "").unwrap();
+    let foreign = rusqlite::Connection::open(at("foreign")).unwrap();
+    foreign.execute_batch("CREATE TABLE songs (title TEXT)").unwrap();
+    sqlite::backup(&path, &at("cut")).unwrap();
+    std::fs::OpenOptions::new().write(true).open(at("cut")).unwrap().set_len(9000).unwrap();
+    for (name, cause) in [
+        ("text", "not a database"),
+        ("empty", "empty"),
+        ("foreign", "another program"),
+        ("cut", "sound"),
+        ("missing", "no such file"),
+    ] {
+        let text = sqlite::restore(&path, &at(name)).unwrap_err().to_string();
+        assert!(text.contains(at(name).to_str().unwrap()) && text.contains(cause), "{name}: {text}");
+    }
+    store.put(handle("b"), b"1".into()).await.unwrap();
+    assert_eq!(sqlite::check(&path, Depth::Full).unwrap().problems, [""; 0]);
+}
+
+/// Each rule of our own check, broken in a file that SQLite finds whole.
+#[tokio::test]
+async fn a_check_finds_what_does_not_agree() {
+    let rows = [
+        ("DELETE FROM kv WHERE key LIKE '%/a'", "a is gone, but history has it at revision 3"),
+        ("UPDATE kv SET value = CAST('7' AS BLOB) WHERE key LIKE '%/a'", "a has another value than history says"),
+        ("UPDATE kv SET value = CAST('{' AS BLOB) WHERE key LIKE '%/a'", "a holds what is no JSON"),
+        ("UPDATE kv SET mod_rev = 1 WHERE key LIKE '%/a'", "a has revision 1, but history says 3"),
+        ("UPDATE kv SET mod_rev = 77 WHERE key LIKE '%/a'", "a has revision 77"),
+        ("UPDATE meta SET value = 3 WHERE name = 'revision'", "in a store at 3"),
+        ("UPDATE meta SET value = 9 WHERE name = 'compacted'", "compacted up to 9"),
+        ("DELETE FROM log WHERE rev = 2", "3 revisions, not of 4"),
+        ("INSERT INTO kv VALUES ('/calico/ipam/v2/handle/x', CAST('1' AS BLOB), 2, 2)", "which history lacks"),
+        ("INSERT INTO kv VALUES ('/elsewhere', CAST('1' AS BLOB), 0, 0)", "no key of this program"),
+    ];
+    for (damage, problem) in rows {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.db");
+        let store = open(&path).await;
+        for _ in 0..3 {
+            store.put(handle("a"), b"1".into()).await.unwrap();
+        }
+        store.put(handle("b"), b"1".into()).await.unwrap();
+        assert_eq!(sqlite::check(&path, Depth::Full).unwrap().problems, [""; 0]);
+        rusqlite::Connection::open(&path).unwrap().execute(damage, []).unwrap();
+        let problems = sqlite::check(&path, Depth::Full).unwrap().problems;
+        assert!(problems.iter().any(|p| p.contains(problem)), "{damage}: {problems:?}");
+    }
+}
