@@ -5,6 +5,9 @@
 BUILD_PACKAGES="ca-certificates clang-19 gcc libc6-dev libelf-dev libprotobuf-dev make pkg-config protobuf-compiler zlib1g-dev"
 # The lab: namespaces, real switches, a real etcd.
 LAB_PACKAGES="bird2 etcd-client etcd-server frr gobgpd iproute2 iputils-ping libcap2-bin procps util-linux"
+# The power-loss test of the embedded store: a guest with a disk of its own (see guest_kernel).
+GUEST_PACKAGES="binutils busybox-static e2fsprogs qemu-system-x86"
+GUEST_KERNEL=/var/cache/tortie/guest-kernel
 # The interop scenarios of tests/run.sh: more speakers, packets that get lost, and judges of what goes over the wire and
 # into files. g++ builds libFuzzer.
 INTEROP_PACKAGES="bgpdump exabgp g++ nftables openbgpd pmacct tshark"
@@ -42,6 +45,23 @@ install_packages() {
         case "$service" in bird) package=bird2 ;; etcd) package=etcd-server ;; *) package=$service ;; esac
         case " $missing " in *" $package "*) stop_service "$service" ;; esac
     done
+}
+
+# guest_kernel: a kernel and its modules for guests, taken out of Debian's package: installing that would change how this
+# machine boots. Without it the tests that need it are skipped.
+guest_kernel() {
+    [ ! -e "$GUEST_KERNEL/boot" ] && [ "$(uname -m)" = x86_64 ] || return 0
+    package=$(apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/.*Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    directory=$(mktemp -d)
+    say "Taking a kernel for guests from Debian's package ${package:-linux-image-cloud-amd64}"
+    if (cd "$directory" && apt-get -qq download "${package:-linux-image-cloud-amd64}" && dpkg-deb -x ./*.deb unpacked) >/dev/null 2>&1 &&
+        mkdir -p "${GUEST_KERNEL%/*}"; then
+        rm -rf "$GUEST_KERNEL"
+        mv "$directory/unpacked" "$GUEST_KERNEL"
+    else
+        say "  it could not be downloaded"
+    fi
+    rm -rf "$directory"
 }
 
 stop_service() {

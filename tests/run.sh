@@ -100,7 +100,8 @@ run_program() {
 
 started=$(date +%s)
 # shellcheck disable=SC2086
-install_packages $BUILD_PACKAGES $LAB_PACKAGES $INTEROP_PACKAGES
+install_packages $BUILD_PACKAGES $LAB_PACKAGES $INTEROP_PACKAGES $GUEST_PACKAGES
+guest_kernel
 rust_toolchain
 cd "$root"
 build_programs

@@ -2,6 +2,7 @@
 # Measures, and renders docs/benchmarks.md from what was measured:
 #   tests/bench/run.sh bgp [--peers tortie,bird,...] [--scenarios A,B,...] [--runs N] [--add]
 #   tests/bench/run.sh sim [arguments of bgp-sim]
+#   tests/bench/run.sh sqlite [arguments of sqlite-bench]
 #   tests/bench/run.sh report
 # Builds what it needs and installs nothing. The rivals are Debian's bird2, frr, openbgpd and gobgpd.
 set -eu
@@ -53,6 +54,10 @@ sim)
     "$BENCH_BIN/bgp-sim" --commit "$BENCH_COMMIT" --json "$results/sim.json" "$@"
     report
     ;;
+sqlite)
+    build sqlite-bench
+    "$BENCH_BIN/sqlite-bench" --commit "$BENCH_COMMIT" --json "$results/sqlite.json" "$@"
+    ;;
 report) report ;;
-*) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

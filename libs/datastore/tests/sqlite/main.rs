@@ -4,6 +4,7 @@ mod backup;
 mod files;
 mod history;
 mod mounts;
+mod power;
 mod process;
 mod writers;
 
@@ -64,6 +65,7 @@ async fn child() {
                 say(&format!("acknowledged {n}"));
             }
         }
+        "power" => power::write_until_the_end(store).await,
         "large" => history::list_large(&*store).await,
         other => writers::child(other, store).await,
     }
