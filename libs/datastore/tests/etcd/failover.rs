@@ -18,7 +18,7 @@ use crate::handle;
 use crate::server::{Cable, Cluster, PATIENCE, Relay, Server, free_ports};
 
 /// Requests and watches are with another member after this: a probe's interval and its patience, and what a loaded machine adds.
-const MOVED: Duration = Duration::from_secs(6);
+const MOVED: Duration = Duration::from_secs(8);
 
 /// Creates the key, whatever the outcome of single attempts.
 async fn create(store: &DynStore, n: u64) {
