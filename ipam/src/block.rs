@@ -369,7 +369,7 @@ pub(crate) fn address_in(network: IpNet, offset: u128) -> IpAddr {
     }
 }
 
-fn address_at(cidr: IpNet, ordinal: usize) -> IpAddr {
+pub(crate) fn address_at(cidr: IpNet, ordinal: usize) -> IpAddr {
     address_in(cidr, ordinal as u128)
 }
 

@@ -8,6 +8,7 @@
 //! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
 //! - [`gc`]: what nobody needs any more (pure)
+//! - [`check`]: whether what is stored is true, and what mends it (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
 //! - [`plan`]: what a choice of pools and block sizes will cost (pure)
@@ -19,6 +20,7 @@ pub mod allocator;
 pub mod assign;
 mod attempt;
 pub mod block;
+pub mod check;
 pub mod environment;
 pub mod gc;
 pub mod handle;

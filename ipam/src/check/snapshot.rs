@@ -1,0 +1,267 @@
+//! What a check reads: the records of IPAM, and who uses addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+
+use api::ipam::{AffinityState, AllocationBlock, BlockAffinity, IpamHandle};
+use api::key::{AffinityOwner, Key};
+use api::kind::Kind;
+use datastore::{KeyValue, Revision};
+use ipnet::IpNet;
+use jiff::Timestamp;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+/// A record, and the revision that it was read at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<T> {
+    pub value: T,
+    pub revision: Revision,
+}
+
+/// A record that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    pub key: Key,
+    pub revision: Revision,
+    pub reason: String,
+}
+
+/// Addresses that blocks may be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PoolRange {
+    pub name: String,
+    pub cidr: IpNet,
+    /// `None` where blocks of any size are right.
+    pub block_len: Option<u8>,
+    pub disabled: bool,
+}
+
+/// What kind of thing uses an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub enum UserKind {
+    Node,
+    Service,
+    Workload,
+}
+
+/// Somebody who uses addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    pub kind: UserKind,
+    /// Empty for a node.
+    pub namespace: String,
+    pub name: String,
+    /// The pod of a workload, where it is one of Kubernetes.
+    pub pod: Option<String>,
+    /// Where it runs; for a node its name.
+    pub node: Option<String>,
+    pub addresses: Vec<IpAddr>,
+}
+
+impl fmt::Display for User {
+    /// As Calico names it: `Node(node-1)`, `Workload(default/node--1-k8s-web-eth0)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            UserKind::Node => write!(f, "Node({})", self.name),
+            kind => write!(f, "{kind:?}({}/{})", self.namespace, self.name),
+        }
+    }
+}
+
+/// Everything that a check looks at.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub now: Timestamp,
+    pub blocks: BTreeMap<IpNet, Stored<AllocationBlock>>,
+    pub affinities: BTreeMap<(IpNet, AffinityOwner), Stored<BlockAffinity>>,
+    pub handles: BTreeMap<String, Stored<IpamHandle>>,
+    pub unreadable: Vec<Unreadable>,
+    pub pools: Vec<PoolRange>,
+    pub nodes: BTreeSet<String>,
+    pub users: Vec<User>,
+}
+
+impl Snapshot {
+    /// Sorts objects of a store into a snapshot; those that say nothing about addresses are passed over. Nodes come first among the
+    /// users, then services, then workloads; each as its store listed it.
+    pub fn new(objects: &[KeyValue], now: Timestamp) -> Self {
+        let mut snapshot = Self {
+            now,
+            blocks: BTreeMap::new(),
+            affinities: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            unreadable: Vec::new(),
+            pools: Vec::new(),
+            nodes: BTreeSet::new(),
+            users: Vec::new(),
+        };
+        let mut pods = Vec::new();
+        for kv in objects {
+            if let Err(reason) = snapshot.add(kv, &mut pods) {
+                snapshot.unreadable.push(Unreadable { key: kv.key.clone(), revision: kv.mod_revision, reason });
+            }
+        }
+        // A pod that has an endpoint is the endpoint.
+        let endpoints: BTreeSet<(String, String)> =
+            snapshot.users.iter().filter_map(|u| Some((u.namespace.clone(), u.pod.clone()?))).collect();
+        snapshot.users.extend(
+            pods.into_iter()
+                .filter(|p: &User| !p.pod.clone().is_some_and(|pod| endpoints.contains(&(p.namespace.clone(), pod)))),
+        );
+        snapshot.users.sort_by_key(|u| u.kind);
+        snapshot
+    }
+
+    /// The pool that a block or address is in; an enabled one first.
+    pub fn pool_of(&self, cidr: &IpNet) -> Option<&PoolRange> {
+        let mut all: Vec<&PoolRange> = self.pools.iter().filter(|p| p.cidr.contains(cidr)).collect();
+        all.sort_by_key(|p| (p.disabled, std::cmp::Reverse(p.cidr.prefix_len())));
+        all.first().copied()
+    }
+
+    /// Whether an enabled pool has the address.
+    pub fn is_in_active_pool(&self, ip: IpAddr) -> bool {
+        self.pools.iter().any(|p| !p.disabled && p.cidr.contains(&ip))
+    }
+
+    fn add(&mut self, kv: &KeyValue, pods: &mut Vec<User>) -> Result<(), String> {
+        let revision = kv.mod_revision;
+        match &kv.key {
+            Key::IpamBlock(cidr) => {
+                let value: AllocationBlock = read(kv)?;
+                if value.cidr != *cidr {
+                    return Err(format!("its cidr is {}", value.cidr));
+                }
+                if !value.deleted {
+                    self.blocks.insert(*cidr, Stored { value, revision });
+                }
+            }
+            Key::BlockAffinity(owner, cidr) => {
+                let value = affinity(kv)?;
+                if !value.deleted {
+                    self.affinities.insert((*cidr, owner.clone()), Stored { value, revision });
+                }
+            }
+            Key::IpamHandle(id) => {
+                let value: IpamHandle = read(kv)?;
+                if !value.deleted {
+                    self.handles.insert(id.clone(), Stored { value, revision });
+                }
+            }
+            Key::Resource { kind: Kind::IpPool, name, .. } => {
+                let pool: api::IpPool = datastore::typed::decode(kv).map_err(|e| reason_of(&e))?;
+                let spec = pool.body.spec;
+                let block_len = Some(spec.block_prefix_len());
+                self.pools.push(PoolRange { name: name.clone(), cidr: spec.cidr, block_len, disabled: spec.disabled });
+            }
+            Key::Resource { kind, namespace, name } => {
+                let namespace = namespace.clone().unwrap_or_default();
+                let (user_kind, read): (_, fn(&Value) -> Seen) = match kind {
+                    Kind::Node => (UserKind::Node, node),
+                    Kind::WorkloadEndpoint => (UserKind::Workload, endpoint),
+                    Kind::Pod => (UserKind::Workload, pod),
+                    Kind::Service => (UserKind::Service, service),
+                    _ => return Ok(()),
+                };
+                let value: Value = self::read(kv)?;
+                let (texts, pod, on) = read(&value);
+                let addresses = texts.iter().map(|t| address(t)).collect::<Result<Vec<_>, _>>()?;
+                let mut user = User { kind: user_kind, namespace, name: name.clone(), pod, node: on, addresses };
+                match kind {
+                    Kind::Node => {
+                        self.nodes.insert(name.clone());
+                        user.node = Some(name.clone());
+                        self.users.push(user);
+                    }
+                    Kind::Pod => {
+                        user.pod = Some(name.clone());
+                        pods.push(user);
+                    }
+                    _ => self.users.push(user),
+                }
+            }
+            Key::IpamConfig => {}
+        }
+        Ok(())
+    }
+}
+
+/// Addresses, pod and node of an object.
+type Seen = (Vec<String>, Option<String>, Option<String>);
+
+/// The addresses of a node's tunnels, of both families (Calico's check knows those of IPv4 only).
+fn node(value: &Value) -> Seen {
+    const FIELDS: &[&str] = &[
+        "/spec/ipv4VXLANTunnelAddr",
+        "/spec/ipv6VXLANTunnelAddr",
+        "/spec/wireguard/interfaceIPv4Address",
+        "/spec/wireguard/interfaceIPv6Address",
+        "/spec/bgp/ipv4IPIPTunnelAddr",
+    ];
+    (FIELDS.iter().filter_map(|f| text(value, f)).collect(), None, None)
+}
+
+fn endpoint(value: &Value) -> Seen {
+    (texts(value, "/spec/ipNetworks"), text(value, "/spec/pod"), text(value, "/spec/node"))
+}
+
+/// The addresses of a pod that runs in a network of its own.
+fn pod(value: &Value) -> Seen {
+    let is_over = matches!(value.pointer("/status/phase").and_then(Value::as_str), Some("Succeeded" | "Failed"));
+    let on_host = value.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false);
+    let mut addresses: Vec<String> = Vec::new();
+    if !is_over && !on_host {
+        let ips = value.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
+        addresses.extend(ips.filter_map(|ip| text(ip, "/ip")));
+        addresses.extend(text(value, "/status/podIP"));
+        addresses.sort();
+        addresses.dedup();
+    }
+    (addresses, None, text(value, "/spec/nodeName"))
+}
+
+/// The addresses of a service whose load balancer is ours.
+fn service(value: &Value) -> Seen {
+    let is_ours = text(value, "/spec/type").as_deref() == Some("LoadBalancer")
+        && text(value, "/spec/loadBalancerClass").is_none_or(|c| c == "calico" || c.starts_with("tortie.io/"));
+    let ingress = value.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).into_iter().flatten();
+    let addresses = if is_ours { ingress.filter_map(|i| text(i, "/ip")).collect() } else { Vec::new() };
+    (addresses, None, None)
+}
+
+fn text(value: &Value, pointer: &str) -> Option<String> {
+    value.pointer(pointer)?.as_str().filter(|s| !s.is_empty()).map(str::to_string)
+}
+
+fn texts(value: &Value, pointer: &str) -> Vec<String> {
+    let items = value.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
+    items.filter_map(|i| i.as_str().map(str::to_string)).collect()
+}
+
+/// An address, or the address of a CIDR.
+fn address(text: &str) -> Result<IpAddr, String> {
+    let (ip, _) = text.split_once('/').unwrap_or((text, ""));
+    ip.parse().map_err(|_| format!("\"{text}\" is no address"))
+}
+
+fn read<T: DeserializeOwned>(kv: &KeyValue) -> Result<T, String> {
+    serde_json::from_slice(&kv.value).map_err(|e| e.to_string())
+}
+
+/// An affinity; Calico's oldest forms, an empty value, an empty string and an empty object, mean confirmed.
+fn affinity(kv: &KeyValue) -> Result<BlockAffinity, String> {
+    if matches!(kv.value.as_slice(), b"" | b"\"\"" | b"{}") {
+        return Ok(BlockAffinity { state: AffinityState::Confirmed, deleted: false });
+    }
+    read(kv)
+}
+
+fn reason_of(error: &datastore::Error) -> String {
+    match error {
+        datastore::Error::Corrupt { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}
