@@ -1,16 +1,17 @@
 //! The command tree: one definition per command and flag, with its help.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub mod bgp;
 pub mod datastore;
+pub mod ipam;
 pub mod ipam_plan;
 
 use self::bgp::{ClearArgs, DecodeArgs, MrtArgs, PeerArgs, PlanArgs, RoutesArgs, SwitchConfigArgs, WatchArgs, WhyArgs};
 use self::datastore::DatastoreCommand;
+use self::ipam::IpamCommand;
 
 /// Where the daemons' sockets are.
 const DEFAULT_RUN_DIR: &str = "/run/tortie";
@@ -78,7 +79,7 @@ pub enum Command {
     /// This node's service load balancer
     #[command(subcommand)]
     Lb(LbCommand),
-    /// The store itself: its files, their backup
+    /// The store itself: migration, its files, their backup
     #[command(subcommand)]
     Datastore(DatastoreCommand),
     /// Shows the version of this program
@@ -166,30 +167,6 @@ pub struct SocketArgs {
 pub enum NodeCommand {
     /// Shows the BGP sessions as Calico does
     Status(SocketArgs),
-}
-
-#[derive(Debug, Subcommand)]
-pub enum IpamCommand {
-    /// Shows what each block size costs the switch: routes, and addresses that are borrowed
-    Plan(ipam_plan::IpamPlanArgs),
-    /// Shows pools and what is used of them, or who has an address
-    Show {
-        /// The blocks of each pool too
-        #[arg(long)]
-        show_blocks: bool,
-        /// Who has this address
-        #[arg(long, value_name = "ADDRESS")]
-        ip: Option<IpAddr>,
-    },
-    /// Changes how addresses are given out
-    Configure {
-        /// Nodes take addresses only from their own blocks
-        #[arg(long, value_name = "true|false")]
-        strictaffinity: Option<bool>,
-        /// Most blocks that a node may have; 0 is the default, 20
-        #[arg(long, value_name = "N")]
-        max_blocks_per_host: Option<u32>,
-    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -7,6 +7,7 @@
 //! It refuses to write anything while any document has an error.
 
 mod cli;
+mod cluster;
 mod commands;
 mod documents;
 mod kinds;

@@ -430,7 +430,8 @@ fn operation(slot: &Slot, now: &str) -> Result<Op> {
     };
     Ok(match (&slot.stored, &slot.wanted) {
         (Some(stored), Some(wanted)) => {
-            Op::Update(stored.key.clone(), stored::encode(slot.kind, wanted)?, stored.revision)
+            let wanted = api::go_json::in_order_of(wanted, &stored.value);
+            Op::Update(stored.key.clone(), stored::encode(slot.kind, &wanted)?, stored.revision)
         }
         (Some(stored), None) => Op::Delete(stored.key.clone(), Some(stored.revision)),
         (None, Some(wanted)) => {

@@ -1,10 +1,10 @@
 //! Documents in and out of the store: the user's form against the stored form (`datastore::typed` does the same for types).
 
 use anyhow::{Context as _, Result};
-use api::extension;
 use api::ipam::{IpamConfig, IpamConfigurationSpec};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
+use api::{extension, go_json};
 use datastore::{KeyValue, Revision, Store};
 use serde_json::{Value, json};
 
@@ -55,14 +55,14 @@ pub fn encode(kind: Kind, value: &Value) -> Result<Vec<u8>> {
             kube_virt_vm_address_persistence: spec.kube_virt_vm_address_persistence,
             ip_cooldown_seconds: spec.ip_cooldown_seconds,
         };
-        return Ok(serde_json::to_vec(&config)?);
+        return Ok(go_json::to_vec(&config)?);
     }
     let mut value = value.clone();
     if let Some(metadata) = value["metadata"].as_object_mut() {
         metadata.shift_remove("resourceVersion");
     }
     extension::to_stored(kind, &mut value);
-    Ok(serde_json::to_vec(&value)?)
+    Ok(go_json::to_vec(&value)?)
 }
 
 /// One object.

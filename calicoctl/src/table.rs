@@ -44,6 +44,29 @@ pub fn boxed(headings: &[&str], rows: &[Vec<String>]) -> String {
     format!("{rule}{heading}{rule}{body}{rule}")
 }
 
+/// A table in a box as Go's `go-pretty` draws it: headings and texts to the left, the columns named in `right` to the right.
+pub fn pretty(headings: &[&str], right: &[&str], rows: &[Vec<String>]) -> String {
+    let widths = longest(headings, rows);
+    let rule: String = widths.iter().map(|w| format!("+{}", "-".repeat(w + 2))).collect::<String>() + "+\n";
+    let line = |cells: &mut dyn Iterator<Item = (&str, usize, bool)>| {
+        let cells = cells.map(
+            |(cell, width, is_right)| {
+                if is_right { format!("| {cell:>width$} ") } else { format!("| {cell:<width$} ") }
+            },
+        );
+        cells.collect::<String>() + "|\n"
+    };
+    let heading = line(&mut headings.iter().zip(&widths).map(|(h, w)| (*h, *w, false)));
+    let body: String = rows
+        .iter()
+        .map(|row| {
+            let cells = row.iter().zip(&widths).zip(headings);
+            line(&mut cells.map(|((cell, w), heading)| (cell.as_str(), *w, right.contains(heading))))
+        })
+        .collect();
+    format!("{rule}{heading}{rule}{body}{rule}")
+}
+
 /// Cuts the longest columns so that the table is no wider than the terminal: `width`, of which `between` goes to each column
 /// beside its text and `outside` to the table. `None`: nothing is cut.
 pub fn fit(headings: &[&str], rows: &mut [Vec<String>], width: Option<usize>, between: usize, outside: usize) {

@@ -369,7 +369,8 @@ pub(crate) fn address_in(network: IpNet, offset: u128) -> IpAddr {
     }
 }
 
-pub(crate) fn address_at(cidr: IpNet, ordinal: usize) -> IpAddr {
+/// The address of an ordinal of a block.
+pub fn address_at(cidr: IpNet, ordinal: usize) -> IpAddr {
     address_in(cidr, ordinal as u128)
 }
 

@@ -1,11 +1,12 @@
 //! Whether what is stored about addresses is true, and what would make it so (Calico `calicoctl/commands/ipam/check.go`, which knows less).
-//! Pure: a [`Snapshot`] goes in, [`Problem`]s come out, and for each what mends it.
+//! Pure but for `carry_out`: a [`Snapshot`] goes in, [`Problem`]s come out, and for each what mends it.
 //!
 //! - [`snapshot`]: what is read
 //! - [`fault`]: what is wrong within one block
 //! - [`repair`]: which writes mend a problem, and which problems nobody but the operator can mend
 //! - [`report`]: Calico's report, for `ipam release --from-report`
 
+mod carry_out;
 pub mod fault;
 pub mod repair;
 pub mod report;

@@ -6,6 +6,9 @@ use clap::{Args, Subcommand};
 
 #[derive(Debug, Subcommand)]
 pub enum DatastoreCommand {
+    /// Moves everything from one store to another, by a file in Calico's form
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
     /// The embedded store's file (SQLITE_PATH)
     #[command(subcommand)]
     Sqlite(SqliteCommand),
@@ -36,4 +39,30 @@ pub struct CheckArgs {
     /// Do not compare indices with their tables
     #[arg(long)]
     pub quick: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Writes everything that the store holds to standard output; it must be locked
+    Export(ExportArgs),
+    /// Writes a file of export into the store, and leaves it locked; may be interrupted and run again
+    Import(ImportArgs),
+    /// Locks the store: no address is assigned or released until it is unlocked
+    Lock,
+    /// Unlocks the store
+    Unlock,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Give nodes the names that they have in Kubernetes, for an import into Kubernetes
+    #[arg(long)]
+    pub kubernetes_node_names: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The file, or - for standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub filename: String,
 }

@@ -54,8 +54,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Mrt(args) => bgp::mrt::mrt(&args).await,
         Command::SwitchConfig(args) => bgp::switch_config::switch_config(&args).await,
         Command::Ipam(command) => ipam::run(command).await,
+        Command::Datastore(command) => datastore::run(command).await,
         Command::Lb(command) => lb::run(&command).await,
-        Command::Datastore(command) => datastore::run(command),
         Command::Version => {
             println!("Client Version:    {}", env!("CARGO_PKG_VERSION"));
             Ok(())

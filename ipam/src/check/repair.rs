@@ -49,7 +49,14 @@ pub struct Left {
 /// What can be mended now, and what cannot. No two mends write the same record: what has to wait for another mend comes up in the next
 /// round, when all is read again.
 pub fn plan(snapshot: &Snapshot, findings: &Findings, circumstances: Circumstances) -> (Vec<Mend>, Vec<Left>) {
-    let mut planner = Planner { snapshot, findings, circumstances, mends: Vec::new(), taken: BTreeSet::new() };
+    let mut planner = Planner {
+        snapshot,
+        findings,
+        circumstances,
+        mends: Vec::new(),
+        written: BTreeSet::new(),
+        checked: BTreeSet::new(),
+    };
     let mut left = Vec::new();
     // Blocks first: what they say decides about all else.
     let is_block = |p: &&Problem| matches!(p, Problem::InvalidBlock { .. });
@@ -72,7 +79,9 @@ struct Planner<'a> {
     findings: &'a Findings,
     circumstances: Circumstances,
     mends: Vec<Mend>,
-    taken: BTreeSet<Key>,
+    /// What mends write, and what they are conditional on.
+    written: BTreeSet<Key>,
+    checked: BTreeSet<Key>,
 }
 
 impl<'a> Planner<'a> {
@@ -284,11 +293,16 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Adds a mend, unless another writes one of its records.
+    /// Adds a mend, unless another writes one of its records, or is conditional on what it writes.
     fn add(&mut self, what: String, ops: Vec<Op>) -> Result<(), &'static str> {
-        let keys: Vec<&Key> = ops.iter().map(Op::key).collect();
-        if !ops.is_empty() && !keys.iter().any(|k| self.taken.contains(*k)) {
-            self.taken.extend(keys.into_iter().cloned());
+        let meets = |op: &Op| {
+            self.written.contains(op.key()) || (!matches!(op, Op::Check(..)) && self.checked.contains(op.key()))
+        };
+        if !ops.is_empty() && !ops.iter().any(meets) {
+            for op in &ops {
+                let keys = if matches!(op, Op::Check(..)) { &mut self.checked } else { &mut self.written };
+                keys.insert(op.key().clone());
+            }
             self.mends.push(Mend { what, ops });
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use api::address_range::AddressRange;
 use api::ipam::{AffinityState, AllocationBlock, BlockAffinity, IpamHandle};
 use api::key::{AffinityOwner, Key};
 use api::kind::Kind;
@@ -33,8 +34,10 @@ pub struct Unreadable {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolRange {
     pub name: String,
-    pub cidr: IpNet,
-    /// `None` where blocks of any size are right.
+    /// As the user wrote it.
+    pub text: String,
+    pub range: AddressRange,
+    /// `None` where blocks of any size are right, also such as reach beyond the range.
     pub block_len: Option<u8>,
     pub disabled: bool,
 }
@@ -117,14 +120,19 @@ impl Snapshot {
 
     /// The pool that a block or address is in; an enabled one first.
     pub fn pool_of(&self, cidr: &IpNet) -> Option<&PoolRange> {
-        let mut all: Vec<&PoolRange> = self.pools.iter().filter(|p| p.cidr.contains(cidr)).collect();
-        all.sort_by_key(|p| (p.disabled, std::cmp::Reverse(p.cidr.prefix_len())));
+        let block = AddressRange::from(*cidr);
+        let has = |p: &&PoolRange| match p.block_len {
+            Some(_) => p.range.contains(block.first()) && p.range.contains(block.last()),
+            None => p.range.overlaps(&block),
+        };
+        let mut all: Vec<&PoolRange> = self.pools.iter().filter(has).collect();
+        all.sort_by_key(|p| (p.disabled, p.range.len()));
         all.first().copied()
     }
 
     /// Whether an enabled pool has the address.
     pub fn is_in_active_pool(&self, ip: IpAddr) -> bool {
-        self.pools.iter().any(|p| !p.disabled && p.cidr.contains(&ip))
+        self.pools.iter().any(|p| !p.disabled && p.range.contains(ip))
     }
 
     fn add(&mut self, kv: &KeyValue, pods: &mut Vec<User>) -> Result<(), String> {
@@ -154,8 +162,24 @@ impl Snapshot {
             Key::Resource { kind: Kind::IpPool, name, .. } => {
                 let pool: api::IpPool = datastore::typed::decode(kv).map_err(|e| reason_of(&e))?;
                 let spec = pool.body.spec;
-                let block_len = Some(spec.block_prefix_len());
-                self.pools.push(PoolRange { name: name.clone(), cidr: spec.cidr, block_len, disabled: spec.disabled });
+                self.pools.push(PoolRange {
+                    name: name.clone(),
+                    text: spec.cidr.to_string(),
+                    range: spec.cidr.into(),
+                    block_len: Some(spec.block_prefix_len()),
+                    disabled: spec.disabled,
+                });
+            }
+            Key::Resource { kind: Kind::LoadBalancerIpPool, name, .. } => {
+                let pool: api::LoadBalancerIpPool = datastore::typed::decode(kv).map_err(|e| reason_of(&e))?;
+                let disabled = pool.body.spec.disabled;
+                self.pools.extend(pool.body.spec.ranges().map(|range| PoolRange {
+                    name: name.clone(),
+                    text: range.to_string(),
+                    range,
+                    block_len: None,
+                    disabled,
+                }));
             }
             Key::Resource { kind, namespace, name } => {
                 let namespace = namespace.clone().unwrap_or_default();
@@ -183,7 +207,7 @@ impl Snapshot {
                     _ => self.users.push(user),
                 }
             }
-            Key::IpamConfig => {}
+            Key::IpamConfig | Key::Election(_) => {}
         }
         Ok(())
     }

@@ -483,6 +483,19 @@ const ROWS: &[Row] = &[
         left: &[],
     },
     Row {
+        name: "a block of a pool for load balancers reaches beyond its range",
+        broken: |lab| {
+            lab.drop("/calico/resources/v3/projectcalico.org/ippools/lb").put(
+                "/tortie/resources/loadbalancerippools/lb",
+                json!({"kind": "LoadBalancerIPPool", "apiVersion": "tortie.io/v1", "metadata": {"name": "lb"},
+                    "spec": {"blocks": [{"start": "10.9.0.0"}]}}),
+            )
+        },
+        found: &[],
+        done: &[],
+        left: &[],
+    },
+    Row {
         name: "a block without affinity",
         broken: |lab| lab.drop(AFFINITY),
         found: &["block 10.0.0.0/30 belongs to host:node-1, which has no affinity for it."],

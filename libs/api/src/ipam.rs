@@ -116,7 +116,8 @@ fn yes() -> bool {
 pub struct IpamConfig {
     #[serde(default)]
     pub strict_affinity: bool,
-    #[serde(default = "yes")]
+    /// Calico leaves out what is false; only where the whole record is missing is this true.
+    #[serde(default)]
     pub auto_allocate_blocks: bool,
     /// 0 means the default, 20.
     #[serde(rename = "maxBlocksPerHost", default, skip_serializing_if = "is_zero")]

@@ -10,6 +10,7 @@
 //! - [`key`]: where an object lives in the store (Calico's etcd layout, byte for byte)
 //! - [`kdd`]: IPAM's records as objects of the Kubernetes API
 //! - one module per kind or family of kinds
+//! - [`go_json`]: JSON as Calico writes it, byte for byte
 //! - [`extension`]: `spec` fields that Calico lacks, kept as annotations in the store
 //! - [`selector`], [`schema`], [`validate`]: the selector grammar; the fields of every kind; checks of documents
 //!
@@ -24,6 +25,7 @@ pub mod calico_node_status;
 pub mod duration;
 pub mod extension;
 pub mod felix_configuration;
+pub mod go_json;
 pub mod ip_pool;
 pub mod ipam;
 pub mod kdd;

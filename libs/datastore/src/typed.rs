@@ -4,10 +4,10 @@
 //! the key, filled on read and never stored. Fields that Calico's kinds lack are stored as annotations ([`api::extension`]). The
 //! user's IPAMConfiguration is stored as an [`api::ipam::IpamConfig`] under [`Key::IpamConfig`], as Calico does.
 
-use api::extension;
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use api::meta::{Body, Metadata, Resource};
+use api::{extension, go_json};
 use serde_json::{Map, Value, json};
 
 use crate::store::{Error, KeyValue, Op, Revision, Store, Txn};
@@ -20,6 +20,9 @@ const IPAM_CONFIG_FIELDS: &[(&str, &str)] = &[
     ("kubeVirtVMAddressPersistence", "kubeVirtVMAddressPersistence"),
     ("ipCooldownSeconds", "ipCooldownSeconds"),
 ];
+
+/// What holds of every document.
+const JSON: &str = "documents have text keys and finite numbers";
 
 /// The key under which a resource of this body is stored.
 pub fn key_of<B: Body>(namespace: Option<&str>, name: &str) -> Key {
@@ -46,7 +49,7 @@ pub fn decode<B: Body>(kv: &KeyValue) -> Result<Resource<B>, Error> {
 pub fn encode<B: Body>(resource: &Resource<B>) -> Vec<u8> {
     let mut document = serde_json::to_value(resource).expect("resources have string keys and finite numbers");
     if B::KIND == Kind::IpamConfiguration {
-        return ipam_config(&document).to_string().into_bytes();
+        return go_json::to_vec(&ipam_config(&document)).expect(JSON);
     }
     document["kind"] = B::KIND.as_str().into();
     document["apiVersion"] = B::KIND.api_version().into();
@@ -54,7 +57,7 @@ pub fn encode<B: Body>(resource: &Resource<B>) -> Vec<u8> {
         metadata.shift_remove("resourceVersion");
     }
     extension::to_stored(B::KIND, &mut document);
-    document.to_string().into_bytes()
+    go_json::to_vec(&document).expect(JSON)
 }
 
 /// The resource of that name, or `None`.
@@ -179,6 +182,8 @@ fn ipam_configuration(stored: &Value) -> Value {
             spec.insert((*user).into(), value.clone());
         }
     }
+    // Calico leaves out what is false, and the user's form has another default.
+    spec.entry("autoAllocateBlocks").or_insert(false.into());
     json!({
         "kind": Kind::IpamConfiguration.as_str(),
         "apiVersion": Kind::IpamConfiguration.api_version(),

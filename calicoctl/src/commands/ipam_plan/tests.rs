@@ -1,7 +1,8 @@
 use clap::Parser as _;
 
 use super::*;
-use crate::cli::{Cli, Command, IpamCommand};
+use crate::cli::ipam::IpamCommand;
+use crate::cli::{Cli, Command};
 
 fn args(line: &str) -> IpamPlanArgs {
     let words = ["calicoctl", "ipam", "plan"].into_iter().chain(line.split_whitespace());

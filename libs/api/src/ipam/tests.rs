@@ -133,3 +133,16 @@ proptest! {
         prop_assert_eq!(again::<IpamHandle>(&text), text);
     }
 }
+
+#[test]
+fn what_a_configuration_leaves_out_is_false() {
+    for (text, strict, auto) in [
+        (r#"{"strict_affinity":true}"#, true, false),
+        (r#"{"auto_allocate_blocks":true,"maxBlocksPerHost":20}"#, false, true),
+        ("{}", false, false),
+    ] {
+        let config: IpamConfig = serde_json::from_str(text).unwrap();
+        assert_eq!((config.strict_affinity, config.auto_allocate_blocks), (strict, auto), "{text}");
+    }
+    assert!(IpamConfig::default().auto_allocate_blocks, "without a record");
+}

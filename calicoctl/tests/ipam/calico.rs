@@ -1,0 +1,182 @@
+//! Records byte for byte as Calico writes them into etcd: they are read, they work, and what is not asked to change does not change by a byte.
+
+use std::collections::BTreeMap;
+
+use ipam::{AffinityOwner, AllowedUse, AssignRequest, Ipam};
+
+use super::etcd::Etcd;
+use super::*;
+
+const V3: &str = "/calico/resources/v3/projectcalico.org/";
+
+/// (key, what Calico stores, kind and name for the command line). Fields stand in the order of Go's structs; `&` is escaped as Go does.
+const RESOURCES: &[(&str, &str, &[&str])] = &[
+    (
+        "ippools/default-ipv4-ippool",
+        r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"default-ipv4-ippool","uid":"0b1c","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"},"annotations":{"note":"a \u003c b"}},"spec":{"cidr":"10.0.0.0/16","vxlanMode":"Never","ipipMode":"Never","natOutgoing":true,"blockSize":29,"nodeSelector":"rack == 'a' \u0026\u0026 !has(off) || all()","allowedUses":["Workload","Tunnel"],"assignmentMode":"Automatic"}}"#,
+        &["ippool", "default-ipv4-ippool"],
+    ),
+    (
+        "ipreservations/routers",
+        r#"{"kind":"IPReservation","apiVersion":"projectcalico.org/v3","metadata":{"name":"routers","uid":"0b1d","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"reservedCIDRs":["10.0.0.10/31","10.0.255.1"]}}"#,
+        &["ipreservation", "routers"],
+    ),
+    (
+        "bgppeers/rack",
+        r#"{"kind":"BGPPeer","apiVersion":"projectcalico.org/v3","metadata":{"name":"rack","uid":"0b1e","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"nodeSelector":"all()","peerIP":"192.0.2.1:178","asNumber":64513,"password":{"secretKeyRef":{"name":"bgp","key":"rack"}},"maxRestartTime":"10m0s","keepaliveTime":"3s","numAllowedLocalASNumbers":1,"filters":["f"]}}"#,
+        &["bgppeer", "rack"],
+    ),
+    (
+        "bgpconfigurations/default",
+        r#"{"kind":"BGPConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"0b1f","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"logSeverityScreen":"Info","nodeToNodeMeshEnabled":false,"asNumber":64512,"serviceLoadBalancerIPs":[{"cidr":"10.9.0.0/24"}],"communities":[{"name":"bgp-large","value":"64512:300:100"}],"prefixAdvertisements":[{"cidr":"10.0.0.0/16","communities":["bgp-large","64512:120"]}]}}"#,
+        &["bgpconfig", "default"],
+    ),
+    (
+        "bgpfilters/f",
+        r#"{"kind":"BGPFilter","apiVersion":"projectcalico.org/v3","metadata":{"name":"f","uid":"0b20","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"exportV4":[{"cidr":"10.0.0.0/16","prefixLength":{"min":24,"max":32},"matchOperator":"In","action":"Accept"},{"action":"Reject"}]}}"#,
+        &["bgpfilter", "f"],
+    ),
+    (
+        "nodes/node-1",
+        r#"{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"node-1","uid":"0b21","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"},"annotations":{"projectcalico.org/kube-labels":"{\"a\":\"b\"}"}},"spec":{"bgp":{"ipv4Address":"192.0.2.11/24","ipv4IPIPTunnelAddr":"10.0.0.8"},"ipv6VXLANTunnelAddr":"fd00::8","orchRefs":[{"nodeName":"node-1","orchestrator":"k8s"}],"addresses":[{"address":"192.0.2.11/24","type":"CalicoNodeIP"}]},"status":{"podCIDRs":["10.0.0.0/24"]}}"#,
+        &["node", "node-1"],
+    ),
+    (
+        "workloadendpoints/default/node--1-k8s-web--0-eth0",
+        r#"{"kind":"WorkloadEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"node--1-k8s-web--0-eth0","namespace":"default","uid":"0b22","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"projectcalico.org/namespace":"default","projectcalico.org/orchestrator":"k8s","x":"y"}},"spec":{"orchestrator":"k8s","node":"node-1","containerID":"4f1c","pod":"web-0","endpoint":"eth0","serviceAccountName":"default","ipNetworks":["10.0.0.11/32"],"profiles":["kns.default","ksa.default.default"],"interfaceName":"cali12345678901","mac":"5e:d6:aa:11:22:33","ports":[{"name":"http","protocol":"TCP","port":80,"hostPort":0,"hostIP":""}]}}"#,
+        &["wep", "node--1-k8s-web--0-eth0"],
+    ),
+    (
+        "felixconfigurations/default",
+        r#"{"kind":"FelixConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"0b23","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"ipipEnabled":false,"logSeverityScreen":"Info","reportingInterval":"0s","bpfConnectTimeLoadBalancing":"TCP","floatingIPs":"Disabled"}}"#,
+        &["felixconfig", "default"],
+    ),
+    (
+        "clusterinformations/default",
+        r#"{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"0b24","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"clusterGUID":"8a1b","clusterType":"k8s,bgp","calicoVersion":"v3.33.0","datastoreReady":true}}"#,
+        &["clusterinfo", "default"],
+    ),
+];
+
+/// A block with a tunnel's address and a pod's; what `newBlock` leaves, not yet used; a block whose owner is gone.
+const CALICO_BLOCK: (&str, &str) = (
+    "/calico/ipam/v2/assignment/ipv4/block/10.0.0.8-29",
+    r#"{"cidr":"10.0.0.8/29","affinity":"host:node-1","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[0,null,null,1,null,null,null,null],"unallocated":[1,2,4,5,6,7],"attributes":[{"handle_id":"ipip-tunnel-addr-node-1","secondary":{"node":"node-1","type":"ipipTunnelAddress"}},{"handle_id":"k8s-pod-network.4f1c","secondary":{"namespace":"default","node":"node-1","pod":"web-0","timestamp":"2026-08-22 10:00:00.12 +0000 UTC"}}],"sequenceNumber":1787392800000000003,"sequenceNumberForAllocation":{"0":1787392800000000001,"3":1787392800000000002},"deleted":false}"#,
+);
+const NEW_BLOCK: (&str, &str) = (
+    "/calico/ipam/v2/assignment/ipv4/block/10.0.0.16-29",
+    r#"{"cidr":"10.0.0.16/29","affinity":"host:node-1","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[null,null,null,null,null,null,null,null],"unallocated":[0,1,2,3,4,5,6,7],"attributes":null,"sequenceNumber":1787392800000000001,"sequenceNumberForAllocation":{},"deleted":false}"#,
+);
+const RECORDS: &[(&str, &str)] = &[
+    CALICO_BLOCK,
+    NEW_BLOCK,
+    ("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.8-29", r#"{"state":"confirmed","deleted":false}"#),
+    ("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.16-29", r#"{"state":"confirmed","deleted":false}"#),
+    ("/calico/ipam/v2/handle/ipip-tunnel-addr-node-1", r#"{"block":{"10.0.0.8/29":1},"deleted":false}"#),
+    ("/calico/ipam/v2/handle/k8s-pod-network.4f1c", r#"{"block":{"10.0.0.8/29":1},"deleted":false}"#),
+    // Beside ours in the same etcd: not ours, and left alone.
+    ("/calico/resources/v3/projectcalico.org/globalnetworkpolicies/default.deny", r#"{"kind":"GlobalNetworkPolicy"}"#),
+    ("/calico/ipam/v2/host/node-1", ""),
+];
+
+#[test]
+fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let server = runtime.block_on(Etcd::start());
+    let dir = tempfile::tempdir().unwrap();
+    let all: Vec<(String, &str)> = RESOURCES.iter().map(|(key, value, _)| (format!("{V3}{key}"), *value)).collect();
+    let records = RECORDS.iter().map(|(key, value)| ((*key).to_string(), *value));
+    let all: Vec<(String, &str)> = all.into_iter().chain(records).collect();
+    for (key, value) in &all {
+        server.write(key, value);
+    }
+    let unchanged = |but: &[&str], when: &str| {
+        for (key, value) in all.iter().filter(|(key, _)| !but.contains(&key.as_str())) {
+            assert_eq!(server.read(key), *value, "{when}: {key}");
+        }
+    };
+    let calicoctl = |args: &[&str]| {
+        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+        let outcome = run(&env, dir.path(), args);
+        assert_eq!(outcome.code, 0, "{args:?}: {}{}", outcome.stdout, outcome.stderr);
+        outcome.stdout
+    };
+
+    // Every resource: applied as it is shown, nothing changes; with a label more, nothing but that.
+    for (key, value, named) in RESOURCES {
+        let shown = calicoctl(&[&["get", "-o", "json"], *named].concat());
+        let mut document: Value = serde_json::from_str(&shown).unwrap();
+        document["metadata"].as_object_mut().unwrap().shift_remove("resourceVersion");
+        std::fs::write(dir.path().join("r.json"), document.to_string()).unwrap();
+        calicoctl(&["apply", "-f", "r.json"]);
+        assert_eq!(server.read(&format!("{V3}{key}")), *value, "{key} applied as it is");
+        document["metadata"]["labels"]["z"] = "new".into();
+        std::fs::write(dir.path().join("r.json"), document.to_string()).unwrap();
+        calicoctl(&["apply", "-f", "r.json"]);
+        let wanted = value.replace(r#""x":"y"}"#, r#""x":"y","z":"new"}"#);
+        assert_eq!(server.read(&format!("{V3}{key}")), wanted, "{key} with a label");
+        document["metadata"]["labels"].as_object_mut().unwrap().shift_remove("z");
+        std::fs::write(dir.path().join("r.json"), document.to_string()).unwrap();
+        calicoctl(&["apply", "-f", "r.json"]);
+    }
+    unchanged(&[], "after resources");
+
+    // The lock changes one word.
+    let cluster = format!("{V3}clusterinformations/default");
+    let value = RESOURCES.iter().find(|(key, ..)| key.starts_with("clusterinformations")).unwrap().1;
+    calicoctl(&["datastore", "migrate", "lock"]);
+    assert_eq!(server.read(&cluster), value.replace("Ready\":true", "Ready\":false"));
+    calicoctl(&["datastore", "migrate", "unlock"]);
+
+    // So does the configuration of IPAM.
+    server.write(CONFIG, r#"{"auto_allocate_blocks":true,"maxBlocksPerHost":20}"#);
+    calicoctl(&["ipam", "configure", "--max-blocks-per-host=4"]);
+    assert_eq!(server.read(CONFIG), r#"{"auto_allocate_blocks":true,"maxBlocksPerHost":4}"#);
+
+    // What Calico wrote is right.
+    let known = calicoctl(&["ipam", "show", "--show-blocks"]);
+    assert!(known.contains("| Block    | 10.0.0.8/29  |         8 |    2 (25%) |     1 (12%) |"), "{known}");
+
+    // An address is taken and given back: the block's queue, its number, and nothing else.
+    runtime.block_on(async {
+        let store = server.open().await.unwrap();
+        let ipam = Ipam::new(store);
+        let request = AssignRequest {
+            num_v4: 1,
+            num_v6: 0,
+            handle: "k8s-pod-network.5a5a".into(),
+            attributes: BTreeMap::from([("pod".into(), "web-1".into())]),
+            owner: AffinityOwner::Host("node-1".into()),
+            pools_v4: vec![],
+            pools_v6: vec![],
+            intended_use: AllowedUse::Workload,
+            namespace: None,
+        };
+        let assigned = ipam.auto_assign(&request).await.unwrap();
+        assert_eq!(assigned.v4.len(), 1, "{assigned:?}");
+        ipam.release_by_handle(&request.handle).await.unwrap();
+    });
+    let [changed, other] = {
+        let mut blocks = [CALICO_BLOCK, NEW_BLOCK];
+        blocks.sort_by_key(|(key, value)| server.read(key) == *value);
+        blocks
+    };
+    let (before, after) = (numbered(changed.1), numbered(&server.read(changed.0)));
+    assert_eq!(after.1, before.1 + 2, "a number for each write");
+    let free = |text: &str| {
+        let value: Value = serde_json::from_str(text).unwrap();
+        value["unallocated"].clone()
+    };
+    let rotated = before.0.replace(&free(changed.1).to_string(), &free(&server.read(changed.0)).to_string());
+    assert_eq!(after.0, rotated.replace("\"attributes\":null", "\"attributes\":[]"));
+    assert_eq!(server.read(other.0), other.1);
+    unchanged(&[changed.0], "after an allocation");
+    assert_eq!(server.read("/calico/ipam/v2/handle/k8s-pod-network.5a5a"), "");
+}
+
+/// A block without its number, and the number.
+fn numbered(block: &str) -> (String, u64) {
+    let value: Value = serde_json::from_str(block).unwrap();
+    let number = value["sequenceNumber"].as_u64().unwrap();
+    (block.replace(&format!("\"sequenceNumber\":{number}"), "\"sequenceNumber\":0"), number)
+}

@@ -1,0 +1,306 @@
+//! datastore migrate: what one store holds, another holds afterwards.
+
+use super::etcd::Etcd;
+use super::*;
+
+/// Everything that Calico's file has a place for, and what it has none for.
+fn filled() -> Fleet {
+    let fleet = Fleet::with_a_pod();
+    fleet.put_all(&[
+        (
+            "/calico/resources/v3/projectcalico.org/ippools/lb",
+            &json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "lb"},
+            "spec": {"cidr": "10.9.0.0/24", "blockSize": 31, "allowedUses": ["LoadBalancer"]}}),
+        ),
+        (CONFIG, &json!({"auto_allocate_blocks": true, "maxBlocksPerHost": 20})),
+        ("/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.9.0.0-31", &json!({"state": "confirmed", "deleted": false})),
+        ("/calico/ipam/v2/assignment/ipv4/block/10.9.0.0-31", &json!({"cidr": "10.9.0.0/31", "affinity": "virtual:load-balancer",
+            "allocations": [null, null], "unallocated": [0, 1], "attributes": [], "sequenceNumber": 1,
+            "sequenceNumberForAllocation": {}, "deleted": false})),
+        ("/calico/resources/v3/projectcalico.org/bgppeers/rack", &json!({"kind": "BGPPeer", "apiVersion": "projectcalico.org/v3",
+            "metadata": {"name": "rack", "uid": "5d6f", "creationTimestamp": "2026-08-22T10:00:00Z",
+                "annotations": {"tortie.io/holdTime": "\"9s\""}},
+            "spec": {"peerIP": "192.0.2.1", "asNumber": 64512, "nodeSelector": "rack == 'a' && !has(off)"}})),
+        ("/calico/resources/v3/projectcalico.org/bgpconfigurations/node.node-1", &json!({"kind": "BGPConfiguration",
+            "apiVersion": "projectcalico.org/v3", "metadata": {"name": "node.node-1"}, "spec": {"listenPort": 178}})),
+        ("/tortie/resources/services/default/web", &json!({"kind": "Service", "apiVersion": "v1",
+            "metadata": {"name": "web", "namespace": "default"}, "spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}})),
+    ]);
+    fleet
+}
+
+/// Path and value of everything but the ClusterInformation, which is locked at other times.
+fn content(fleet: &Fleet) -> Vec<(String, Value)> {
+    let all = fleet.all().into_iter().filter(|(path, ..)| path != CLUSTER);
+    all.map(|(path, text, _)| {
+        let mut value: Value = serde_json::from_str(&text).unwrap();
+        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+            // An import gives them to those that have none.
+            metadata.retain(|name, v| {
+                !(name == "uid" && *v != "5d6f") && !(name == "creationTimestamp" && *v != "2026-08-22T10:00:00Z")
+            });
+        }
+        (path, value)
+    })
+    .collect()
+}
+
+#[test]
+fn an_export_is_what_calicos_import_reads() {
+    let fleet = filled();
+    let refused = fleet.fails(&["datastore", "migrate", "export"]);
+    assert!(refused.stderr.starts_with("datastore is not locked. Run the `calicoctl datastore migrate lock` command"));
+    assert_eq!(fleet.ok(&["datastore", "migrate", "lock"]), "Datastore locked.\n");
+    let outcome = fleet.run(&["datastore", "migrate", "export"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("IPPools: 2 exported\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("IPAM: 2 affinities, 2 blocks, 1 handles exported\n"), "{}", outcome.stderr);
+    let parts: Vec<&str> = outcome.stdout.split("===\n").collect();
+    assert_eq!(parts.len(), 3, "as Calico splits it");
+    let lists: Vec<&str> = parts[0].lines().filter_map(|l| l.strip_prefix("kind: ")).collect();
+    assert_eq!(
+        lists,
+        [
+            "IPPoolList",
+            "BGPPeerList",
+            "KubeControllersConfigurationList",
+            "NodeList",
+            "BGPConfigurationList",
+            "FelixConfigurationList",
+            "IPReservationList",
+            "BGPFilterList"
+        ],
+        "in Calico's order"
+    );
+    assert!(
+        parts[0].contains("tortie.io/holdTime: '\"9s\"'") || parts[0].contains("tortie.io/holdTime: \"\\\"9s\\\"\""),
+        "{}",
+        parts[0]
+    );
+    let cluster: Value = serde_json::from_str(parts[1]).unwrap();
+    assert_eq!(cluster["spec"]["clusterGUID"], "guid-1");
+    let ipam: Value = serde_json::from_str(parts[2]).unwrap();
+    let fields: Vec<&String> = ipam.as_object().unwrap().keys().collect();
+    assert_eq!(fields, ["block_affinities", "blocks", "handles", "config", "tortie"]);
+    assert_eq!(
+        ipam["handles"][0],
+        json!({"Key": HANDLE, "Value": {"block": {"10.0.0.8/29": 1}, "deleted": false}, "TTL": 0})
+    );
+    assert_eq!(ipam["blocks"][0]["Value"], fleet.get(BLOCK).unwrap());
+    let others: Vec<&str> = ipam["tortie"].as_array().unwrap().iter().map(|r| r["Key"].as_str().unwrap()).collect();
+    assert_eq!(others, [WEP, "/tortie/resources/services/default/web"]);
+}
+
+#[test]
+fn nodes_get_the_names_that_kubernetes_has_for_them() {
+    let fleet = filled();
+    let mut node = fleet.get(NODE).unwrap();
+    fleet.ok(&["datastore", "migrate", "lock"]);
+    let missing = fleet.fails(&["datastore", "migrate", "export", "--kubernetes-node-names"]);
+    assert!(missing.stderr.contains("node node-1 missing a 'k8s' orchestrator reference"), "{}", missing.stderr);
+    node["spec"]["orchRefs"] = json!([{"orchestrator": "k8s", "nodeName": "worker-1"}]);
+    fleet.put(NODE, &node);
+    fleet.put("/calico/ipam/v2/handle/vxlan-v6-tunnel-addr-node-1", &json!({"block": {}, "deleted": false}));
+    let kept = fleet.run(&["datastore", "migrate", "export"]);
+    assert!(kept.stderr.contains("warning: node node-1 is worker-1 in Kubernetes"), "{}", kept.stderr);
+    assert!(kept.stdout.contains("host:node-1"));
+    let text = fleet.ok(&["datastore", "migrate", "export", "--kubernetes-node-names"]);
+    for wanted in [
+        "name: worker-1\n",
+        "name: node.worker-1\n",
+        "\"affinity\": \"host:worker-1\"",
+        "\"node\": \"worker-1\"",
+        "/calico/ipam/v2/host/worker-1/ipv4/block/10.0.0.8-29",
+        "/calico/ipam/v2/handle/vxlan-v6-tunnel-addr-worker-1",
+    ] {
+        assert!(text.contains(wanted), "{wanted}\n{text}");
+    }
+    assert!(!text.contains("host:node-1") && !text.contains("host/node-1"), "{text}");
+}
+
+#[test]
+fn an_import_makes_the_other_store_the_same_and_can_be_interrupted() {
+    let from = filled();
+    from.ok(&["datastore", "migrate", "lock"]);
+    let file = from.ok(&["datastore", "migrate", "export"]);
+    let to = Fleet::new();
+    std::fs::write(to.path("export.yaml"), &file).unwrap();
+    // Somebody was here before, and was interrupted.
+    to.put(BLOCK, &from.get(BLOCK).unwrap());
+    let import: &[&str] = &["datastore", "migrate", "import", "-f", "export.yaml"];
+    let wanted = "\
+Successfully applied 5 resource(s)
+Successfully applied 5 IPAM resource(s), 1 were there already
+Successfully applied 2 other object(s)
+Datastore information successfully imported. Please refer to the datastore migration documentation for next steps.
+The datastore is locked until `calicoctl datastore migrate unlock`.
+";
+    assert_eq!(to.ok(import), wanted);
+    assert_eq!(content(&to), content(&from));
+    let cluster = to.get(CLUSTER).unwrap();
+    assert_eq!(
+        cluster["spec"],
+        json!({"clusterGUID": "guid-1", "datastoreReady": false, "calicoVersion": "v3.33.0",
+        "clusterType": "k8s,bgp"})
+    );
+    let before = to.all();
+    assert!(to.ok(import).starts_with("Successfully applied 0 resource(s), 5 were there already\n"));
+    assert_eq!(to.all(), before, "a second import writes nothing");
+    assert_eq!(to.ok(&["datastore", "migrate", "unlock"]), "Datastore unlocked.\n");
+    to.ok(&["ipam", "check"]);
+}
+
+#[test]
+fn an_import_that_does_not_fit_writes_nothing() {
+    let from = filled();
+    from.ok(&["datastore", "migrate", "lock"]);
+    let file = from.ok(&["datastore", "migrate", "export"]);
+    // (what the store has, the file, what is said)
+    type Row = (&'static str, fn(&Fleet), fn(&str) -> String, &'static str);
+    let rows: &[Row] = &[
+        (
+            "another block",
+            |f| f.put("/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-28", &json!({"cidr": "10.0.0.0/28"})),
+            str::to_string,
+            "10.0.0.0-28 is not in the file",
+        ),
+        (
+            "another pool",
+            |f| f.put("/calico/resources/v3/projectcalico.org/ippools/p", &json!({"spec": {"cidr": "10.0.0.0/8"}})),
+            str::to_string,
+            "ippools/p is not in the file",
+        ),
+        (
+            "the same with other content",
+            |f| f.put(BLOCK, &json!({"cidr": "10.0.0.8/29"})),
+            str::to_string,
+            "10.0.0.8-29 differs from the file's",
+        ),
+        ("half a file", |_| {}, |t| t[..t.find("===").unwrap()].into(), "has 1 parts in place of 3"),
+        ("a file that ends", |_| {}, |t| t[..t.len() - 20].into(), "the IPAM resources cannot be read"),
+        ("no YAML", |_| {}, |t| format!("a: [\n{t}"), "export.yaml: "),
+        ("a resource without name", |_| {}, |t| format!("kind: IPPool\n---\n{t}"), "a IPPool has no metadata.name"),
+    ];
+    for (name, broken, change, wanted) in rows {
+        let to = Fleet::new();
+        broken(&to);
+        std::fs::write(to.path("export.yaml"), change(&file)).unwrap();
+        let before = to.all();
+        let outcome = to.fails(&["datastore", "migrate", "import", "-f", "export.yaml"]);
+        assert!(outcome.stderr.contains(wanted), "{name}: {}", outcome.stderr);
+        assert_eq!(to.all(), before, "{name}");
+    }
+}
+
+#[test]
+fn calicos_own_export_is_read() {
+    // As Calico v3.33 prints it: kinds that are none of ours, empty lists, no uid, host affinities only.
+    let file = r#"apiVersion: projectcalico.org/v3
+items:
+- apiVersion: projectcalico.org/v3
+  kind: IPPool
+  metadata:
+    creationTimestamp: null
+    name: default-ipv4-ippool
+  spec:
+    allowedUses:
+    - Workload
+    - Tunnel
+    blockSize: 26
+    cidr: 10.244.0.0/16
+    ipipMode: Never
+    natOutgoing: true
+    nodeSelector: all()
+    vxlanMode: Never
+kind: IPPoolList
+metadata:
+  resourceVersion: "1234"
+---
+apiVersion: projectcalico.org/v3
+items:
+- apiVersion: projectcalico.org/v3
+  kind: GlobalNetworkPolicy
+  metadata:
+    creationTimestamp: null
+    name: default.deny
+  spec:
+    selector: all()
+kind: GlobalNetworkPolicyList
+metadata:
+  resourceVersion: "1235"
+---
+apiVersion: projectcalico.org/v3
+items: []
+kind: BGPFilterList
+metadata:
+  resourceVersion: "1240"
+---
+===
+{
+  "kind": "ClusterInformation",
+  "apiVersion": "projectcalico.org/v3",
+  "metadata": {
+    "name": "default",
+    "resourceVersion": "1200",
+    "creationTimestamp": null
+  },
+  "spec": {
+    "clusterGUID": "0123456789abcdef",
+    "calicoVersion": "v3.33.0",
+    "datastoreReady": false
+  }
+}
+===
+{
+  "block_affinities": [
+    {
+      "Key": "/calico/ipam/v2/host/node-1/ipv4/block/10.244.0.64-26",
+      "Value": {
+        "state": "confirmed",
+        "deleted": false
+      },
+      "TTL": 0
+    }
+  ],
+  "config": {
+    "Key": "/calico/ipam/v2/config",
+    "Value": {
+      "auto_allocate_blocks": true
+    },
+    "TTL": 0
+  }
+}
+"#;
+    let to = Fleet::new();
+    std::fs::write(to.path("export.yaml"), file).unwrap();
+    let outcome = to.run(&["datastore", "migrate", "import", "-f", "export.yaml"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    assert_eq!(outcome.stderr, "warning: 1 GlobalNetworkPolicy left out: this version has no such kind\n");
+    assert!(
+        outcome.stdout.starts_with("Successfully applied 1 resource(s)\nSuccessfully applied 2 IPAM resource(s)\n"),
+        "{}",
+        outcome.stdout
+    );
+    assert!(to.ok(&["get", "ippool", "-o", "wide"]).contains("default-ipv4-ippool   10.244.0.0/16   true"));
+    assert_eq!(to.get(CLUSTER).unwrap()["spec"]["clusterGUID"], "0123456789abcdef");
+}
+
+#[test]
+fn sqlite_moves_to_etcd_and_back() {
+    let from = filled();
+    let server = from.runtime.block_on(Etcd::start());
+    from.ok(&["datastore", "migrate", "lock"]);
+    std::fs::write(from.path("a.yaml"), from.ok(&["datastore", "migrate", "export"])).unwrap();
+    let etcd = |args: &[&str]| {
+        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+        let outcome = run(&env, from.dir.path(), args);
+        assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
+        outcome.stdout
+    };
+    etcd(&["datastore", "migrate", "import", "-f", "a.yaml"]);
+    assert_eq!(server.read(HANDLE), r#"{"block":{"10.0.0.8/29":1},"deleted":false}"#);
+    std::fs::write(from.path("b.yaml"), etcd(&["datastore", "migrate", "export"])).unwrap();
+    let back = Fleet::new();
+    back.ok(&["datastore", "migrate", "import", "-f", from.path("b.yaml").as_str()]);
+    assert_eq!(content(&back), content(&from));
+}
