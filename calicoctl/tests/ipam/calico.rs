@@ -135,7 +135,7 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
 
     // What Calico wrote is right.
     let known = calicoctl(&["ipam", "show", "--show-blocks"]);
-    assert!(known.contains("| Block    | 10.0.0.8/29  |         8 |    2 (25%) |     1 (12%) |"), "{known}");
+    assert!(known.lines().any(|l| l.contains("| 10.0.0.8/29 ") && l.contains("2 (25%)")), "{known}");
 
     // An address is taken and given back: the block's queue, its number, and nothing else.
     runtime.block_on(async {

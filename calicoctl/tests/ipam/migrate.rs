@@ -37,7 +37,7 @@ fn content(fleet: &Fleet) -> Vec<(String, Value)> {
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             // An import gives them to those that have none.
             metadata.retain(|name, v| {
-                !(name == "uid" && *v != "5d6f") && !(name == "creationTimestamp" && *v != "2026-08-22T10:00:00Z")
+                !(name == "uid" && *v != "5d6f" || name == "creationTimestamp" && *v != "2026-08-22T10:00:00Z")
             });
         }
         (path, value)
