@@ -683,7 +683,8 @@ fn only_what_every_report_says_is_agreed() {
         change(&mut value);
         serde_json::from_value::<Report>(value).unwrap()
     };
-    let rows: &[(&str, fn(&mut Value), usize, usize)] = &[
+    type Row = (&'static str, fn(&mut Value), usize, usize);
+    let rows: &[Row] = &[
         ("the same", |_| {}, 1, 1),
         ("used meanwhile", |r| r["allocations"]["10.0.0.0"][0]["inUse"] = json!(true), 0, 1),
         ("released meanwhile", |r| r["allocations"]["10.0.0.0"][0]["coolingDown"] = json!(true), 0, 1),
