@@ -46,8 +46,14 @@ const ADVICE: [(&str, bool, &str); 11] = [
     ("too many requests", false, "etcd is overloaded: see the sizing in the guide to etcd"),
 ];
 
+/// What is left to say where the server's alert was overtaken by the end of its connection.
+const CLOSED: &str = "etcd ended the connection: it may ask for a client certificate (ETCD_CERT_FILE, ETCD_KEY_FILE), not take \
+                      this one, or not run";
+
 /// What a failed handshake says (`rustls: src/error.rs`), and what it means here.
-const TLS_ADVICE: [(&str, &str); 5] = [
+const TLS_ADVICE: [(&str, &str); 7] = [
+    ("connection closed", CLOSED),
+    ("broken pipe", CLOSED),
     ("not valid for name", "the server's certificate does not name the host of ETCD_ENDPOINTS"),
     ("Expired", "the server's certificate has expired"),
     ("invalid peer certificate", "the server's certificate was not issued by the CA of ETCD_CA_CERT_FILE"),
@@ -153,8 +159,10 @@ pub(super) fn text(error: &etcd_client::Error) -> String {
 pub(super) async fn unreachable(endpoints: &[String], why: &str) -> Error {
     let causes = futures::future::join_all(endpoints.iter().map(|endpoint| probe(endpoint))).await;
     let causes = endpoints.iter().zip(causes).map(|(endpoint, cause)| format!("{endpoint}: {cause}"));
+    let is_tls = endpoints.iter().any(|endpoint| endpoint.starts_with("https://"));
     let advice = TLS_ADVICE
         .iter()
+        .filter(|_| is_tls)
         .find(|(words, _)| why.contains(words))
         .map_or("check that etcd runs there, ETCD_ENDPOINTS, and the network between", |(_, advice)| advice);
     Error::Unavailable(format!("cannot reach etcd: {why} ({}); {advice}", causes.collect::<Vec<_>>().join("; ")))

@@ -137,8 +137,8 @@ async fn tls_with_client_certificates() {
             with(&|c| c.endpoints = endpoints("https", "localhost")),
             &["localhost", "does not name the host of ETCD_ENDPOINTS"],
         ),
-        (no_certificate, &["certificate"]),
-        (strange, &["cert"]),
+        (no_certificate, &["ETCD_CERT_FILE"]),
+        (strange, &["ETCD_CERT_FILE"]),
     ];
     for (config, parts) in rows {
         let Err(error) = EtcdStore::connect(&config).await else { panic!("connected with {config:?}") };
