@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
-use datastore::election::{self, Election};
+use datastore::election::{self, Election, Leadership};
 use ipam::pool::Family;
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
@@ -110,9 +110,9 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
     };
     let ended = election::run_as_leader(election, shutdown, |leadership| {
         let (report, settings) = (report.clone(), settings.clone());
-        let store = Arc::new(Fenced::new(store.clone(), leadership));
+        let store = Arc::new(Fenced::new(store.clone(), leadership.clone()));
         async move {
-            let _term = Term::begin(report.clone());
+            let _term = Term::begin(report.clone(), leadership);
             Controller::new(store, settings, report).run().await;
         }
     })
@@ -126,8 +126,8 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
 struct Term(Arc<Mutex<Report>>);
 
 impl Term {
-    fn begin(report: Arc<Mutex<Report>>) -> Self {
-        report.lock().unwrap_or_else(PoisonError::into_inner).is_leading = true;
+    fn begin(report: Arc<Mutex<Report>>, leadership: Leadership) -> Self {
+        report.lock().unwrap_or_else(PoisonError::into_inner).leadership = Some(leadership);
         Self(report)
     }
 }
@@ -135,7 +135,7 @@ impl Term {
 impl Drop for Term {
     fn drop(&mut self) {
         let mut report = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        report.is_leading = false;
+        report.leadership = None;
         report.is_in_sync = false;
         report.questions = None;
     }

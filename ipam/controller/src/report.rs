@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use axum::{Json, Router};
-use datastore::{DynStore, election};
+use datastore::DynStore;
+use datastore::election::{self, Leadership};
 use ipam::gc::Subject;
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -22,11 +23,12 @@ pub const ELECTION: &str = "controller";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Counters and the present condition.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Report {
     /// Who this is, for the others.
     pub identity: String,
-    pub is_leading: bool,
+    /// Of the present term, or the last one.
+    pub leadership: Option<Leadership>,
     /// The store has been read, and a plan carried out once.
     pub is_in_sync: bool,
     pub is_dry_run: bool,
@@ -55,6 +57,13 @@ pub struct Snapshot {
     pub candidates: Vec<Value>,
     /// The metrics of IPAM, as Prometheus reads them.
     pub metrics: String,
+}
+
+impl Report {
+    /// By this process's own clock: one that was stopped knows as soon as it wakes up.
+    pub fn is_leading(&self) -> bool {
+        self.leadership.as_ref().is_some_and(Leadership::is_held)
+    }
 }
 
 #[derive(Clone)]
@@ -98,7 +107,7 @@ impl Shared {
 async fn readyz(State(shared): State<Shared>) -> (StatusCode, String) {
     let (is_leading, is_in_sync) = {
         let report = shared.read();
-        (report.is_leading, report.is_in_sync)
+        (report.is_leading(), report.is_in_sync)
     };
     if is_leading && is_in_sync {
         return (StatusCode::OK, "ok\n".into());
@@ -114,7 +123,7 @@ async fn status(State(shared): State<Shared>) -> Json<Value> {
     let report = shared.read().clone();
     Json(json!({
         "identity": report.identity,
-        "leading": report.is_leading,
+        "leading": report.is_leading(),
         "leader": leader,
         "inSync": report.is_in_sync,
         "gcDryRun": report.is_dry_run,
@@ -152,7 +161,7 @@ async fn metrics(State(shared): State<Shared>) -> String {
     let ipam = shared.snapshot().await.map(|s| s.metrics).unwrap_or_default();
     let report = shared.read();
     let rows = [
-        ("is_leader", "gauge", "1 on the controller that acts.", u64::from(report.is_leading)),
+        ("is_leader", "gauge", "1 on the controller that acts.", u64::from(report.is_leading())),
         ("services", "gauge", "Services in the datastore.", report.services as u64),
         ("workloads", "gauge", "Workload endpoints in the datastore.", report.workloads as u64),
         ("load_balancers", "gauge", "Services with a load-balancer address.", report.load_balancers as u64),
@@ -260,11 +269,16 @@ fn ipam_metrics(state: &crate::state::State) -> String {
             *candidates.entry(labels(pool_of(&state.pools, &IpNet::from(*ip)), node)).or_default() += 1;
         }
     }
-    let sizes = state.pools.iter().map(|(name, pool)| {
-        let cidr = pool.body.spec.cidr;
-        let bits = i32::from(cidr.max_prefix_len() - cidr.prefix_len());
-        // An IPv6 pool may have more than any integer holds.
-        (format!("{{ippool=\"{name}\"}}"), 2f64.powi(bits))
+    // An IPv6 pool may have more than any integer holds.
+    let size = |cidr: &IpNet| 2f64.powi(i32::from(cidr.max_prefix_len() - cidr.prefix_len()));
+    let label = |name: &String| format!("{{ippool=\"{name}\"}}");
+    let sizes = state.pools.iter().map(|(name, pool)| (label(name), size(&pool.body.spec.cidr)));
+    let reservations = state.reserved();
+    let reserved = state.pools.iter().map(|(name, pool)| {
+        let cidr = &pool.body.spec.cidr;
+        let inside: f64 = reservations.iter().filter(|r| cidr.contains(*r)).map(size).sum();
+        let is_whole = reservations.iter().any(|r| r.contains(cidr));
+        (label(name), if is_whole { size(cidr) } else { inside })
     });
     let mut text = String::new();
     let mut gauge = |name, help, rows: BTreeMap<String, usize>| {
@@ -275,5 +289,6 @@ fn ipam_metrics(state: &crate::state::State) -> String {
     gauge("ipam_allocations_borrowed", "Addresses in use out of another node's block.", borrowed);
     gauge("ipam_allocations_gc_candidates", "Addresses that will be collected.", candidates);
     family(&mut text, "ipam_ippool_size", "gauge", "Addresses of a pool.", sizes);
+    family(&mut text, "ipam_ippool_reserved", "gauge", "Addresses of a pool that are reserved.", reserved);
     text
 }

@@ -225,6 +225,13 @@ impl State {
         self.dirty.services.extend(others);
     }
 
+    /// Reserved CIDRs, neighbours joined.
+    pub fn reserved(&self) -> Vec<IpNet> {
+        let texts = self.ip_reservations.values().flat_map(|r| &r.body.spec.reserved_cidrs);
+        let nets = texts.filter_map(|t| t.parse().ok().or_else(|| t.parse::<IpAddr>().ok().map(IpNet::from)));
+        IpNet::aggregate(&nets.collect())
+    }
+
     /// The handle that has an address of a service.
     pub fn holder_of(&self, ip: IpAddr) -> Option<&str> {
         self.holders.get(&ip).map(String::as_str)

@@ -49,14 +49,10 @@ impl Held {
             holding.node_ports = ports.filter_map(|p| Some((p.protocol, p.node_port.filter(|n| *n != 0)?))).collect();
         }
         for ip in &holding.cluster_ips {
-            let holders = self.cluster_ips.entry(*ip).or_default();
-            others.extend(holders.iter().map(|(_, other)| other.clone()));
-            holders.insert(holding.age.clone());
+            others.extend(join(&mut self.cluster_ips, ip, &holding.age));
         }
         for port in &holding.node_ports {
-            let holders = self.node_ports.entry(*port).or_default();
-            others.extend(holders.iter().map(|(_, other)| other.clone()));
-            holders.insert(holding.age.clone());
+            others.extend(join(&mut self.node_ports, port, &holding.age));
         }
         self.of.insert(name.clone(), holding);
         others.remove(name);
@@ -222,10 +218,19 @@ pub fn age(name: &Name, service: &Service) -> Age {
     (service.metadata.creation_timestamp.clone(), name.clone())
 }
 
+/// Who is told something else now: the others, where the oldest is another than before.
+fn join<K: Ord + Clone>(holders: &mut BTreeMap<K, BTreeSet<Age>>, key: &K, age: &Age) -> Vec<Name> {
+    let set = holders.entry(key.clone()).or_default();
+    set.insert(age.clone());
+    if set.first() == Some(age) { set.iter().map(|(_, name)| name.clone()).collect() } else { vec![] }
+}
+
+/// As [`join`].
 fn leave<K: Ord>(holders: &mut BTreeMap<K, BTreeSet<Age>>, key: &K, age: &Age) -> Vec<Name> {
     let Some(set) = holders.get_mut(key) else { return vec![] };
+    let was_first = set.first() == Some(age);
     set.remove(age);
-    let left = set.iter().map(|(_, name)| name.clone()).collect();
+    let left = if was_first { set.iter().map(|(_, name)| name.clone()).collect() } else { vec![] };
     if set.is_empty() {
         holders.remove(key);
     }

@@ -125,6 +125,8 @@ async fn the_grace_period_is_configured_and_zero_turns_collection_off() {
 async fn a_dry_run_says_what_would_go_and_when() {
     let (memory, store, ipam) = lab().await;
     assign(&ipam, "a", "net.c1", &POD).await;
+    put(&store, Kind::IpReservation, None, "r", json!({"reservedCIDRs": ["10.0.0.4/31", "10.0.0.6", "192.0.2.0/24"]}))
+        .await;
     let settings = Settings { is_dry_run: true, ..settings() };
     let report = Arc::new(Mutex::new(Report::default()));
     let task = tokio::spawn(Controller::new(store.clone(), settings, report.clone()).run());
@@ -138,8 +140,13 @@ async fn a_dry_run_says_what_would_go_and_when() {
     assert_eq!(candidate["reason"], "pod test/p1 has no workload endpoint");
     let time = |field: &str| candidate[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(time("due").duration_since(time("since")), jiff::SignedDuration::from_mins(15));
-    let wanted =
-        ["ipam_allocations_gc_candidates{ippool=\"pods\",node=\"a\"} 1", "ipam_blocks{ippool=\"pods\",node=\"a\"} 1"];
+    let wanted = [
+        "ipam_allocations_gc_candidates{ippool=\"pods\",node=\"a\"} 1",
+        "ipam_allocations_in_use{ippool=\"pods\",node=\"a\"} 1",
+        "ipam_blocks{ippool=\"pods\",node=\"a\"} 1",
+        "ipam_ippool_size{ippool=\"pods\"} 8",
+        "ipam_ippool_reserved{ippool=\"pods\"} 3",
+    ];
     for line in wanted {
         assert!(snapshot.metrics.lines().any(|l| l == line), "{line} in {}", snapshot.metrics);
     }
