@@ -368,6 +368,7 @@ async fn write(store: &DynStore, plan: &Plan) -> Result<(), (usize, Error, anyho
     changed.sort_by_key(|s| s.document);
     let mut ops: Vec<Op> = Vec::new();
     let (mut bytes, mut done) = (0, 0);
+    let most = if store.has_transactions() { CHUNK } else { 1 };
     let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     for slot in changed {
         let op = operation(slot, &now).map_err(|e| (done, Error::Invalid(e.to_string()), e))?;
@@ -375,7 +376,7 @@ async fn write(store: &DynStore, plan: &Plan) -> Result<(), (usize, Error, anyho
             Op::Create(_, v) | Op::Update(_, v, _) | Op::Put(_, v) => v.len(),
             Op::Delete(..) | Op::Check(..) => 0,
         };
-        if !ops.is_empty() && (ops.len() == CHUNK || bytes + size > CHUNK_BYTES) {
+        if !ops.is_empty() && (ops.len() == most || bytes + size > CHUNK_BYTES) {
             commit(store, std::mem::take(&mut ops), done).await?;
             (bytes, done) = (0, slot.document);
         }

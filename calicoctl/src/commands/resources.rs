@@ -53,8 +53,9 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
         bail!("failed to delete {plural}{kind}' resource{s}: [{}]", missing.join(" "));
     }
     let count = ops.len();
-    if count > 0 {
-        store.txn(datastore::Txn { ops }).await?;
+    let most = if store.has_transactions() { count } else { 1 };
+    for ops in ops.chunks(most.max(1)) {
+        store.txn(datastore::Txn { ops: ops.to_vec() }).await?;
     }
     println!("Successfully deleted {count} '{kind}' resource(s)");
     Ok(())
