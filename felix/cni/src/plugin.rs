@@ -7,6 +7,7 @@ use std::fs::File;
 use std::time::Duration;
 
 use api::meta::WithSpec;
+use api::node::ClusterInformationSpec;
 use api::service::{NamespaceBody, PodBody};
 use api::workload::WorkloadEndpointSpec;
 use api::{Namespace, Pod, WorkloadEndpoint};
@@ -30,8 +31,16 @@ const FELIX_WAIT: Duration = Duration::from_secs(10);
 /// As the runtime shall see them.
 pub async fn run(call: Call) -> Result<Option<Value>, Error> {
     match call.command {
-        Command::Add => Plugin::new(&call).await?.add().await.map(|r| Some(json!(r))),
-        Command::Del => Plugin::new(&call).await?.remove().await.map(|()| None),
+        Command::Add => {
+            let plugin = Plugin::new(&call).await?;
+            check_ready(&plugin.store).await?;
+            plugin.add().await.map(|r| Some(json!(r)))
+        }
+        Command::Del => {
+            let plugin = Plugin::new(&call).await?;
+            check_ready(&plugin.store).await?;
+            plugin.remove().await.map(|()| None)
+        }
         Command::Check => Plugin::new(&call).await?.check().await.map(|()| None),
         Command::Status => status(&call.conf).await.map(|()| None),
         Command::Gc => gc::interfaces(&call).await.map(|()| None),
@@ -42,6 +51,18 @@ pub async fn run(call: Call) -> Result<Option<Value>, Error> {
 pub(crate) async fn open_store(conf: &NetConf) -> Result<DynStore, Error> {
     let store = conf.store()?;
     store.open().await.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot open the datastore").because(e))
+}
+
+/// Refuses while the datastore is locked (`calicoctl datastore migrate lock`), in Calico's words: what is being exported stands still.
+async fn check_ready(store: &DynStore) -> Result<(), Error> {
+    let cluster = typed::get::<WithSpec<ClusterInformationSpec>>(store.as_ref(), None, "default").await?;
+    match cluster.and_then(|c| c.body.spec.datastore_ready) {
+        Some(false) => {
+            let locked = "the datastore is locked; calicoctl datastore migrate unlock ends that";
+            Err(Error::new(code::TRY_AGAIN_LATER, "Calico is currently not ready to process requests").because(locked))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Ready when the store can be read.
@@ -299,4 +320,30 @@ impl<'a> Plugin<'a> {
 
 fn addresses_of(endpoint: &WorkloadEndpoint) -> Vec<IpNet> {
     endpoint.body.spec.ip_networks.iter().filter_map(|n| n.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use api::Metadata;
+    use api::node::ClusterInformation;
+    use datastore::memory::MemoryStore;
+
+    use super::*;
+
+    #[test]
+    fn a_locked_datastore_is_not_ready() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        for (ready, wanted) in [(None, true), (Some(true), true), (Some(false), false)] {
+            let store: DynStore = Arc::new(MemoryStore::new());
+            runtime.block_on(async {
+                assert!(check_ready(&store).await.is_ok(), "without ClusterInformation");
+                let spec = ClusterInformationSpec { datastore_ready: ready, ..ClusterInformationSpec::default() };
+                let body = WithSpec { spec, status: None };
+                typed::create(&*store, &ClusterInformation::new(Metadata::named("default"), body)).await.unwrap();
+                assert_eq!(check_ready(&store).await.is_ok(), wanted, "{ready:?}");
+            });
+        }
+    }
 }
