@@ -97,10 +97,10 @@ rust_toolchain() {
     export PATH
 }
 
-# build_programs: everything that the lab starts, in the release profile. The whole workspace, so that nothing is
-# compiled again for the tests. Sets `bin`.
+# build_programs PROFILE: everything that the lab starts. The whole workspace, so that nothing is compiled again for the
+# tests. Sets `bin`.
 build_programs() {
-    bin=${CARGO_TARGET_DIR:-$root/target}/release
-    say "Building (release; crates come from the registry on the first run)"
-    (cd "$root" && "$cargo" build --release --locked --quiet --workspace) || fail "the build failed"
+    bin=${CARGO_TARGET_DIR:-$root/target}/$1
+    say "Building ($1; crates come from the registry on the first run)"
+    (cd "$root" && "$cargo" build --profile "$1" --locked --quiet --workspace) || fail "the build failed"
 }

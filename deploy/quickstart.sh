@@ -11,5 +11,5 @@ unshare --net true 2>/dev/null ||
 # shellcheck disable=SC2086
 install_packages $BUILD_PACKAGES $LAB_PACKAGES
 rust_toolchain
-build_programs
+build_programs release
 exec "$bin/lab" quickstart "$@"

@@ -6,6 +6,8 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 . "$root/deploy/prerequisites.sh"
 
+# The profile of Cargo.toml in which programs and tests are compiled.
+PROFILE=checked
 # No test program takes longer; the whole lab in one of them takes a few minutes.
 PROGRAM_LIMIT=1500
 passed=0 failed=0 skipped=0
@@ -53,12 +55,15 @@ count() {
 
 # run_program NAME DIRECTORY EXECUTABLE: its tests, and those of its ignored ones that this machine can run.
 run_program() {
-    name=$1 directory=$2 executable=$3
+    name=$1 directory=$2 executable=$3 began=$(date +%s)
     say "        $name"
     (cd "$directory" && timeout -k 5 "$PROGRAM_LIMIT" "$executable" --color never) >"$work/out" 2>&1 </dev/null || true
     count "$work/out" "$name"
     sed -n 's/^test \(.*\) \.\.\. ignored,* *\(.*\)$/\1|\2/p' "$work/out" >"$work/ignored"
-    [ -s "$work/ignored" ] || return 0
+    if [ ! -s "$work/ignored" ]; then
+        say_if_long
+        return 0
+    fi
     set -- --ignored --exact --color never
     # The lab takes both cores: its tests run one after another. Interop scenarios mostly wait for timers of the peers.
     case "$name" in
@@ -96,6 +101,13 @@ run_program() {
     done <"$work/ignored"
     (cd "$directory" && timeout -k 5 "$PROGRAM_LIMIT" "$executable" "$@") >"$work/out" 2>&1 </dev/null || true
     count "$work/out" "$name (privileged)"
+    say_if_long
+}
+
+# say_if_long: where the time of a whole run goes.
+say_if_long() {
+    took=$(($(date +%s) - began))
+    [ "$took" -lt 5 ] || say "          $took s"
 }
 
 started=$(date +%s)
@@ -104,7 +116,7 @@ install_packages $BUILD_PACKAGES $LAB_PACKAGES $INTEROP_PACKAGES $GUEST_PACKAGES
 guest_kernel
 rust_toolchain
 cd "$root"
-build_programs
+build_programs "$PROFILE"
 "$bin/lab" down --all-dead
 "$bin/lab" probe >"$work/probe"
 must_run=no
@@ -119,13 +131,13 @@ else
     say "        no rustfmt in this toolchain: the format is not checked"
 fi
 if "$cargo" clippy --version >/dev/null 2>&1; then
-    check "lints" "$cargo" clippy --release --locked --workspace --all-targets --quiet -- -D warnings
+    check "lints" "$cargo" clippy --profile "$PROFILE" --locked --workspace --all-targets --quiet -- -D warnings
 else
     say "        no clippy in this toolchain: lints are not checked"
 fi
 
 say "Building the tests"
-"$cargo" test --release --locked --workspace --no-run --quiet --message-format json >"$work/artifacts" || fail "the tests do not compile"
+"$cargo" test --profile "$PROFILE" --locked --workspace --no-run --quiet --message-format json >"$work/artifacts" || fail "the tests do not compile"
 # One JSON object a line: the package's manifest and the executable, of what was built as a test.
 sed -n 's/.*"manifest_path":"\([^"]*\)\/Cargo.toml".*"target":{[^}]*"name":"\([^"]*\)".*"profile":{[^}]*"test":true}.*"executable":"\([^"]*\)".*/\1|\2|\3/p' \
     "$work/artifacts" | sort >"$work/programs"
@@ -134,7 +146,7 @@ while IFS='|' read -r directory target executable; do
     run_program "${directory#"$root"/}: $target" "$directory" "$executable"
 done <"$work/programs"
 
-timeout -k 5 "$PROGRAM_LIMIT" "$cargo" test --release --locked --workspace --doc --color never >"$work/out" 2>&1 </dev/null || true
+timeout -k 5 "$PROGRAM_LIMIT" "$cargo" test --profile "$PROFILE" --locked --workspace --doc --color never >"$work/out" 2>&1 </dev/null || true
 count "$work/out" "documentation"
 
 check "fuzz targets, 3 s each" env CARGO_TARGET_DIR="$root/target/fuzz" PATH="$(dirname "$cargo"):$PATH" bgpd/proto/fuzz/run.sh -t 3

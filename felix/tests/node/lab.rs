@@ -21,12 +21,16 @@ pub const NODE: &str = "worker01";
 fn plugins() -> &'static Path {
     static DIR: OnceLock<PathBuf> = OnceLock::new();
     DIR.get_or_init(|| {
-        // In the profile of this test: nothing is built twice.
-        let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-        let arguments = ["build", "--quiet", "--locked", "--package", "cni", "--profile", profile];
-        let built = Command::new(env!("CARGO")).args(arguments).status().unwrap();
-        assert!(built.success(), "cargo build -p cni");
-        Path::new(env!("CARGO_BIN_EXE_felix")).parent().unwrap().to_path_buf()
+        let programs = Path::new(env!("CARGO_BIN_EXE_felix")).parent().unwrap();
+        // In the profile of this test and with the features of the whole workspace: nothing is built twice.
+        let profile = match programs.file_name().and_then(|name| name.to_str()).unwrap() {
+            "debug" => "dev",
+            profile => profile,
+        };
+        let arguments = ["build", "--quiet", "--locked", "--workspace", "--bin", "tortie", "--bin", "tortie-ipam"];
+        let built = Command::new(env!("CARGO")).args(arguments).args(["--profile", profile]).status().unwrap();
+        assert!(built.success(), "cargo build --bin tortie --bin tortie-ipam");
+        programs.to_path_buf()
     })
 }
 
