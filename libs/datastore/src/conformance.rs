@@ -73,7 +73,13 @@ async fn put(store: &dyn Store, key: &Key, value: &str) -> Revision {
 }
 
 async fn list(store: &dyn Store, range: &KeyRange) -> Listing {
-    store.list(range).await.expect("a listing succeeds")
+    let listing = store.list(range).await.expect("a listing succeeds");
+    let keys = store.list_keys(range).await.expect("a listing of keys succeeds");
+    if keys.revision == listing.revision {
+        let of = |l: &Listing| l.items.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect::<Vec<_>>();
+        assert_eq!(of(&keys), of(&listing), "a listing of keys has the keys of a listing");
+    }
+    listing
 }
 
 async fn next(stream: &mut WatchStream) -> Event {

@@ -102,14 +102,30 @@ impl EtcdStore {
         Err(Error::Unknown(format!("{}: a transaction failed although its conditions hold", self.describe())))
     }
 
+    /// All of a range; begun again where a compaction overtakes it.
+    async fn list_all(&self, range: &KeyRange, keys_only: bool) -> Result<Listing, Error> {
+        let prefix = range.prefix();
+        let mut outcome = self.list_pages(&prefix, keys_only).await;
+        for _ in 1..MAX_LISTINGS {
+            if !matches!(outcome, Err(Error::Compacted(_))) {
+                break;
+            }
+            outcome = self.list_pages(&prefix, keys_only).await;
+        }
+        outcome
+    }
+
     /// All pages of a range, at the revision of the first.
-    async fn list_pages(&self, prefix: &str) -> Result<Listing, Error> {
+    async fn list_pages(&self, prefix: &str, keys_only: bool) -> Result<Listing, Error> {
         let end = end_of(prefix);
         let mut start = prefix.as_bytes().to_vec();
         let mut listing = Listing { items: Vec::new(), revision: 0 };
         loop {
             let revision = i64::try_from(listing.revision).unwrap_or_default();
-            let options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
+            if keys_only {
+                options = options.with_keys_only();
+            }
             let read = |client: Client| {
                 let (start, options) = (start.clone(), options.clone());
                 async move { client.kv_client().max_decoding_message_size(usize::MAX).get(start, Some(options)).await }
@@ -145,15 +161,11 @@ impl Store for EtcdStore {
     }
 
     async fn list(&self, range: &KeyRange) -> Result<Listing, Error> {
-        let prefix = range.prefix();
-        let mut outcome = self.list_pages(&prefix).await;
-        for _ in 1..MAX_LISTINGS {
-            if !matches!(outcome, Err(Error::Compacted(_))) {
-                break;
-            }
-            outcome = self.list_pages(&prefix).await;
-        }
-        outcome
+        self.list_all(range, false).await
+    }
+
+    async fn list_keys(&self, range: &KeyRange) -> Result<Listing, Error> {
+        self.list_all(range, true).await
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {

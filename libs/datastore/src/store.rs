@@ -161,6 +161,11 @@ pub trait Store: Send + Sync + 'static {
     /// All objects of a range, sorted by path.
     async fn list(&self, range: &KeyRange) -> Result<Listing, Error>;
 
+    /// As [`Self::list`], with empty values where the store can save their transfer.
+    async fn list_keys(&self, range: &KeyRange) -> Result<Listing, Error> {
+        self.list(range).await
+    }
+
     /// Every change of the range after `from`, which a [`Listing`] or a write gave.
     ///
     /// # Errors
