@@ -2,7 +2,7 @@
 //! use. `curl --unix-socket /run/tortie/felix.sock http://felix/v1/status` sees the same.
 //!
 //! - [`serve`]: an axum router on `<run dir>/<name>.sock`
-//! - [`get`], [`post`], [`get_json`]: one request
+//! - [`get`], [`post`], [`post_json`], [`get_json`]: one request
 //! - [`lines`]: an answer that is read as it comes, line by line
 
 use std::io::ErrorKind;
@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::Router;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::Method;
 use hyper::body::{Bytes, Incoming};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -141,6 +142,16 @@ pub async fn post(socket: &Path, path: &str) -> Result<Reply, Error> {
     ask(socket, Method::POST, path).await
 }
 
+/// Asks `POST path` with a body in JSON.
+///
+/// # Errors
+/// As [`get`].
+pub async fn post_json<T: Serialize>(socket: &Path, path: &str, body: &T) -> Result<Reply, Error> {
+    let body = serde_json::to_vec(body).map_err(|e| failed(socket, path, format!("the request: {e}")))?;
+    let exchange = async { send(socket, Method::POST, path, body.into()).await?.whole().await };
+    limited(socket, path, exchange).await
+}
+
 async fn ask(socket: &Path, method: Method, path: &str) -> Result<Reply, Error> {
     let exchange = async { start(socket, method, path).await?.whole().await };
     limited(socket, path, exchange).await
@@ -176,19 +187,23 @@ async fn limited<T>(socket: &Path, path: &str, answer: impl Future<Output = Resu
     }
 }
 
-/// Sends a request, and reads the head of the answer.
+/// Sends a request without a body, and reads the head of the answer.
 async fn start(socket: &Path, method: Method, path: &str) -> Result<Lines, Error> {
+    send(socket, method, path, Bytes::new()).await
+}
+
+/// Sends a request, and reads the head of the answer. A body is JSON.
+async fn send(socket: &Path, method: Method, path: &str, body: Bytes) -> Result<Lines, Error> {
     let stream = UnixStream::connect(socket).await.map_err(|source| unreached(socket, source))?;
     let head = async {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| e.to_string())?;
         let driver = Driver(tokio::spawn(connection));
-        let request = hyper::Request::builder()
-            .method(method)
-            .uri(path)
-            .header(hyper::header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
-            .map_err(|e| e.to_string())?;
+        let mut request = hyper::Request::builder().method(method).uri(path).header(hyper::header::HOST, "localhost");
+        if !body.is_empty() {
+            request = request.header(hyper::header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::new(body)).map_err(|e| e.to_string())?;
         let response = sender.send_request(request).await.map_err(|e| e.to_string())?;
         Ok((driver, response))
     };
@@ -287,6 +302,7 @@ mod tests {
 
     fn router() -> Router {
         Router::new()
+            .route("/v1/double", routing::post(|Json(n): Json<u32>| async move { Json(2 * n) }))
             .route("/v1/n", routing::get(|| async { Json(7) }).post(|| async { Json(8) }))
             .route("/v1/lines", routing::get(|| async { "one\ntwo\n\nlast" }))
             .route("/v1/wrong", routing::get(|| async { (StatusCode::NOT_FOUND, Json(json!({"error": "no such n"}))) }))
@@ -297,6 +313,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let server = serve(&dir.path().join("made"), "felix", router()).await.unwrap();
         assert_eq!(get_json::<u32>(server.socket(), "/v1/n").await.unwrap(), 7);
+        assert_eq!(post_json(server.socket(), "/v1/double", &21).await.unwrap().body, b"42");
         assert!(matches!(get_json::<u32>(server.socket(), "/nothing").await, Err(Error::Refused { status: 404, .. })));
         let wrong = get_json::<String>(server.socket(), "/v1/n").await.unwrap_err();
         assert!(wrong.to_string().contains("/v1/n"), "{wrong}");
