@@ -125,15 +125,19 @@ impl<'a> Plugin<'a> {
             self.undo().await;
         }
         let namespace = typed::get::<NamespaceBody>(&*self.store, None, &self.workload.namespace).await?;
-        let pod = match &self.workload.pod {
-            Some(pod) => typed::get::<PodBody>(&*self.store, Some(&self.workload.namespace), pod).await?,
-            None => None,
-        };
+        let pod = self.pod().await?;
         let outcome = self.attach(&netns, namespace.as_ref(), pod.as_ref()).await;
         if outcome.is_err() {
             self.undo().await;
         }
         outcome
+    }
+
+    async fn pod(&self) -> Result<Option<Pod>, Error> {
+        match &self.workload.pod {
+            Some(pod) => Ok(typed::get::<PodBody>(&*self.store, Some(&self.workload.namespace), pod).await?),
+            None => Ok(None),
+        }
     }
 
     async fn attach(&self, netns: &File, namespace: Option<&Namespace>, pod: Option<&Pod>) -> Result<AddResult, Error> {
@@ -162,7 +166,10 @@ impl<'a> Plugin<'a> {
     }
 
     fn allocate(&self, namespace: Option<&Namespace>, pod: Option<&Pod>) -> Result<Vec<IpNet>, Error> {
-        let wishes = Wishes::new(namespace, pod)?;
+        let wishes = Wishes::new(namespace, pod, self.call.conf.has_feature("ip_addrs_no_ipam"))?;
+        if !wishes.addresses_without_ipam.is_empty() {
+            return Ok(wishes.addresses_without_ipam.into_iter().map(IpNet::from).collect());
+        }
         let wanted = wishes.addresses.clone();
         let ipam = Self::ipam(self.call, wishes.into_config(&self.call.stdin)?)?;
         let mut ips = Vec::new();
@@ -313,6 +320,10 @@ impl<'a> Plugin<'a> {
         }
         if !found.is_empty() {
             return Err(failed(found));
+        }
+        let wishes = Wishes::new(None, self.pod().await?.as_ref(), self.call.conf.has_feature("ip_addrs_no_ipam"))?;
+        if !wishes.addresses_without_ipam.is_empty() {
+            return Ok(());
         }
         Self::ipam(self.call, self.call.stdin.clone())?.run("CHECK").map(drop)
     }

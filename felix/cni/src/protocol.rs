@@ -293,6 +293,11 @@ impl NetConf {
         })
     }
 
+    /// Whether `feature_control` switches a feature on (Calico).
+    pub fn has_feature(&self, name: &str) -> bool {
+        self.extra.get("feature_control").and_then(|f| f.get(name)).and_then(Value::as_bool).unwrap_or(false)
+    }
+
     /// Where felix's socket is.
     pub fn felix_socket(&self) -> PathBuf {
         self.run_dir.clone().unwrap_or_else(|| DEFAULT_RUN_DIR.into()).join("felix.sock")

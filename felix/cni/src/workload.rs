@@ -103,6 +103,8 @@ pub struct Wishes {
     pub ipv6_pools: Option<Vec<String>>,
     /// Exactly these addresses.
     pub addresses: Vec<std::net::IpAddr>,
+    /// Exactly these, which nobody assigns: IPAM is not asked.
+    pub addresses_without_ipam: Vec<std::net::IpAddr>,
     /// An address of each of these families and of no other.
     pub families: Option<Families>,
 }
@@ -117,22 +119,21 @@ pub struct Families {
 const IPV4_POOLS: &str = "cni.projectcalico.org/ipv4pools";
 const IPV6_POOLS: &str = "cni.projectcalico.org/ipv6pools";
 const IP_ADDRS: &str = "cni.projectcalico.org/ipAddrs";
+const IP_ADDRS_NO_IPAM: &str = "cni.projectcalico.org/ipAddrsNoIpam";
 const IP_FAMILIES: &str = "cni.projectcalico.org/ipFamilies";
 /// IPAM plugins that know what [`Wishes::into_config`] writes.
 const POOL_PLUGINS: [&str; 2] = ["tortie-ipam", "calico-ipam"];
 /// Annotations that change what a pod gets and that we do not implement: refused, never ignored.
-const REFUSED: &[(&str, &str)] = &[
-    ("cni.projectcalico.org/ipAddrsNoIpam", "ip_addrs_no_ipam"),
-    ("cni.projectcalico.org/floatingIPs", "floating_ips"),
-    ("cni.projectcalico.org/hwAddr", "hw_addr"),
-];
+const REFUSED: &[(&str, &str)] =
+    &[("cni.projectcalico.org/floatingIPs", "floating_ips"), ("cni.projectcalico.org/hwAddr", "hw_addr")];
 
 impl Wishes {
     /// The pod's annotations win over the namespace's; a list replaces, it is never intersected (Calico, "Use specific IP pools").
+    /// `no_ipam` is the configuration's `feature_control.ip_addrs_no_ipam`.
     ///
     /// # Errors
     /// Code 7 for an annotation that cannot be read or that asks for a feature that is not there.
-    pub fn new(namespace: Option<&Namespace>, pod: Option<&Pod>) -> Result<Self, Error> {
+    pub fn new(namespace: Option<&Namespace>, pod: Option<&Pod>, no_ipam: bool) -> Result<Self, Error> {
         let empty = BTreeMap::new();
         let of_pod = pod.map_or(&empty, |p| &p.metadata.annotations);
         let of_namespace = namespace.map_or(&empty, |n| &n.metadata.annotations);
@@ -144,21 +145,24 @@ impl Wishes {
             let text = of_pod.get(name).or_else(|| of_namespace.get(name));
             text.map(|t| string_list(name, t)).transpose()
         };
-        let addresses = of_pod.get(IP_ADDRS).map(|t| string_list(IP_ADDRS, t)).transpose()?.unwrap_or_default();
-        let addresses = addresses.iter().map(|a| a.parse()).collect::<Result<Vec<std::net::IpAddr>, _>>();
-        let addresses = addresses.map_err(|e| bad_annotation(IP_ADDRS, e))?;
-        for family in [true, false] {
-            if addresses.iter().filter(|a| a.is_ipv4() == family).count() > 1 {
-                return Err(bad_annotation(IP_ADDRS, "at most one IPv4 and one IPv6 address can be asked for"));
-            }
+        if of_pod.contains_key(IP_ADDRS_NO_IPAM) && !no_ipam {
+            let because = "set feature_control.ip_addrs_no_ipam in the network configuration, or use ipAddrs";
+            let msg = "requested feature is not enabled: ip_addrs_no_ipam";
+            return Err(Error::new(code::INVALID_CONFIG, msg).because(because));
         }
+        if of_pod.contains_key(IP_ADDRS) && of_pod.contains_key(IP_ADDRS_NO_IPAM) {
+            return Err(bad_annotation(IP_ADDRS_NO_IPAM, format!("it cannot stand beside {IP_ADDRS}")));
+        }
+        let of_annotation = |name| of_pod.get(name).map_or(Ok(vec![]), |text| address_list(name, text));
+        let (addresses, addresses_without_ipam) = (of_annotation(IP_ADDRS)?, of_annotation(IP_ADDRS_NO_IPAM)?);
         let families = of_pod.get(IP_FAMILIES).map(|text| Families::parse(text)).transpose()?;
         if let Some(f) = families
-            && addresses.iter().any(|a| if a.is_ipv4() { !f.v4 } else { !f.v6 })
+            && addresses.iter().chain(&addresses_without_ipam).any(|a| if a.is_ipv4() { !f.v4 } else { !f.v6 })
         {
             return Err(bad_annotation(IP_FAMILIES, format!("{IP_ADDRS} asks for an address of another family")));
         }
-        Ok(Self { ipv4_pools: list(IPV4_POOLS)?, ipv6_pools: list(IPV6_POOLS)?, addresses, families })
+        let (ipv4_pools, ipv6_pools) = (list(IPV4_POOLS)?, list(IPV6_POOLS)?);
+        Ok(Self { ipv4_pools, ipv6_pools, addresses, addresses_without_ipam, families })
     }
 
     /// The configuration for the IPAM plugin: `stdin` with the pools and families that were asked for.
@@ -204,6 +208,19 @@ impl Families {
         }
         Ok(Self { v4: list.iter().any(|f| f == "IPv4"), v6: list.iter().any(|f| f == "IPv6") })
     }
+}
+
+/// A JSON list of addresses, one of a family at most.
+fn address_list(name: &str, text: &str) -> Result<Vec<std::net::IpAddr>, Error> {
+    let texts = string_list(name, text)?;
+    let addresses = texts.iter().map(|a| a.parse()).collect::<Result<Vec<std::net::IpAddr>, _>>();
+    let addresses = addresses.map_err(|e| bad_annotation(name, e))?;
+    for family in [true, false] {
+        if addresses.iter().filter(|a| a.is_ipv4() == family).count() > 1 {
+            return Err(bad_annotation(name, "at most one IPv4 and one IPv6 address can be asked for"));
+        }
+    }
+    Ok(addresses)
 }
 
 fn string_list(name: &str, text: &str) -> Result<Vec<String>, Error> {
@@ -258,7 +275,7 @@ mod tests {
         let annotations = |list: &[(&str, &str)]| list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
         let p = Metadata { annotations: annotations(pod), ..Metadata::named("p") };
         let n = Metadata { annotations: annotations(namespace), ..Metadata::named("n") };
-        Wishes::new(Some(&Namespace::new(n, NamespaceBody::default())), Some(&Pod::new(p, PodBody::default())))
+        Wishes::new(Some(&Namespace::new(n, NamespaceBody::default())), Some(&Pod::new(p, PodBody::default())), false)
     }
 
     #[test]
@@ -285,6 +302,28 @@ mod tests {
             ("cni.projectcalico.org/ipAddrsNoIpam", r#"["10.0.0.1"]"#),
         ] {
             assert_eq!(wishes(&[(name, value)], &[]).unwrap_err().code, code::INVALID_CONFIG, "{name}");
+        }
+    }
+
+    #[test]
+    fn addresses_without_ipam_need_the_feature_and_stand_alone() {
+        let with = |list: &[(&str, &str)], enabled| {
+            let annotations = list.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let pod = Pod::new(Metadata { annotations, ..Metadata::named("p") }, PodBody::default());
+            Wishes::new(None, Some(&pod), enabled)
+        };
+        let one = [(IP_ADDRS_NO_IPAM, r#"["192.0.2.7","2001:db8::7"]"#)];
+        let wishes = with(&one, true).unwrap();
+        assert_eq!(wishes.addresses_without_ipam.len(), 2);
+        assert!(wishes.addresses.is_empty());
+        let error = with(&one, false).unwrap_err();
+        assert_eq!(error.msg, "requested feature is not enabled: ip_addrs_no_ipam");
+        for (bad, enabled) in [
+            (&[one[0], (IP_ADDRS, r#"["10.0.0.1"]"#)][..], true),
+            (&[(IP_ADDRS_NO_IPAM, r#"["192.0.2.7","192.0.2.8"]"#)], true),
+            (&[one[0], (IP_FAMILIES, r#"["IPv4"]"#)], true),
+        ] {
+            assert_eq!(with(bad, enabled).unwrap_err().code, code::INVALID_CONFIG, "{bad:?}");
         }
     }
 
