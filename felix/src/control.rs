@@ -7,6 +7,7 @@
 //! | `/metrics` | Prometheus text |
 //! | `/v1/status` | the node, readiness, counts, the load balancer's own status |
 //! | `/v1/services` | every frontend with its backends, and whether it is served and announced |
+//! | `POST /ipam/assign`, `/ipam/release` | addresses for the CNI plugin ([`crate::addresses`]) |
 //! | `/v1/workloads/{interface}?wait_ms=N` | 200 once that interface is programmed, 404 when it is not after the wait |
 
 use std::collections::{BTreeMap, BTreeSet};

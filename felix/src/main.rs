@@ -5,8 +5,9 @@
 //! - [`resources`]: stored objects to the calculators' updates
 //! - [`daemon`]: the loop
 //! - [`dataplane`]: the managers of kernel objects
-//! - [`control`]: what felix.sock answers
+//! - [`control`]: what felix.sock answers; [`addresses`]: the addresses that it gives to the CNI plugin
 
+mod addresses;
 mod config;
 mod control;
 mod daemon;
@@ -58,7 +59,10 @@ async fn run(args: Args) -> Result<()> {
     let queue = Queue::default();
     let (snapshots, published) = watch::channel(Arc::new(Snapshot::starting(&node, services_only)));
     // The socket before the datapath: a second felix of this node ends here and touches nothing.
-    let router = control::router(published, queue.status_client());
+    let mut router = control::router(published, queue.status_client());
+    if !services_only {
+        router = router.merge(addresses::router(&store, &node));
+    }
     let _server = status::serve(&args.run_dir, "felix", router).await?;
     let balancer = felix_lb::Config { pin_root: args.bpf_pin_root, cgroup: args.cgroup, hooks: args.hooks };
     // Its errors say their causes themselves.

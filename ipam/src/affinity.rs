@@ -8,10 +8,10 @@ use std::collections::BTreeSet;
 
 use api::Key;
 use api::key::{AffinityOwner, KeyRange};
-use datastore::Op;
 use ipnet::IpNet;
 
-use crate::allocator::{Error, Ipam, Outcome, Retries, cooldown, readable_block, write_block};
+use crate::allocator::{Error, Ipam, Outcome, Retries, cooldown, readable_block};
+use crate::changes::{AffinityChange, Changes};
 
 impl Ipam {
     /// Takes one block from its owner. A block that is not this owner's, or is gone, only loses the untrue affinity; that nothing
@@ -30,25 +30,22 @@ impl Ipam {
         let mut retries = Retries::new(self, format!("release the affinity of block {cidr}"));
         let key = Key::BlockAffinity(owner.clone(), cidr);
         loop {
-            let mut ops = Vec::new();
+            let mut changes = Changes::default();
             if let Some(affinity) = self.store.get(&key).await? {
-                ops.push(Op::Delete(key.clone(), Some(affinity.mod_revision)));
+                changes.affinity(owner, cidr, AffinityChange::Delete(affinity.mod_revision));
             }
             if let Some(mut block) = self.block(cidr).await?.filter(|b| b.value.owner().as_ref() == Some(owner)) {
                 block.value.thaw(self.now(), cooldown);
                 if block.value.is_empty() {
-                    ops.push(Op::Delete(Key::IpamBlock(cidr), Some(block.revision)));
+                    changes.delete(block);
                 } else if must_be_empty {
                     return Err(Error::NotEmpty(cidr));
                 } else {
                     block.value.clear_owner();
-                    ops.push(write_block(&block));
+                    changes.write(block, vec![]);
                 }
             }
-            if ops.is_empty() {
-                return Ok(());
-            }
-            match self.write(ops).await? {
+            match self.write_changes(changes).await? {
                 Outcome::Done => return Ok(()),
                 Outcome::Retry(error) => retries.again(error).await?,
             }

@@ -16,21 +16,29 @@ use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
 use api::{IpPool, IpReservationSpec, Key, NodeSpec};
 use datastore::{DynStore, KeyValue, Op, Revision, Txn, typed};
+use futures::future::join_all;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::block::{Block, BlockError};
+use crate::changes::{Changes, happened};
 use crate::environment::{Environment, System};
+use crate::ordered;
 use crate::pool::{self, PoolError, Reservations};
+use crate::snapshot::Snapshot;
 
 /// How often a lost race is retried (Calico `datastoreRetries`).
 pub const MAX_ATTEMPTS: u32 = 100;
 /// Blocks of a host that has no limit of its own (Calico `defaultMaxBlocksPerHost`).
 pub const DEFAULT_MAX_BLOCKS_PER_HOST: u32 = 20;
-/// Most blocks that one transaction writes: etcd takes 128 operations by default, and a block costs up to three.
+/// Operations of one transaction that etcd takes by default (`--max-txn-ops`).
+pub(crate) const MAX_OPS_PER_TXN: usize = 128;
+/// Most blocks that one transaction writes.
 pub(crate) const MAX_BLOCKS_PER_TXN: usize = 32;
+/// Bytes of blocks in one transaction beyond which no further one is added; etcd takes 1.5 MiB (`--max-request-bytes`).
+pub(crate) const MAX_BYTES_PER_TXN: usize = 1 << 20;
 const FIRST_BACKOFF: Duration = Duration::from_millis(1);
 const LAST_BACKOFF: Duration = Duration::from_millis(64);
 
@@ -48,6 +56,10 @@ pub enum Error {
     NotInPool(IpAddr),
     #[error("{ip} is in IPPool {pool}, whose allowedUses lack {wanted:?}")]
     NotForUse { ip: IpAddr, pool: String, wanted: AllowedUse },
+    #[error("IP pool \"{0}\" does not exist: name an IPPool, or give the CIDR of one")]
+    NoPool(String),
+    #[error("IP pool {pool} ({cidr}) is not of IPv{wanted}")]
+    OtherFamily { pool: String, cidr: IpNet, wanted: u8 },
     /// Calico's text.
     #[error("Cannot disable 'StrictAffinity' and 'AutoAllocateBlocks' at the same time")]
     InvalidConfig,
@@ -81,6 +93,8 @@ pub struct IpInfo {
 pub struct Ipam {
     pub(crate) store: DynStore,
     pub(crate) environment: Arc<dyn Environment>,
+    /// What a program that runs for long knows already; `None`: everything is read when it is needed.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
 /// Something read, and what to compare when it is written: 0 when it is to be created.
@@ -104,7 +118,36 @@ impl Ipam {
 
     /// With time and randomness of the caller's.
     pub fn with_environment(store: DynStore, environment: Arc<dyn Environment>) -> Self {
-        Self { store, environment }
+        Self { store, environment, snapshot: None }
+    }
+
+    /// Follows the store in memory for allocations of these owners, as long as it or a clone lives: each is then planned without a
+    /// read and is one conditional transaction. Must be called in a tokio runtime.
+    pub fn following(self, owners: impl IntoIterator<Item = AffinityOwner>) -> Self {
+        let snapshot = Snapshot::follow(self.store.clone(), owners.into_iter().collect());
+        Self { snapshot: Some(snapshot), ..self }
+    }
+
+    /// Waits until what is followed has been read once; until then, allocations read the store.
+    pub async fn synced(&self) {
+        if let Some(snapshot) = &self.snapshot {
+            snapshot.synced().await;
+        }
+    }
+
+    /// What is followed, once it is known.
+    pub(crate) fn known(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref().filter(|s| s.is_synced())
+    }
+
+    /// The same without what is followed.
+    pub(crate) fn reading(&self) -> Self {
+        Self { snapshot: None, ..self.clone() }
+    }
+
+    /// How many blocks one decision may write.
+    pub(crate) fn max_blocks(&self) -> usize {
+        if self.store.has_transactions() { MAX_BLOCKS_PER_TXN } else { 1 }
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -116,6 +159,9 @@ impl Ipam {
     /// # Errors
     /// [`Error::Store`].
     pub async fn config(&self) -> Result<IpamConfig, Error> {
+        if let Some(snapshot) = self.known() {
+            return Ok(snapshot.config());
+        }
         Ok(self.read(Key::IpamConfig).await?.map(|v| v.value).unwrap_or_default())
     }
 
@@ -138,7 +184,7 @@ impl Ipam {
     /// [`Error::Store`].
     pub async fn blocks(&self) -> Result<Vec<AllocationBlock>, Error> {
         let listing = self.store.list(&KeyRange::Blocks).await?;
-        Ok(listing.items.iter().filter_map(readable_block).map(|v| v.value.stored().clone()).collect())
+        Ok(listing.items.iter().filter_map(readable_block).map(|v| v.value.stored()).collect())
     }
 
     /// The block that holds an address, if there is one.
@@ -146,7 +192,7 @@ impl Ipam {
     /// # Errors
     /// [`Error::Store`].
     pub async fn block_of(&self, ip: IpAddr) -> Result<Option<AllocationBlock>, Error> {
-        Ok(self.block_with(ip, &self.pools().await?).await?.map(|b| b.value.stored().clone()))
+        Ok(self.block_with(ip, &self.pools().await?).await?.map(|b| b.value.stored()))
     }
 
     /// Who has an address; `None` when it is free or in no block.
@@ -162,7 +208,7 @@ impl Ipam {
         Ok(Some(IpInfo {
             ip,
             block: block.cidr(),
-            owner: block.stored().affinity.clone(),
+            owner: block.affinity().map(str::to_string),
             handle: attribute.handle_id.clone(),
             borrowed: is_borrowed(block.owner().as_ref(), &attributes),
             attributes,
@@ -173,7 +219,7 @@ impl Ipam {
     pub(crate) async fn block_with(&self, ip: IpAddr, pools: &[IpPool]) -> Result<Option<Versioned<Block>>, Error> {
         for pool in pools {
             let Some(cidr) = pool::block_of(pool, ip) else { continue };
-            if let Some(block) = self.block(cidr).await? {
+            if let Some(block) = self.peek(cidr).await? {
                 return Ok(Some(block));
             }
         }
@@ -182,37 +228,100 @@ impl Ipam {
         listing.items.iter().find(holds).map(decode_block).transpose()
     }
 
+    /// A block to be changed: out of what is followed, which gets it back with the change or reads it again.
     pub(crate) async fn block(&self, cidr: IpNet) -> Result<Option<Versioned<Block>>, Error> {
+        if let Some(block) = self.known().and_then(|s| s.take_block(&cidr)) {
+            return Ok(Some(block));
+        }
+        self.peek(cidr).await
+    }
+
+    /// A block as it is stored.
+    pub(crate) async fn peek(&self, cidr: IpNet) -> Result<Option<Versioned<Block>>, Error> {
         self.store.get(&Key::IpamBlock(cidr)).await?.as_ref().map(decode_block).transpose()
     }
 
     /// The handle, or an empty one that is to be created.
     pub(crate) async fn handle(&self, id: &str) -> Result<Versioned<IpamHandle>, Error> {
+        if let Some(handle) = self.known().and_then(|s| s.handle(id)) {
+            return Ok(handle);
+        }
         let found = self.read(Key::IpamHandle(id.into())).await?;
         Ok(found.unwrap_or(Versioned { value: IpamHandle::default(), revision: 0 }))
     }
 
-    pub(crate) async fn pools(&self) -> Result<Vec<IpPool>, Error> {
-        Ok(typed::list(self.store.as_ref()).await?.0)
+    /// The handle of a workload that is to get an address. Where the store is followed it is taken for new unless we wrote it: if it is
+    /// not, the transaction says so.
+    pub(crate) async fn new_handle(&self, id: &str) -> Result<Versioned<IpamHandle>, Error> {
+        match self.known() {
+            Some(snapshot) => {
+                Ok(snapshot.handle(id).unwrap_or(Versioned { value: IpamHandle::default(), revision: 0 }))
+            }
+            None => self.handle(id).await,
+        }
     }
 
-    pub(crate) async fn reservations(&self) -> Result<Reservations, Error> {
+    pub(crate) async fn pools(&self) -> Result<Arc<Vec<IpPool>>, Error> {
+        match self.known() {
+            Some(snapshot) => Ok(snapshot.pools()),
+            None => Ok(Arc::new(typed::list(self.store.as_ref()).await?.0)),
+        }
+    }
+
+    pub(crate) async fn reservations(&self) -> Result<Arc<Reservations>, Error> {
+        if let Some(snapshot) = self.known() {
+            return Ok(snapshot.reservations());
+        }
         let (reservations, _) = typed::list::<WithSpec<IpReservationSpec>>(self.store.as_ref()).await?;
-        Ok(Reservations::new(&reservations))
+        Ok(Arc::new(Reservations::new(&reservations)))
     }
 
-    /// The labels of the owner's node; those of a virtual owner are empty.
-    pub(crate) async fn labels_of(&self, owner: &AffinityOwner) -> Result<BTreeMap<String, String>, Error> {
-        let AffinityOwner::Host(name) = owner else { return Ok(BTreeMap::new()) };
+    /// The labels of the owner's node; those of a virtual owner are empty. `None`: there is no such node.
+    pub(crate) async fn labels_of(&self, owner: &AffinityOwner) -> Result<Option<BTreeMap<String, String>>, Error> {
+        let AffinityOwner::Host(name) = owner else { return Ok(Some(BTreeMap::new())) };
+        if let Some(labels) = self.known().and_then(|s| s.labels_of(name)) {
+            return Ok(Some(labels));
+        }
         let node = typed::get::<WithSpec<NodeSpec>>(self.store.as_ref(), None, name).await?;
-        Ok(node.ok_or_else(|| Error::NoNode(name.clone()))?.metadata.labels)
+        Ok(node.map(|n| n.metadata.labels))
     }
 
     pub(crate) async fn read<T: DeserializeOwned>(&self, key: Key) -> Result<Option<Versioned<T>>, Error> {
         self.store.get(&key).await?.as_ref().map(decode).transpose()
     }
 
-    /// Writes a transaction. Conflicts and unknown outcomes are for the caller to retry.
+    /// Writes what was decided. An unknown outcome of what gives addresses is read back; other conflicts are for the caller to
+    /// retry, and what is followed is read again where it was wrong.
+    pub(crate) async fn write_changes(&self, changes: Changes) -> Result<Outcome, Error> {
+        use datastore::Error as E;
+        if changes.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        let outcome = if self.store.has_transactions() {
+            self.store.txn(Txn { ops: changes.ops() }).await.map(Some)
+        } else {
+            ordered::write(self.store.as_ref(), &changes).await.map(|()| None)
+        };
+        match outcome {
+            Ok(revision) => {
+                if let Some(snapshot) = &self.snapshot {
+                    snapshot.committed(changes, revision);
+                }
+                Ok(Outcome::Done)
+            }
+            Err(E::Unknown(text)) => {
+                self.refresh(&changes, None).await;
+                if self.happened(&changes).await? { Ok(Outcome::Done) } else { Ok(Outcome::Retry(E::Unknown(text))) }
+            }
+            Err(error @ (E::AlreadyExists(_) | E::NotFound(_) | E::Conflict(_))) => {
+                self.refresh(&changes, Some(&error)).await;
+                Ok(Outcome::Retry(error))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes operations that belong together, which no allocation is planned on.
     pub(crate) async fn write(&self, ops: Vec<Op>) -> Result<Outcome, Error> {
         use datastore::Error as E;
         match self.store.txn(Txn { ops }).await {
@@ -222,6 +331,49 @@ impl Ipam {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether the store shows every address given that these changes give, if they give any.
+    async fn happened(&self, changes: &Changes) -> Result<bool, Error> {
+        let mut gives = false;
+        for (cidr, change) in changes.blocks.iter().filter(|(_, c)| !c.taken.is_empty()) {
+            gives = true;
+            if !self.peek(*cidr).await?.is_some_and(|read| happened(&read.value, change)) {
+                return Ok(false);
+            }
+        }
+        Ok(gives)
+    }
+
+    /// Reads again what changes were planned on, as far as it is followed; of the handles, all only after an unknown outcome.
+    async fn refresh(&self, changes: &Changes, conflict: Option<&datastore::Error>) {
+        let Some(snapshot) = &self.snapshot else { return };
+        let mut keys: Vec<Key> = changes.blocks.keys().map(|cidr| Key::IpamBlock(*cidr)).collect();
+        keys.extend(changes.affinities.keys().map(|(owner, cidr)| Key::BlockAffinity(owner.clone(), *cidr)));
+        match conflict.and_then(key_of) {
+            Some(key) if !keys.contains(key) => keys.push(key.clone()),
+            Some(_) => {}
+            None => keys.extend(changes.handles.keys().map(|id| Key::IpamHandle(id.clone()))),
+        }
+        let mut reads = Vec::new();
+        for key in &keys {
+            reads.push(self.store.get(key));
+        }
+        for (key, read) in keys.iter().zip(join_all(reads).await) {
+            match read {
+                Ok(found) => snapshot.refreshed(key, found),
+                Err(error) => tracing::debug!(%key, %error, "what is followed could not be read again"),
+            }
+        }
+    }
+}
+
+/// The key that a conflict is about.
+pub(crate) fn key_of(error: &datastore::Error) -> Option<&Key> {
+    use datastore::Error as E;
+    match error {
+        E::AlreadyExists(key) | E::NotFound(key) | E::Conflict(key) => Some(key),
+        _ => None,
     }
 }
 
@@ -267,24 +419,6 @@ pub(crate) fn cooldown(config: &IpamConfig) -> SignedDuration {
     SignedDuration::from_secs(i64::from(config.ip_cooldown_seconds))
 }
 
-/// The operation that writes a handle: made, changed, or gone when it is empty. None when it neither was nor is.
-pub(crate) fn write_handle(id: &str, handle: &Versioned<IpamHandle>) -> Option<Op> {
-    let key = Key::IpamHandle(id.into());
-    match (handle.revision, handle.value.block.is_empty()) {
-        (0, true) => None,
-        (0, false) => Some(Op::Create(key, encode(&handle.value))),
-        (revision, true) => Some(Op::Delete(key, Some(revision))),
-        (revision, false) => Some(Op::Update(key, encode(&handle.value), revision)),
-    }
-}
-
-/// The operation that writes a block.
-pub(crate) fn write_block(block: &Versioned<Block>) -> Op {
-    let key = Key::IpamBlock(block.value.cidr());
-    let value = encode(block.value.stored());
-    if block.revision == 0 { Op::Create(key, value) } else { Op::Update(key, value, block.revision) }
-}
-
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("the stored forms have text keys and no failing serialisers")
 }
@@ -321,14 +455,6 @@ pub(crate) fn completed_attributes(
         .entry(api::ipam::attr::TIMESTAMP.into())
         .or_insert_with(|| now.strftime("%Y-%m-%d %H:%M:%S.%f +0000 UTC").to_string());
     attributes
-}
-
-/// Whether the block shows that these addresses were taken by the write that `written` describes.
-pub(crate) fn happened(read: &Block, written: &Block, taken: &[IpAddr]) -> bool {
-    taken.iter().all(|&ip| {
-        read.attribute_of(ip).is_some_and(|a| Some(a) == written.attribute_of(ip))
-            && read.sequence_of(ip) == written.sequence_of(ip)
-    })
 }
 
 /// The address with the mask of its block.

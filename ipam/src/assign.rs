@@ -7,20 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use api::ip_pool::AllowedUse;
 use api::ipam::{BlockAffinity, IpamConfig};
 use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key, Namespace};
-use datastore::Op;
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, completed_attributes};
-use crate::attempt::{Attempt, decode_affinity};
-use crate::block::Assignee;
-use crate::handle;
-use crate::pool::{self, Family, Reservations, Wanted};
+use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, key_of};
+use crate::attempt::{Attempt, Part, decode_affinity};
+use crate::changes::{AffinityChange, Changes};
+use crate::pool::{self, Family, Reservations};
 
 /// What a workload, node or service wants.
 #[derive(Clone, Debug)]
@@ -37,9 +36,35 @@ pub struct AssignRequest {
     pub intended_use: AllowedUse,
     /// Decides `namespaceSelector`s.
     pub namespace: Option<Namespace>,
+    /// Exactly these addresses, reserved or not, and no others; that the handle has one of them already is success.
+    pub addresses: Vec<IpAddr>,
+    /// Where no block holds one of `addresses`, this one is made, and whether it may be given is the caller's to know: that is how
+    /// addresses of pools that are no IPPools are assigned.
+    pub in_block: Option<IpNet>,
+    /// What the handle has already counts: a repeated request gets the same answer.
+    pub counts_existing: bool,
+    /// The most addresses of a family that the handle may have in all (Calico `maxAllocToHandlePerIPVersion`); what it has is returned
+    /// beside what is new. 0: no limit.
+    pub max_per_handle: usize,
+    /// The most blocks that the owner may have, where the configuration allows more. 0: no limit of the request's.
+    pub max_blocks: u32,
 }
 
 impl AssignRequest {
+    pub(crate) fn number(&self, family: Family) -> usize {
+        match family {
+            Family::V4 => self.num_v4,
+            Family::V6 => self.num_v6,
+        }
+    }
+
+    pub(crate) fn pools(&self, family: Family) -> &[IpNet] {
+        match family {
+            Family::V4 => &self.pools_v4,
+            Family::V6 => &self.pools_v6,
+        }
+    }
+
     /// A request of `owner` for nothing yet, in all pools that match; for services where the owner is no node.
     pub fn new(owner: AffinityOwner, handle: impl Into<String>) -> Self {
         let intended_use = match owner {
@@ -56,6 +81,11 @@ impl AssignRequest {
             pools_v6: vec![],
             intended_use,
             namespace: None,
+            addresses: vec![],
+            in_block: None,
+            counts_existing: false,
+            max_per_handle: 0,
+            max_blocks: 0,
         }
     }
 }
@@ -70,6 +100,22 @@ pub struct Assignment {
     pub message: Option<String>,
 }
 
+impl Assignment {
+    pub(crate) fn of(&self, family: Family) -> &Vec<IpNet> {
+        match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        }
+    }
+
+    pub(crate) fn add(&mut self, net: IpNet) {
+        match Family::of(&net) {
+            Family::V4 => self.v4.push(net),
+            Family::V6 => self.v6.push(net),
+        }
+    }
+}
+
 impl Ipam {
     /// Assigns addresses. Fewer than were asked for is no error: see [`Assignment::message`].
     ///
@@ -77,7 +123,7 @@ impl Ipam {
     /// [`Error`]; then nothing was assigned, except where the store cannot even be read any more after an unknown outcome:
     /// [`Ipam::release_by_handle`] covers that.
     pub async fn auto_assign(&self, request: &AssignRequest) -> Result<Assignment, Error> {
-        self.assign(request, false).await
+        self.assign_one(AssignRequest { counts_existing: false, ..request.clone() }).await
     }
 
     /// As [`Self::auto_assign`], but addresses that the handle has already count: a repeated request gets the same answer.
@@ -85,7 +131,7 @@ impl Ipam {
     /// # Errors
     /// As [`Self::auto_assign`].
     pub async fn ensure_assigned(&self, request: &AssignRequest) -> Result<Assignment, Error> {
-        self.assign(request, true).await
+        self.assign_one(AssignRequest { counts_existing: true, ..request.clone() }).await
     }
 
     /// Assigns one given address, reserved or not; that the same handle has it already is success. Returns it with the mask of
@@ -104,70 +150,149 @@ impl Ipam {
         attributes: BTreeMap<String, String>,
         owner: AffinityOwner,
     ) -> Result<IpNet, Error> {
-        let pools = self.pools().await?;
-        let enabled = pools.iter().filter(|p| !p.body.spec.disabled);
-        let (pool, cidr) =
-            enabled.filter_map(|p| Some((p, pool::block_of(p, ip)?))).next().ok_or(Error::NotInPool(ip))?;
-        let uses: &[AllowedUse] = match owner {
-            AffinityOwner::Host(_) => &[AllowedUse::Workload, AllowedUse::Tunnel],
-            AffinityOwner::Virtual(_) => &[AllowedUse::LoadBalancer],
-        };
-        if !uses.iter().any(|u| pool.body.spec.allows(*u)) {
-            return Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted: uses[0] });
+        let request = AssignRequest { attributes, addresses: vec![ip], ..AssignRequest::new(owner, handle) };
+        let assignment = self.assign_one(request).await?;
+        // An assignment of given addresses has them all.
+        assignment.v4.into_iter().chain(assignment.v6).next().ok_or(Error::NotInPool(ip))
+    }
+
+    pub(crate) async fn assign_one(&self, request: AssignRequest) -> Result<Assignment, Error> {
+        let mut outcomes = self.assign_many(std::slice::from_ref(&request)).await;
+        outcomes.pop().expect("an outcome for each request")
+    }
+
+    /// Assigns for many requests, those of one owner together: as few transactions as their addresses fit in. Each has an outcome of its
+    /// own, in the order of the requests; one that cannot be met does no harm to the others.
+    pub async fn assign_many(&self, requests: &[AssignRequest]) -> Vec<Result<Assignment, Error>> {
+        let mut outcomes = vec![Ok(Assignment::default()); requests.len()];
+        let mut owners: BTreeMap<&AffinityOwner, Vec<usize>> = BTreeMap::new();
+        for (i, request) in requests.iter().enumerate() {
+            owners.entry(&request.owner).or_default().push(i);
         }
-        let context = Context::new(self, handle, &attributes, owner).await?;
-        let mut retries = Retries::new(self, format!("assign {ip} to {handle}"));
-        loop {
-            let mut attempt = Attempt::read(&context).await?;
-            let net = attempt.take_address(ip, cidr, &pools).await?;
-            match attempt.commit().await? {
-                Outcome::Done => return Ok(net),
-                Outcome::Retry(error) => retries.again(error).await?,
+        for (owner, todo) in owners {
+            Batch { ipam: self, owner, requests, todo, outcomes: &mut outcomes }.run().await;
+            if self.known().is_none() {
+                continue;
+            }
+            // What is followed may be a moment old: no request fails for that.
+            let is_short = |i: &usize| outcomes[*i].as_ref().map_or(true, |got| got.message.is_some());
+            let todo: Vec<usize> =
+                (0..requests.len()).filter(|i| requests[*i].owner == *owner).filter(is_short).collect();
+            for i in &todo {
+                let got = outcomes[*i].as_ref().ok().cloned().unwrap_or_default();
+                outcomes[*i] = Ok(Assignment { message: None, ..got });
+            }
+            Batch { ipam: &self.reading(), owner, requests, todo, outcomes: &mut outcomes }.run().await;
+        }
+        outcomes
+    }
+}
+
+/// Requests of one owner that share transactions.
+struct Batch<'a> {
+    ipam: &'a Ipam,
+    owner: &'a AffinityOwner,
+    requests: &'a [AssignRequest],
+    /// Those that are not done, by their index.
+    todo: Vec<usize>,
+    /// Of those that are not done, what they have got so far.
+    outcomes: &'a mut Vec<Result<Assignment, Error>>,
+}
+
+impl Batch<'_> {
+    async fn run(&mut self) {
+        let mut retries = self.retries();
+        let mut context = None;
+        let mut has_cleaned = false;
+        while !self.todo.is_empty() {
+            let read = match context.take() {
+                Some(known) => known,
+                None => match Context::read(self.ipam, self.owner).await {
+                    Ok(read) => read,
+                    Err(error) => return self.fail_all(&error),
+                },
+            };
+            let of_any_pool = |i: &usize| {
+                let r = &self.requests[*i];
+                r.pools_v4.is_empty() && r.pools_v6.is_empty() && r.addresses.is_empty()
+            };
+            if !has_cleaned && self.todo.iter().any(of_any_pool) {
+                has_cleaned = true;
+                if let Err(error) = read.release_unselected().await {
+                    return self.fail_all(&error);
+                }
+            }
+            match self.round(&read).await {
+                Ok(None) => {
+                    retries = self.retries();
+                    context = Some(read);
+                }
+                Ok(Some(lost)) => {
+                    // A pool has changed: what was chosen from it may be wrong.
+                    if !matches!(key_of(&lost), Some(Key::Resource { .. })) {
+                        context = Some(read);
+                    }
+                    if let Err(error) = retries.again(lost).await {
+                        return self.fail_all(&error);
+                    }
+                }
+                Err(error) => return self.fail_all(&error),
             }
         }
     }
 
-    async fn assign(&self, request: &AssignRequest, idempotent: bool) -> Result<Assignment, Error> {
-        let mut context = Context::new(self, &request.handle, &request.attributes, request.owner.clone()).await?;
-        context.choose_pools(request).await?;
-        if request.pools_v4.is_empty() && request.pools_v6.is_empty() {
-            context.release_unselected().await?;
+    fn retries(&self) -> Retries {
+        let first = self.todo.first().map_or("", |i| self.requests[*i].handle.as_str());
+        let others = self.todo.len().saturating_sub(1);
+        let what = format!("assign addresses to {first}");
+        Retries::new(self.ipam, if others == 0 { what } else { format!("{what} and {others} others") })
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for i in self.todo.drain(..) {
+            self.outcomes[i] = Err(error.clone());
         }
-        let mut retries = Retries::new(self, format!("assign addresses to {}", request.handle));
-        let mut before = Assignment::default();
-        loop {
-            let mut attempt = Attempt::read(&context).await?;
-            if idempotent {
-                before = attempt.existing().await?;
+    }
+
+    /// Plans as many requests as fit, and writes them. A race that was lost is returned.
+    async fn round(&mut self, context: &Context<'_>) -> Result<Option<datastore::Error>, Error> {
+        let mut attempt = Attempt::read(context).await?;
+        let mut parts: Vec<(usize, Part)> = Vec::new();
+        for i in self.todo.clone() {
+            let request = &self.requests[i];
+            if attempt.is_full() {
+                break;
             }
-            let v4 = attempt.plan(Family::V4, request.num_v4.saturating_sub(before.v4.len())).await?;
-            let v6 = attempt.plan(Family::V6, request.num_v6.saturating_sub(before.v6.len())).await?;
-            match attempt.commit().await? {
-                Outcome::Done => {}
-                Outcome::Retry(error) => {
-                    retries.again(error).await?;
-                    continue;
-                }
-            }
-            let truncated = attempt.truncated;
-            before.v4.extend(v4.taken);
-            before.v6.extend(v6.taken);
-            if truncated {
+            if attempt.has_handle(&request.handle) {
                 continue;
             }
-            let texts = [
-                shortfall(Family::V4, request.num_v4, before.v4.len(), &v4.reasons),
-                shortfall(Family::V6, request.num_v6, before.v6.len(), &v6.reasons),
-            ];
-            let texts: Vec<String> = texts.into_iter().flatten().collect();
-            before.message = (!texts.is_empty()).then(|| texts.join("; "));
-            return Ok(before);
+            let before = self.outcomes[i].as_ref().ok().cloned().unwrap_or_default();
+            match attempt.assign(request, before).await {
+                Ok(part) => parts.push((i, part)),
+                Err(error @ Error::Store(datastore::Error::Unavailable(_))) => return Err(error),
+                Err(error) => {
+                    // What it had planned by then is in the attempt: the others are planned without it.
+                    self.todo.retain(|other| *other != i);
+                    self.outcomes[i] = Err(error);
+                    return Ok(None);
+                }
+            }
         }
+        if let Outcome::Retry(error) = attempt.commit().await? {
+            return Ok(Some(error));
+        }
+        for (i, part) in parts {
+            if !part.is_truncated {
+                self.todo.retain(|other| *other != i);
+            }
+            self.outcomes[i] = Ok(part.into_assignment());
+        }
+        Ok(None)
     }
 }
 
 /// Calico's text for fewer addresses than asked for.
-fn shortfall(family: Family, asked: usize, got: usize, reasons: &[String]) -> Option<String> {
+pub(crate) fn shortfall(family: Family, asked: usize, got: usize, reasons: &[String]) -> Option<String> {
     let n = family.number();
     (got < asked).then(|| format!("Assigned {got} out of {asked} requested IPv{n} addresses; {}", reasons.join("; ")))
 }
@@ -175,73 +300,36 @@ fn shortfall(family: Family, asked: usize, got: usize, reasons: &[String]) -> Op
 /// What does not change between the attempts of one call.
 pub(crate) struct Context<'a> {
     pub ipam: &'a Ipam,
-    pub handle: String,
-    attributes: BTreeMap<String, String>,
     pub owner: AffinityOwner,
     pub config: IpamConfig,
-    pub reservations: Reservations,
-    pools: BTreeMap<Family, Vec<IpPool>>,
-    /// Every enabled pool that selects the node, whatever is asked for now.
-    node_pools: Vec<IpNet>,
+    pub reservations: Arc<Reservations>,
+    pub pools: Arc<Vec<IpPool>>,
+    /// `None`: the owner is a node that does not exist.
+    pub labels: Option<BTreeMap<String, String>>,
     pub now: Timestamp,
 }
 
 impl<'a> Context<'a> {
-    pub async fn new(
-        ipam: &'a Ipam,
-        handle: &str,
-        attributes: &BTreeMap<String, String>,
-        owner: AffinityOwner,
-    ) -> Result<Context<'a>, Error> {
+    async fn read(ipam: &'a Ipam, owner: &AffinityOwner) -> Result<Context<'a>, Error> {
         let now = ipam.now();
-        Ok(Self {
-            ipam,
-            handle: handle::sanitized(handle).to_string(),
-            attributes: completed_attributes(attributes, &owner, now),
-            owner,
-            config: ipam.config().await?,
-            reservations: ipam.reservations().await?,
-            pools: BTreeMap::new(),
-            node_pools: vec![],
-            now,
-        })
-    }
-
-    async fn choose_pools(&mut self, request: &AssignRequest) -> Result<(), Error> {
-        let pools = self.ipam.pools().await?;
-        let labels = self.ipam.labels_of(&self.owner).await?;
-        for (family, number, requested) in
-            [(Family::V4, request.num_v4, &request.pools_v4), (Family::V6, request.num_v6, &request.pools_v6)]
-        {
-            if number == 0 {
-                continue;
-            }
-            let wanted = Wanted {
-                family,
-                requested,
-                intended_use: request.intended_use,
-                node: self.owner_name(),
-                node_labels: &labels,
-                namespace: request.namespace.as_ref(),
-            };
-            let chosen = pool::select(&pools, &wanted)?.into_iter().cloned().collect();
-            self.pools.insert(family, chosen);
-        }
-        for pool in pools.iter().filter(|p| !p.body.spec.disabled) {
-            // A selector that cannot be read is an error of the request only where the request goes by selectors, above; here it
-            // keeps what there is.
-            if pool::selects_node(pool, &labels).unwrap_or(true) {
-                self.node_pools.push(pool.body.spec.cidr);
-            }
-        }
-        Ok(())
+        // The pools before anything of blocks: a block is made only where the pool is still as it was before the blocks were read.
+        let (config, reservations, pools, labels) =
+            futures::try_join!(ipam.config(), ipam.reservations(), ipam.pools(), ipam.labels_of(owner))?;
+        Ok(Self { ipam, owner: owner.clone(), config, reservations, pools, labels, now })
     }
 
     /// Gives up the owner's empty blocks in pools that no longer select it (Calico `releaseBlocksNotInSelectedPools`), and affinities
     /// there for blocks that it has not. A race lost here is left to the next call.
     async fn release_unselected(&self) -> Result<(), Error> {
+        let Some(labels) = &self.labels else { return Ok(()) };
+        let selects = |p: &&IpPool| {
+            // A selector that cannot be read is an error of the request only where the request goes by selectors; here it keeps what
+            // there is.
+            !p.body.spec.disabled && pool::selects_node(p, labels).unwrap_or(true)
+        };
+        let selected: Vec<IpNet> = self.pools.iter().filter(selects).map(|p| p.body.spec.cidr).collect();
         for (cidr, affinity) in self.affinities().await? {
-            if self.node_pools.iter().any(|p| p.contains(&cidr)) {
+            if selected.iter().any(|p| p.contains(&cidr)) {
                 continue;
             }
             let block = match self.ipam.block(cidr).await {
@@ -251,9 +339,10 @@ impl<'a> Context<'a> {
             if block.as_ref().is_some_and(|b| !b.value.is_empty()) {
                 continue;
             }
-            let mut ops = vec![Op::Delete(Key::BlockAffinity(self.owner.clone(), cidr), Some(affinity.revision))];
-            ops.extend(block.map(|b| Op::Delete(Key::IpamBlock(cidr), Some(b.revision))));
-            if let Outcome::Retry(error) = self.ipam.write(ops).await? {
+            let mut changes = Changes::default();
+            changes.affinity(&self.owner, cidr, AffinityChange::Delete(affinity.revision));
+            block.into_iter().for_each(|b| changes.delete(b));
+            if let Outcome::Retry(error) = self.ipam.write_changes(changes).await? {
                 tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
             }
         }
@@ -261,6 +350,9 @@ impl<'a> Context<'a> {
     }
 
     pub async fn affinities(&self) -> Result<Vec<(IpNet, Versioned<BlockAffinity>)>, Error> {
+        if let Some(known) = self.ipam.known().and_then(|s| s.affinities(&self.owner)) {
+            return Ok(known);
+        }
         let listing = self.ipam.store.list(&KeyRange::AffinitiesOf(self.owner.clone())).await?;
         let affinities = listing.items.iter().filter_map(|kv| match &kv.key {
             Key::BlockAffinity(_, cidr) => Some((*cidr, decode_affinity(kv))),
@@ -269,25 +361,19 @@ impl<'a> Context<'a> {
         Ok(affinities.collect())
     }
 
-    pub fn assignee(&self) -> Assignee<'_> {
-        Assignee { handle: &self.handle, attributes: &self.attributes }
-    }
-
     /// The owner, where only it may use its blocks.
     pub fn strict(&self) -> Option<&AffinityOwner> {
         self.config.strict_affinity.then_some(&self.owner)
     }
 
     /// The most blocks this owner may have; only hosts are limited.
-    pub fn block_limit(&self) -> Option<usize> {
-        let limit = match self.config.max_blocks_per_host {
-            0 => DEFAULT_MAX_BLOCKS_PER_HOST,
-            n => n,
-        };
+    pub fn block_limit(&self, of_request: u32) -> Option<usize> {
+        let limits = [self.config.max_blocks_per_host, of_request];
+        let limit = limits.into_iter().filter(|n| *n != 0).min().unwrap_or(DEFAULT_MAX_BLOCKS_PER_HOST);
         matches!(self.owner, AffinityOwner::Host(_)).then_some(limit as usize)
     }
 
-    fn owner_name(&self) -> &str {
+    pub fn owner_name(&self) -> &str {
         match &self.owner {
             AffinityOwner::Host(name) | AffinityOwner::Virtual(name) => name,
         }
@@ -302,9 +388,5 @@ impl<'a> Context<'a> {
         } else {
             u64::from(pool::fnv1a32(self.owner_name()))
         }
-    }
-
-    pub fn pools(&self, family: Family) -> &[IpPool] {
-        self.pools.get(&family).map_or(&[], Vec::as_slice)
     }
 }

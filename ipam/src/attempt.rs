@@ -1,154 +1,284 @@
-//! One attempt of an allocation: a reading of the store, a choice, and one transaction.
+//! One attempt of an allocation: a reading of the store or of what is followed, a choice for each of some requests, and one
+//! transaction.
 //!
 //! The order of the choice is told in [`crate::assign`]. Nothing is written before [`Attempt::commit`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use api::ip_pool::AllowedUse;
 use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
-use api::key::KeyRange;
+use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key};
-use datastore::{KeyValue, Op};
+use datastore::KeyValue;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
 use crate::allocator::{
-    Error, MAX_BLOCKS_PER_TXN, Outcome, Versioned, cooldown, decode, encode, happened, in_block, readable_block,
-    write_block, write_handle,
+    Error, MAX_BYTES_PER_TXN, MAX_OPS_PER_TXN, Outcome, Versioned, completed_attributes, cooldown, decode,
+    decode_block, in_block,
 };
-use crate::assign::{Assignment, Context};
-use crate::block::{Block, BlockError, to_number};
+use crate::assign::{AssignRequest, Assignment, Context, shortfall};
+use crate::block::{Assignee, Block, BlockError};
+use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
-use crate::pool::{BlockWalk, Family};
+use crate::index::{BlockIndex, Summary, start_of};
+use crate::pool::{self, Family, Wanted};
+use crate::snapshot::Snapshot;
 
 /// An empty block of another owner is left alone while its claim is younger: its first address may be on the way (Calico).
 const RECLAIM_AGE: SignedDuration = SignedDuration::from_secs(60);
-/// Most untrue affinities that one attempt deletes; more are left to the next. With three operations for each of
-/// [`MAX_BLOCKS_PER_TXN`] blocks and one for the handle, a transaction stays below etcd's 128 operations.
+/// Most untrue affinities that one attempt deletes; more are left to the next.
 const MAX_CLEANUPS: usize = 16;
+/// What one more block may cost: itself, its affinity, that of the owner before, the pool that it is made in.
+const OPS_PER_BLOCK: usize = 4;
 
-/// What one family gets in one attempt.
-#[derive(Default)]
-pub(crate) struct Plan {
-    pub taken: Vec<IpNet>,
-    /// Why it is less than wanted.
-    pub reasons: Vec<String>,
+/// What one request gets in one attempt.
+pub(crate) struct Part {
+    pub got: Assignment,
+    /// The transaction was full: the rest of it takes another.
+    pub is_truncated: bool,
+    shortfalls: Vec<String>,
 }
 
-/// A block that this attempt writes, and what it takes from it.
-struct Change {
-    block: Versioned<Block>,
-    taken: Vec<IpAddr>,
+impl Part {
+    /// What the request has got, and if that is all that it can, why it is less than it asked for.
+    pub fn into_assignment(self) -> Assignment {
+        let is_short = !self.is_truncated && !self.shortfalls.is_empty();
+        Assignment { message: is_short.then(|| self.shortfalls.join("; ")), ..self.got }
+    }
 }
 
-/// One reading of the store, what to write in answer, and nothing written until [`Attempt::commit`].
+/// A request with what the choice needs of it.
+struct Item<'a> {
+    handle: &'a str,
+    attributes: BTreeMap<String, String>,
+    max_blocks: u32,
+    pools: BTreeMap<Family, Vec<&'a IpPool>>,
+}
+
+impl<'a> Item<'a> {
+    fn new(context: &'a Context<'_>, request: &'a AssignRequest) -> Result<Self, Error> {
+        let mut pools = BTreeMap::new();
+        for family in [Family::V4, Family::V6] {
+            if request.number(family) == 0 || !request.addresses.is_empty() {
+                continue;
+            }
+            let node_labels = context.labels.as_ref().ok_or_else(|| Error::NoNode(context.owner_name().into()))?;
+            let wanted = Wanted {
+                family,
+                requested: request.pools(family),
+                intended_use: request.intended_use,
+                node: context.owner_name(),
+                node_labels,
+                namespace: request.namespace.as_ref(),
+            };
+            pools.insert(family, pool::select(&context.pools, &wanted)?);
+        }
+        let attributes = completed_attributes(&request.attributes, &context.owner, context.now);
+        Ok(Self { handle: handle::sanitized(&request.handle), attributes, max_blocks: request.max_blocks, pools })
+    }
+
+    fn pools(&self, family: Family) -> &[&'a IpPool] {
+        self.pools.get(&family).map_or(&[], Vec::as_slice)
+    }
+
+    fn assignee(&self) -> Assignee<'_> {
+        Assignee { handle: self.handle, attributes: &self.attributes }
+    }
+}
+
+/// One reading, what to write in answer, and nothing written until [`Attempt::commit`].
 pub(crate) struct Attempt<'a> {
     context: &'a Context<'a>,
-    handle: Versioned<IpamHandle>,
-    affinities: Vec<(IpNet, Versioned<BlockAffinity>)>,
-    /// Every block of the store, once it was needed.
-    all: Option<AllBlocks>,
-    changes: BTreeMap<IpNet, Change>,
-    /// Affinities that the changes make untrue.
-    cleanups: Vec<Op>,
-    /// Blocks that gave nothing, not to be tried again.
+    /// What is followed, where the owner's affinities are.
+    snapshot: Option<Arc<Snapshot>>,
+    affinities: BTreeMap<IpNet, Versioned<BlockAffinity>>,
+    /// Blocks that this attempt claims.
+    claimed: Vec<IpNet>,
+    /// Every block of the store, once it was needed and nothing is followed; by keys only until `listed` has values.
+    index: Option<BlockIndex>,
+    listed: Option<HashMap<IpNet, KeyValue>>,
+    handles: BTreeMap<String, Versioned<IpamHandle>>,
+    changes: Changes,
+    /// Bytes of the blocks in `changes`.
+    size: usize,
+    cleanups: usize,
+    /// Blocks that have given what they have.
     tried: BTreeSet<IpNet>,
-    /// The transaction is full: commit, and read again for the rest.
-    pub truncated: bool,
+    is_truncated: bool,
 }
 
 impl<'a> Attempt<'a> {
     pub async fn read(context: &'a Context<'a>) -> Result<Self, Error> {
         Ok(Self {
             context,
-            handle: context.ipam.handle(&context.handle).await?,
-            affinities: context.affinities().await?,
-            all: None,
-            changes: BTreeMap::new(),
-            cleanups: vec![],
+            snapshot: context.ipam.known().filter(|s| s.affinities(&context.owner).is_some()).cloned(),
+            affinities: context.affinities().await?.into_iter().collect(),
+            claimed: vec![],
+            index: None,
+            listed: None,
+            handles: BTreeMap::new(),
+            changes: Changes::default(),
+            size: 0,
+            cleanups: 0,
             tried: BTreeSet::new(),
-            truncated: false,
+            is_truncated: false,
         })
     }
 
-    /// What the handle has already.
-    pub async fn existing(&self) -> Result<Assignment, Error> {
-        let mut existing = Assignment::default();
-        for cidr in handle::blocks(&self.handle.value) {
-            let Some(block) = self.context.ipam.block(cidr).await? else { continue };
-            let addresses = block.value.addresses_of(&self.context.handle).into_iter().map(|ip| in_block(ip, cidr));
-            match Family::of(&cidr) {
-                Family::V4 => existing.v4.extend(addresses),
-                Family::V6 => existing.v6.extend(addresses),
+    /// Whether another request would not fit.
+    pub fn is_full(&self) -> bool {
+        let one_at_a_time = !self.context.ipam.store.has_transactions();
+        !self.handles.is_empty() && (one_at_a_time || self.is_truncated || self.room() <= OPS_PER_BLOCK)
+    }
+
+    /// Whether a request for this handle is planned already.
+    pub fn has_handle(&self, handle: &str) -> bool {
+        self.handles.contains_key(handle::sanitized(handle))
+    }
+
+    /// Plans one request, which has got `before` so far.
+    pub async fn assign(&mut self, request: &'a AssignRequest, before: Assignment) -> Result<Part, Error> {
+        let item = Item::new(self.context, request)?;
+        let counts = request.counts_existing || request.max_per_handle > 0;
+        let known = self.context.ipam.new_handle(item.handle).await?;
+        let mut got = if counts { self.existing(&item, &known).await? } else { before };
+        self.handles.insert(item.handle.into(), known);
+        self.is_truncated = false;
+        let mut shortfalls = Vec::new();
+        for ip in &request.addresses {
+            let has_it = got.v4.iter().chain(&got.v6).any(|net| net.addr() == *ip);
+            if !has_it && !self.is_truncated {
+                self.take_address(&item, *ip, request.in_block).await?.into_iter().for_each(|net| got.add(net));
             }
+        }
+        if !request.addresses.is_empty() {
+            got.v4.retain(|net| request.addresses.contains(&net.addr()));
+            got.v6.retain(|net| request.addresses.contains(&net.addr()));
+            return Ok(Part { got, is_truncated: self.is_truncated, shortfalls });
+        }
+        for family in [Family::V4, Family::V6] {
+            let asked = match request.max_per_handle {
+                0 => request.number(family),
+                max => request.number(family).min(max),
+            };
+            let mut reasons = Vec::new();
+            let want = asked.saturating_sub(got.of(family).len());
+            for net in self.plan(&item, family, want, &mut reasons).await? {
+                got.add(net);
+            }
+            shortfalls.extend(shortfall(family, asked, got.of(family).len(), &reasons));
+        }
+        Ok(Part { got, is_truncated: self.is_truncated, shortfalls })
+    }
+
+    /// What the handle has already.
+    async fn existing(&self, item: &Item<'_>, handle: &Versioned<IpamHandle>) -> Result<Assignment, Error> {
+        let mut existing = Assignment::default();
+        for cidr in handle::blocks(&handle.value) {
+            let Some(block) = self.context.ipam.peek(cidr).await? else { continue };
+            block.value.addresses_of(item.handle).into_iter().for_each(|ip| existing.add(in_block(ip, cidr)));
         }
         Ok(existing)
     }
 
-    pub async fn plan(&mut self, family: Family, want: usize) -> Result<Plan, Error> {
-        let mut plan = Plan::default();
+    async fn plan(
+        &mut self,
+        item: &Item<'_>,
+        family: Family,
+        want: usize,
+        reasons: &mut Vec<String>,
+    ) -> Result<Vec<IpNet>, Error> {
+        let mut taken = Vec::new();
         if want == 0 {
-            return Ok(plan);
+            return Ok(taken);
         }
         let mut own = 0;
-        for cidr in self.own_blocks(family) {
-            if plan.taken.len() >= want || self.context.reservations.covering(&cidr).is_some() {
+        for cidr in self.own_blocks(item, family) {
+            if taken.len() >= want || self.context.reservations.covers(&cidr) {
                 own += 1;
-            } else if let Some(taken) = self.take_own(cidr, want - plan.taken.len()).await? {
+            } else if let Some(from_own) = self.take_own(item, cidr, want - taken.len()).await? {
                 own += 1;
-                plan.taken.extend(taken);
+                taken.extend(from_own);
             }
         }
-        while plan.taken.len() < want && !self.truncated && self.context.config.auto_allocate_blocks {
-            if let Some(limit) = self.context.block_limit().filter(|l| own >= *l) {
-                plan.reasons.push(format!(
+        while taken.len() < want && !self.is_truncated && self.context.config.auto_allocate_blocks {
+            if let Some(limit) = self.context.block_limit(item.max_blocks).filter(|l| own >= *l) {
+                reasons.push(format!(
                     "Need to allocate an IPAM block but could not - limit of {limit} blocks reached for this node"
                 ));
                 break;
             }
-            let cleanups = self.cleanups.len();
-            let Some(block) = self.claim(family).await? else { break };
-            let taken = self.take(block, want - plan.taken.len())?;
-            if taken.is_empty() {
-                // All of it is reserved, or the transaction is full: the claim is not made.
-                self.cleanups.truncate(cleanups);
-            } else {
-                own += 1;
+            if self.is_without_room() {
+                break;
             }
-            plan.taken.extend(taken);
+            let Some(claim) = self.claim(item, family).await? else { break };
+            let cidr = claim.block.value.cidr();
+            let from_new = self.take(item, claim.block, want - taken.len())?;
+            if !from_new.is_empty() {
+                own += 1;
+                self.claimed.push(cidr);
+                self.changes.checks.extend(claim.check);
+                if let Some((owner, at)) = claim.loser {
+                    self.changes.affinity(&owner, cidr, AffinityChange::Delete(at));
+                }
+            }
+            taken.extend(from_new);
         }
-        if plan.taken.len() < want && !self.context.config.strict_affinity {
-            self.borrow(family, want, &mut plan).await?;
+        if taken.len() < want && !self.context.config.strict_affinity {
+            self.borrow(item, family, want, &mut taken).await?;
         }
-        if plan.taken.len() < want {
-            plan.reasons.push(if self.context.config.strict_affinity {
+        if taken.len() < want {
+            reasons.push(if self.context.config.strict_affinity {
                 "No more free affine blocks and strict affinity enabled".into()
             } else {
-                let pools: Vec<String> =
-                    self.context.pools(family).iter().map(|p| p.body.spec.cidr.to_string()).collect();
+                let pools: Vec<String> = item.pools(family).iter().map(|p| p.body.spec.cidr.to_string()).collect();
                 format!("No IPs available in pools: [{}]", pools.join(" "))
             });
         }
-        Ok(plan)
+        Ok(taken)
     }
 
     /// The owner's blocks in the chosen pools, in the store's order.
-    fn own_blocks(&self, family: Family) -> Vec<IpNet> {
-        let pools = self.context.pools(family);
-        let cidrs = self.affinities.iter().map(|(cidr, _)| *cidr);
-        cidrs.filter(|cidr| pools.iter().any(|p| p.body.spec.cidr.contains(cidr))).collect()
+    fn own_blocks(&self, item: &Item<'_>, family: Family) -> Vec<IpNet> {
+        let pools = item.pools(family);
+        let is_wanted = |cidr: &IpNet| pools.iter().any(|p| p.body.spec.cidr.contains(cidr));
+        let mut own: Vec<IpNet> = self.affinities.keys().copied().filter(is_wanted).collect();
+        // As texts: so the store lists them.
+        own.sort_by_cached_key(|cidr| cidr.network().to_string());
+        own.extend(self.claimed.iter().copied().filter(is_wanted));
+        own
     }
 
     /// Takes from a block that an affinity gives to the owner; `None` when the block is not the owner's. One that was never made
-    /// (a crash of Calico's between its two writes) is made; where another owner has it, or a block of another size is in its
-    /// place, the affinity goes.
-    async fn take_own(&mut self, cidr: IpNet, want: usize) -> Result<Option<Vec<IpNet>>, Error> {
-        self.tried.insert(cidr);
+    /// (a crash between two writes) is made; where another owner has it, or a block of another size is in its place or would be
+    /// today, the affinity goes.
+    async fn take_own(&mut self, item: &Item<'_>, cidr: IpNet, want: usize) -> Result<Option<Vec<IpNet>>, Error> {
+        let owner = &self.context.owner;
+        let is_changed = self.changes.blocks.contains_key(&cidr);
+        if is_changed {
+            return self.take_more(item, cidr, want).map(Some);
+        }
+        if let Some(snapshot) = &self.snapshot {
+            let is_full = |s: &Summary| s.owner.as_ref() == Some(owner) && !s.has_room();
+            if snapshot.ask(|index| index.summary(&cidr).is_some_and(is_full)) {
+                return Ok(Some(vec![]));
+            }
+        }
         let block = match self.context.ipam.block(cidr).await {
             Ok(Some(block)) => Some(block),
             Ok(None) => {
-                self.read_all().await?;
-                if self.is_free(&cidr) { Some(self.new_block(cidr)?) } else { None }
+                self.need_keys().await?;
+                let pool = item.pools(Family::of(&cidr)).iter().find(|p| p.body.spec.cidr.contains(&cidr)).copied();
+                match pool.filter(|p| p.body.spec.block_prefix_len() == cidr.prefix_len() && self.is_free(&cidr)) {
+                    Some(pool) => {
+                        self.changes.checks.extend(unchanged(pool));
+                        Some(self.new_block(cidr)?)
+                    }
+                    None => None,
+                }
             }
             Err(Error::Store(error @ datastore::Error::Corrupt { .. })) => {
                 tracing::warn!(%error, "a block is left out");
@@ -157,193 +287,373 @@ impl<'a> Attempt<'a> {
             Err(error) => return Err(error),
         };
         if let Some(block) = block
-            && block.value.owner().as_ref() == Some(&self.context.owner)
+            && block.value.owner().as_ref() == Some(owner)
         {
-            return self.take(block, want).map(Some);
+            return self.take(item, block, want).map(Some);
         }
-        if let Some((_, affinity)) = self.affinities.iter().find(|(c, _)| *c == cidr)
-            && self.cleanups.len() < MAX_CLEANUPS
+        if let Some(affinity) = self.affinities.get(&cidr)
+            && self.cleanups < MAX_CLEANUPS
+            && self.room() > OPS_PER_BLOCK
         {
-            let key = Key::BlockAffinity(self.context.owner.clone(), cidr);
-            self.cleanups.push(Op::Delete(key, Some(affinity.revision)));
+            self.cleanups += 1;
+            self.changes.affinity(owner, cidr, AffinityChange::Delete(affinity.revision));
         }
         Ok(None)
     }
 
     /// A block that the owner may claim: one that does not exist; else its own that has no affinity; else one that lies empty with
     /// nobody, or with another owner whose claim is old enough.
-    async fn claim(&mut self, family: Family) -> Result<Option<Versioned<Block>>, Error> {
-        self.read_all().await?;
-        let pools = self.context.pools(family);
-        let free = pools.iter().find_map(|pool| {
+    async fn claim(&mut self, item: &Item<'_>, family: Family) -> Result<Option<Claim>, Error> {
+        self.need_keys().await?;
+        for pool in item.pools(family) {
             let spec = &pool.body.spec;
-            let mut walk = BlockWalk::new(spec.cidr, spec.block_prefix_len(), self.context.seed(pool));
-            walk.find_outside(&self.context.reservations, |cidr| !self.tried.contains(cidr) && self.is_free(cidr))
-        });
-        if let Some(cidr) = free {
-            self.tried.insert(cidr);
-            return self.new_block(cidr).map(Some);
-        }
-        let Some(all) = &self.all else { return Ok(None) };
-        let found = pools.iter().flat_map(|p| all.of(p.body.spec.cidr, self.context.seed(p))).find_map(|kv| {
-            let mut block = readable_block(kv).filter(|b| !self.tried.contains(&b.value.cidr()))?;
-            block.value.thaw(self.context.now, cooldown(&self.context.config));
-            self.may_claim(&block.value).then_some(block)
-        });
-        let Some(mut block) = found else { return Ok(None) };
-        let cidr = block.value.cidr();
-        self.tried.insert(cidr);
-        match block.value.owner() {
-            Some(owner) if owner == self.context.owner => {}
-            other => {
-                if let Some(other) = other {
-                    let key = Key::BlockAffinity(other, cidr);
-                    if let Some(kv) = self.context.ipam.store.get(&key).await? {
-                        self.cleanups.push(Op::Delete(key, Some(kv.mod_revision)));
-                    }
-                }
-                block.value.set_owner(&self.context.owner, self.context.now);
+            let length = spec.block_prefix_len();
+            let (seed, reserved) = (self.context.seed(pool), &self.context.reservations);
+            let is_taken = |cidr: &IpNet| self.tried.contains(cidr) || self.is_planned(cidr);
+            let free = self.ask(|index| index.first_free(spec.cidr, length, seed, reserved, is_taken));
+            if let Some(cidr) = free {
+                self.tried.insert(cidr);
+                return Ok(Some(Claim { block: self.new_block(cidr)?, check: unchanged(pool), loser: None }));
             }
         }
-        Ok(Some(block))
-    }
-
-    /// Whether no block is where this one would be, neither in the store nor in this transaction.
-    fn is_free(&self, cidr: &IpNet) -> bool {
-        let overlaps = |block: &IpNet| block.contains(cidr) || cidr.contains(block);
-        self.all.as_ref().is_some_and(|all| !all.overlaps(cidr)) && !self.changes.keys().any(overlaps)
-    }
-
-    fn may_claim(&self, block: &Block) -> bool {
-        let old = block.claimed_at().is_none_or(|at| self.context.now.duration_since(at) >= RECLAIM_AGE);
-        match block.owner() {
-            Some(owner) if owner == self.context.owner => true,
-            Some(_) => block.is_empty() && old,
-            None => block.is_empty(),
+        self.need_values().await?;
+        loop {
+            let Some(cidr) = self.claimable(item, family) else { return Ok(None) };
+            self.tried.insert(cidr);
+            let Some(mut block) = self.readable(cidr).await? else { continue };
+            block.value.thaw(self.context.now, cooldown(&self.context.config));
+            let mut loser = None;
+            match block.value.owner() {
+                Some(owner) if owner == self.context.owner => {}
+                Some(_) if !block.value.is_empty() || !self.is_old(&block.value) => continue,
+                None if !block.value.is_empty() => continue,
+                other => {
+                    if let Some(owner) = other {
+                        let kv = self.context.ipam.store.get(&Key::BlockAffinity(owner.clone(), cidr)).await?;
+                        loser = kv.map(|kv| (owner, kv.mod_revision));
+                    }
+                    block.value.set_owner(&self.context.owner, self.context.now);
+                }
+            }
+            return Ok(Some(Claim { block, check: None, loser }));
         }
+    }
+
+    /// The next block that exists and may be claimed, by what the index says of it.
+    fn claimable(&self, item: &Item<'_>, family: Family) -> Option<IpNet> {
+        let is_new = |cidr: &IpNet| {
+            !self.tried.contains(cidr) && !self.changes.blocks.contains_key(cidr) && !self.affinities.contains_key(cidr)
+        };
+        let pools = item.pools(family);
+        let of_pools = |cidr: &IpNet| pools.iter().any(|p| p.body.spec.cidr.contains(cidr));
+        self.ask(|index| {
+            let has_room = |cidr: &IpNet| index.summary(cidr).is_some_and(Summary::has_room);
+            let is_own = |cidr: &IpNet| is_new(cidr) && of_pools(cidr) && has_room(cidr) && !index.is_doubtful(cidr);
+            let own = index.owned(&self.context.owner).find(is_own);
+            own.or_else(|| {
+                pools.iter().find_map(|pool| {
+                    let is_left = |cidr: &IpNet, summary: &Summary| {
+                        let now = self.context.now;
+                        let old = summary.claimed_at.is_none_or(|at| now.duration_since(at) >= RECLAIM_AGE);
+                        is_new(cidr) && (summary.owner.is_none() || old)
+                    };
+                    index.first_empty(pool.body.spec.cidr, self.start(pool), is_left)
+                })
+            })
+        })
+    }
+
+    fn is_old(&self, block: &Block) -> bool {
+        block.claimed_at().is_none_or(|at| self.context.now.duration_since(at) >= RECLAIM_AGE)
     }
 
     /// Takes free addresses wherever they are.
-    async fn borrow(&mut self, family: Family, want: usize, plan: &mut Plan) -> Result<(), Error> {
-        self.read_all().await?;
-        let Some(all) = self.all.take() else { return Ok(()) };
-        let context = self.context;
-        for kv in context.pools(family).iter().flat_map(|p| all.of(p.body.spec.cidr, context.seed(p))) {
-            if plan.taken.len() >= want || self.truncated {
-                break;
-            }
-            let Some(block) = readable_block(kv) else { continue };
-            if !self.changes.contains_key(&block.value.cidr()) {
-                plan.taken.extend(self.take(block, want - plan.taken.len())?);
+    async fn borrow(
+        &mut self,
+        item: &Item<'_>,
+        family: Family,
+        want: usize,
+        taken: &mut Vec<IpNet>,
+    ) -> Result<(), Error> {
+        for pool in item.pools(family) {
+            while taken.len() < want && !self.is_truncated && !self.is_without_room() {
+                self.need_values().await?;
+                let is_new = |cidr: &IpNet| !self.tried.contains(cidr);
+                let next = self.ask(|index| index.first_roomy(pool.body.spec.cidr, self.start(pool), is_new));
+                let Some(cidr) = next else { break };
+                let missing = want - taken.len();
+                let more = match self.changes.blocks.contains_key(&cidr) {
+                    true => self.take_more(item, cidr, missing)?,
+                    false => match self.readable(cidr).await? {
+                        Some(block) => self.take(item, block, missing)?,
+                        None => vec![],
+                    },
+                };
+                if more.len() < missing {
+                    self.tried.insert(cidr);
+                }
+                taken.extend(more);
             }
         }
-        self.all = Some(all);
         Ok(())
     }
 
     /// Takes up to `want` addresses of a block into the transaction.
-    fn take(&mut self, mut block: Versioned<Block>, want: usize) -> Result<Vec<IpNet>, Error> {
+    fn take(&mut self, item: &Item<'_>, mut block: Versioned<Block>, want: usize) -> Result<Vec<IpNet>, Error> {
         let context = self.context;
-        if self.changes.len() >= MAX_BLOCKS_PER_TXN {
-            self.truncated = true;
+        if self.is_without_room() {
+            self.give_back(block);
             return Ok(vec![]);
         }
-        block.value.thaw(context.now, cooldown(&context.config));
-        let taken = block.value.assign(want, context.assignee(), &context.reservations, context.strict())?;
+        let has_thawed = block.value.thaw(context.now, cooldown(&context.config));
+        let taken = block.value.assign(want, item.assignee(), &context.reservations, context.strict())?;
         let cidr = block.value.cidr();
-        let nets = taken.iter().map(|&ip| in_block(ip, cidr)).collect();
-        self.record(block, taken);
-        Ok(nets)
+        if !taken.is_empty() {
+            self.record(item, block, taken.clone());
+        } else if !has_thawed {
+            self.give_back(block);
+        }
+        Ok(taken.into_iter().map(|ip| in_block(ip, cidr)).collect())
     }
 
-    /// Takes one given address, where no block is yet from one at `cidr`; the address with the mask of its block. Nothing is to be
-    /// written when the handle has it already.
-    pub async fn take_address(&mut self, ip: IpAddr, cidr: IpNet, pools: &[IpPool]) -> Result<IpNet, Error> {
+    /// Takes up to `want` addresses of a block that is in the transaction.
+    fn take_more(&mut self, item: &Item<'_>, cidr: IpNet, want: usize) -> Result<Vec<IpNet>, Error> {
         let context = self.context;
-        let mut block = match context.ipam.block_with(ip, pools).await? {
+        let Some(change) = self.changes.blocks.get_mut(&cidr) else { return Ok(vec![]) };
+        let taken = change.block.value.assign(want, item.assignee(), &context.reservations, context.strict())?;
+        change.taken.extend(&taken);
+        let count = change.block.value.addresses_of(item.handle).len();
+        if !taken.is_empty() {
+            self.count(item.handle, cidr, count);
+        }
+        Ok(taken.into_iter().map(|ip| in_block(ip, cidr)).collect())
+    }
+
+    /// Takes one given address, where no block is yet from a new one, at `made` or where the pool has it; the address with the mask of its block, or `None` when the
+    /// transaction is full. Nothing is to be written when the handle has it already.
+    async fn take_address(&mut self, item: &Item<'_>, ip: IpAddr, made: Option<IpNet>) -> Result<Option<IpNet>, Error> {
+        let context = self.context;
+        let (cidr, check) = match made {
+            Some(cidr) => (cidr.trunc(), None),
+            None => {
+                let pool = self.pool_of(ip)?;
+                (pool::block_of(pool, ip).ok_or(Error::NotInPool(ip))?, unchanged(pool))
+            }
+        };
+        let planned = self.changes.blocks.iter_mut().find(|(cidr, _)| cidr.contains(&ip));
+        if let Some((cidr, change)) = planned {
+            let cidr = *cidr;
+            change.block.value.assign_address(ip, item.assignee(), context.strict())?;
+            change.taken.push(ip);
+            let count = change.block.value.addresses_of(item.handle).len();
+            self.count(item.handle, cidr, count);
+            return Ok(Some(in_block(ip, cidr)));
+        }
+        let mut block = match self.holding(ip, cidr).await? {
             Some(block) => block,
             None => {
-                self.read_all().await?;
-                if self.all.as_ref().is_some_and(|all| all.overlaps(&cidr)) {
+                if self.ask(|index| index.overlaps(&cidr)) {
                     let reason = "a smaller block of an older pool lies in it".into();
                     return Err(BlockError::Inconsistent { cidr, reason }.into());
                 }
+                self.changes.checks.extend(check);
+                self.claimed.push(cidr);
                 self.new_block(cidr)?
             }
         };
-        if block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(&context.handle)) {
-            return Ok(in_block(ip, block.value.cidr()));
+        let net = in_block(ip, block.value.cidr());
+        if block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(item.handle)) {
+            self.give_back(block);
+            return Ok(Some(net));
+        }
+        if self.is_without_room() {
+            self.give_back(block);
+            return Ok(None);
         }
         block.value.thaw(context.now, cooldown(&context.config));
-        block.value.assign_address(ip, context.assignee(), context.strict())?;
-        let net = in_block(ip, block.value.cidr());
-        self.record(block, vec![ip]);
-        Ok(net)
+        block.value.assign_address(ip, item.assignee(), context.strict())?;
+        self.record(item, block, vec![ip]);
+        Ok(Some(net))
     }
 
-    fn record(&mut self, block: Versioned<Block>, taken: Vec<IpAddr>) {
-        if !taken.is_empty() {
-            let cidr = block.value.cidr();
-            handle::set(&mut self.handle.value, cidr, block.value.addresses_of(&self.context.handle).len());
-            self.changes.insert(cidr, Change { block, taken });
+    /// The enabled pool that may give an address to the owner.
+    fn pool_of(&self, ip: IpAddr) -> Result<&'a IpPool, Error> {
+        let context = self.context;
+        let mut enabled = context.pools.iter().filter(|p| !p.body.spec.disabled);
+        let pool = enabled.find(|p| p.body.spec.cidr.contains(&ip)).ok_or(Error::NotInPool(ip))?;
+        let uses: &[AllowedUse] = match context.owner {
+            AffinityOwner::Host(_) => &[AllowedUse::Workload, AllowedUse::Tunnel],
+            AffinityOwner::Virtual(_) => &[AllowedUse::LoadBalancer],
+        };
+        if uses.iter().any(|u| pool.body.spec.allows(*u)) {
+            return Ok(pool);
         }
+        Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted: uses[0] })
+    }
+
+    /// The block that holds an address: that of today's pools, or an older one of another size.
+    async fn holding(&mut self, ip: IpAddr, likely: IpNet) -> Result<Option<Versioned<Block>>, Error> {
+        if self.snapshot.is_none()
+            && let Some(block) = self.context.ipam.block(likely).await?
+        {
+            return Ok(Some(block));
+        }
+        self.need_keys().await?;
+        match self.ask(|index| index.holding(ip)) {
+            Some(cidr) => self.context.ipam.block(cidr).await,
+            None => Ok(None),
+        }
+    }
+
+    fn record(&mut self, item: &Item<'_>, block: Versioned<Block>, taken: Vec<IpAddr>) {
+        let cidr = block.value.cidr();
+        self.count(item.handle, cidr, block.value.addresses_of(item.handle).len());
+        self.size += block.value.stored_len();
+        self.changes.write(block, taken);
+    }
+
+    /// Sets what a handle has in a block.
+    fn count(&mut self, id: &str, cidr: IpNet, count: usize) {
+        let Some(known) = self.handles.get(id) else { return };
+        let change = self.changes.handles.entry(id.into());
+        let change = change.or_insert_with(|| HandleChange { before: known.clone(), after: known.value.clone() });
+        handle::set(&mut change.after, cidr, count);
+    }
+
+    /// Operations that are left in the transaction.
+    fn room(&self) -> usize {
+        // A block, and its affinity.
+        let used = self.changes.len() + self.changes.blocks.len();
+        // The handle of the request that is being planned.
+        MAX_OPS_PER_TXN.saturating_sub(used + 1)
+    }
+
+    /// Whether the transaction takes no further block; then it is truncated.
+    fn is_without_room(&mut self) -> bool {
+        let blocks = self.changes.blocks.len();
+        let is_full = blocks >= self.context.ipam.max_blocks()
+            || self.room() < OPS_PER_BLOCK
+            || blocks > 0 && self.size >= MAX_BYTES_PER_TXN;
+        self.is_truncated |= is_full;
+        is_full
+    }
+
+    /// A block that was read and is not changed.
+    fn give_back(&self, block: Versioned<Block>) {
+        if let Some(snapshot) = &self.snapshot
+            && block.revision != 0
+        {
+            snapshot.put_back(block);
+        }
+    }
+
+    /// Whether no block is where this one would be, neither in the store nor in this transaction.
+    fn is_free(&self, cidr: &IpNet) -> bool {
+        self.ask(|index| !index.overlaps(cidr)) && !self.is_planned(cidr)
+    }
+
+    fn is_planned(&self, cidr: &IpNet) -> bool {
+        self.changes.blocks.keys().any(|block| block.contains(cidr) || cidr.contains(block))
     }
 
     fn new_block(&self, cidr: IpNet) -> Result<Versioned<Block>, Error> {
         Ok(Versioned { value: Block::new(cidr, &self.context.owner, self.context.now)?, revision: 0 })
     }
 
-    async fn read_all(&mut self) -> Result<(), Error> {
-        if self.all.is_none() {
-            self.all = Some(AllBlocks::new(self.context.ipam.store.list(&KeyRange::Blocks).await?.items));
+    /// Where the walk of a pool begins.
+    fn start(&self, pool: &IpPool) -> u128 {
+        start_of(pool.body.spec.cidr, pool.body.spec.block_prefix_len(), self.context.seed(pool)).unwrap_or(0)
+    }
+
+    /// A block that can be read; one that cannot is logged, so that it stops nobody else.
+    async fn readable(&self, cidr: IpNet) -> Result<Option<Versioned<Block>>, Error> {
+        let block = match self.listed.as_ref().and_then(|listed| listed.get(&cidr)) {
+            Some(kv) => decode_block(kv).map(Some),
+            None => self.context.ipam.block(cidr).await,
+        };
+        match block {
+            Err(Error::Store(error @ datastore::Error::Corrupt { .. })) => {
+                tracing::warn!(%error, "a block is left out");
+                Ok(None)
+            }
+            block => block,
+        }
+    }
+
+    /// Makes [`Self::ask`] know which blocks exist, at least those that were made before the pools were read.
+    async fn need_keys(&mut self) -> Result<(), Error> {
+        let store = &self.context.ipam.store;
+        match &self.snapshot {
+            Some(snapshot) if snapshot.is_index_doubtful() => snapshot.listed(&store.list(&KeyRange::Blocks).await?),
+            Some(_) => {}
+            None if self.index.is_none() => {
+                self.index = Some(BlockIndex::new(&store.list_keys(&KeyRange::Blocks).await?.items));
+            }
+            None => {}
         }
         Ok(())
     }
 
-    /// The whole allocation as one transaction.
-    fn ops(&self) -> Vec<Op> {
-        let owner = &self.context.owner;
-        let mut ops = Vec::new();
-        for (cidr, change) in &self.changes {
-            ops.push(write_block(&change.block));
-            if change.block.value.owner().as_ref() == Some(owner) {
-                let known = self.affinities.iter().find(|(c, _)| c == cidr).map(|(_, a)| a);
-                ops.extend(confirm(Key::BlockAffinity(owner.clone(), *cidr), known));
-            }
+    /// Makes [`Self::ask`] know which blocks have room and whose they are.
+    async fn need_values(&mut self) -> Result<(), Error> {
+        if self.snapshot.is_some() {
+            return self.need_keys().await;
         }
-        ops.extend(self.cleanups.iter().cloned());
-        ops.extend(write_handle(&self.context.handle, &self.handle));
-        ops
+        if self.listed.is_none() {
+            let items = self.context.ipam.store.list(&KeyRange::Blocks).await?.items;
+            self.index = Some(BlockIndex::new(&items));
+            let keyed = |kv: KeyValue| match kv.key {
+                Key::IpamBlock(cidr) => Some((cidr, kv)),
+                _ => None,
+            };
+            self.listed = Some(items.into_iter().filter_map(keyed).collect());
+        }
+        Ok(())
     }
 
-    /// Writes what was taken, if anything was. An unknown outcome is read back.
-    pub async fn commit(&self) -> Result<Outcome, Error> {
-        if self.changes.is_empty() {
+    fn ask<T>(&self, question: impl FnOnce(&BlockIndex) -> T) -> T {
+        match (&self.index, &self.snapshot) {
+            (Some(index), _) => question(index),
+            (None, Some(snapshot)) => snapshot.ask(question),
+            (None, None) => question(&BlockIndex::default()),
+        }
+    }
+
+    /// Writes what was taken, if anything was.
+    pub async fn commit(mut self) -> Result<Outcome, Error> {
+        if self.changes.blocks.is_empty() {
             return Ok(Outcome::Done);
         }
-        match self.context.ipam.write(self.ops()).await? {
-            Outcome::Retry(error @ datastore::Error::Unknown(_)) => {
-                for (cidr, change) in &self.changes {
-                    let read = self.context.ipam.block(*cidr).await?;
-                    if !read.is_some_and(|r| happened(&r.value, &change.block.value, &change.taken)) {
-                        return Ok(Outcome::Retry(error));
-                    }
+        let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
+        let owner = &self.context.owner;
+        let own = self.changes.blocks.iter().filter(|(_, c)| c.block.value.owner().as_ref() == Some(owner));
+        let own: Vec<IpNet> = own.map(|(cidr, _)| *cidr).collect();
+        for cidr in own {
+            match self.affinities.get(&cidr) {
+                Some(affinity) if affinity.value == confirmed => {}
+                known => {
+                    let change = AffinityChange::Confirm(known.map(|a| a.revision));
+                    self.changes.affinity(owner, cidr, change);
                 }
-                Ok(Outcome::Done)
             }
-            outcome => Ok(outcome),
         }
+        self.context.ipam.write_changes(self.changes).await
     }
 }
 
-/// The write that makes an affinity confirmed, unless it is.
-fn confirm(key: Key, known: Option<&Versioned<BlockAffinity>>) -> Option<Op> {
-    let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
-    match known {
-        Some(affinity) if affinity.value == confirmed => None,
-        Some(affinity) => Some(Op::Update(key, encode(&confirmed), affinity.revision)),
-        None => Some(Op::Create(key, encode(&confirmed))),
-    }
+/// A block that is to become the owner's.
+struct Claim {
+    block: Versioned<Block>,
+    /// Of a block that is made: the pool must be as it was.
+    check: Option<(Key, datastore::Revision)>,
+    /// Whose it was, and the revision of that affinity.
+    loser: Option<(AffinityOwner, datastore::Revision)>,
+}
+
+/// The condition that a pool is as it was read: with another block size, a new block could overlap another's.
+fn unchanged(pool: &IpPool) -> Option<(Key, datastore::Revision)> {
+    let revision = pool.metadata.resource_version.as_deref()?.parse().ok()?;
+    Some((pool.key(), revision))
 }
 
 /// An affinity. Calico's oldest forms, an empty value and an empty string, mean confirmed. One that cannot be read still says by its
@@ -357,38 +667,4 @@ pub(crate) fn decode_affinity(kv: &KeyValue) -> Versioned<BlockAffinity> {
         tracing::warn!(%error, "an affinity is taken as pending");
         as_state(AffinityState::Pending)
     })
-}
-
-/// Every block of the store by family and first address. Blocks never overlap: a new one is not made where one is.
-struct AllBlocks(BTreeMap<(Family, u128), KeyValue>);
-
-impl AllBlocks {
-    fn new(items: Vec<KeyValue>) -> Self {
-        let keyed = items.into_iter().filter_map(|kv| match kv.key {
-            Key::IpamBlock(cidr) => Some(((Family::of(&cidr), to_number(cidr.network())), kv)),
-            _ => None,
-        });
-        Self(keyed.collect())
-    }
-
-    fn overlaps(&self, cidr: &IpNet) -> bool {
-        let family = Family::of(cidr);
-        let last = (family, to_number(cidr.broadcast()));
-        match self.0.range(..=last).next_back() {
-            Some(((f, _), KeyValue { key: Key::IpamBlock(block), .. })) => {
-                *f == family && to_number(block.broadcast()) >= to_number(cidr.network())
-            }
-            _ => false,
-        }
-    }
-
-    /// The blocks of a pool, from a seeded start, wrapping.
-    fn of(&self, pool: IpNet, seed: u64) -> impl Iterator<Item = &KeyValue> {
-        let family = Family::of(&pool);
-        let range = (family, to_number(pool.network()))..=(family, to_number(pool.broadcast()));
-        let blocks: Vec<&KeyValue> = self.0.range(range).map(|(_, kv)| kv).collect();
-        let start = usize::try_from(seed).unwrap_or(0).checked_rem(blocks.len()).unwrap_or(0);
-        let (before, from) = blocks.split_at(start);
-        from.iter().chain(before).copied().collect::<Vec<_>>().into_iter()
-    }
 }

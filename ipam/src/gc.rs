@@ -289,7 +289,7 @@ impl Collector {
         let owner = block.owner();
         let mut view = BlockView {
             owner: owner.clone(),
-            sequence: block.stored().sequence_number,
+            sequence: block.sequence_number(),
             is_empty: block.is_empty(),
             ..BlockView::default()
         };

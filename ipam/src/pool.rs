@@ -2,6 +2,7 @@
 //! `libcalico-go/lib/ipam/ipam.go` `determinePools`, `ipam_block_reader_writer.go`). Pure.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 
 use api::ip_pool::{AllowedUse, AssignmentMode};
@@ -9,13 +10,13 @@ use api::selector::SelectorError;
 use api::{IpPool, IpReservation, Namespace, Selector};
 use ipnet::IpNet;
 
-use crate::block::{address_in, to_number};
+use crate::block::to_number;
 
 /// The label that Kubernetes puts on every namespace; without Kubernetes nobody does.
 const LABEL_NAMESPACE_NAME: &str = "kubernetes.io/metadata.name";
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Family {
     V4,
     V6,
@@ -128,7 +129,11 @@ fn selector(pool: &IpPool, text: Option<&str>) -> Result<Selector, PoolError> {
 
 /// Addresses that are never assigned unasked.
 #[derive(Clone, Debug, Default)]
-pub struct Reservations(Vec<IpNet>);
+pub struct Reservations {
+    /// (family, first, last), sorted, neither overlapping nor meeting.
+    ranges: Vec<(Family, u128, u128)>,
+    fingerprint: u64,
+}
 
 impl Reservations {
     /// All CIDRs of all reservations, neighbours joined; a text that is neither CIDR nor address is passed over (validation refuses
@@ -136,16 +141,42 @@ impl Reservations {
     pub fn new(reservations: &[IpReservation]) -> Self {
         let texts = reservations.iter().flat_map(|r| &r.body.spec.reserved_cidrs);
         let nets = texts.filter_map(|t| t.parse().ok().or_else(|| t.parse::<IpAddr>().ok().map(IpNet::from)));
-        Self(IpNet::aggregate(&nets.collect()))
+        let mut sorted: Vec<_> =
+            nets.map(|n: IpNet| (Family::of(&n), to_number(n.network()), to_number(n.broadcast()))).collect();
+        sorted.sort_unstable();
+        let mut ranges: Vec<(Family, u128, u128)> = Vec::new();
+        for (family, first, last) in sorted {
+            match ranges.last_mut() {
+                Some((f, _, end)) if *f == family && first <= end.saturating_add(1) => *end = last.max(*end),
+                _ => ranges.push((family, first, last)),
+            }
+        }
+        let mut hasher = DefaultHasher::new();
+        ranges.hash(&mut hasher);
+        Self { ranges, fingerprint: hasher.finish() }
     }
 
     pub fn contains(&self, ip: IpAddr) -> bool {
-        self.0.iter().any(|net| net.contains(&ip))
+        let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
+        self.stretch(family, to_number(ip)).is_some()
     }
 
-    /// The reserved CIDR in which all of a block lies.
-    pub fn covering(&self, block: &IpNet) -> Option<&IpNet> {
-        self.0.iter().find(|net| net.contains(block))
+    /// Whether all of a block is reserved.
+    pub fn covers(&self, block: &IpNet) -> bool {
+        let last = self.stretch(Family::of(block), to_number(block.network()));
+        last.is_some_and(|last| last >= to_number(block.broadcast()))
+    }
+
+    /// The last address of the reserved stretch that an address lies in.
+    pub(crate) fn stretch(&self, family: Family, number: u128) -> Option<u128> {
+        let after = self.ranges.partition_point(|(f, first, _)| (*f, *first) <= (family, number));
+        let (f, _, last) = self.ranges[..after].last()?;
+        (*f == family && *last >= number).then_some(*last)
+    }
+
+    /// Differs where the reservations do.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        self.fingerprint
     }
 }
 
@@ -153,63 +184,6 @@ impl Reservations {
 /// claim the same block.
 pub fn fnv1a32(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
-}
-
-/// Every block that a pool can hold, from a seeded start, wrapping.
-#[derive(Clone, Debug)]
-pub struct BlockWalk {
-    pool: IpNet,
-    block_len: u8,
-    count: u128,
-    at: u128,
-    left: u128,
-}
-
-impl BlockWalk {
-    /// The walk of a pool in blocks of `block_len`; empty when a block is larger than the pool.
-    pub fn new(pool: IpNet, block_len: u8, seed: u64) -> Self {
-        let count = match block_len.checked_sub(pool.prefix_len()) {
-            Some(bits) if block_len <= pool.max_prefix_len() => 1u128.checked_shl(u32::from(bits)).unwrap_or(u128::MAX),
-            _ => 0,
-        };
-        Self { pool: pool.trunc(), block_len, count, at: u128::from(seed).checked_rem(count).unwrap_or(0), left: count }
-    }
-}
-
-impl BlockWalk {
-    /// The next block that is not reserved as a whole and that `suits`. A reserved stretch is passed in one step: an IPv6 pool may
-    /// have 2^64 blocks in it.
-    pub fn find_outside(&mut self, reserved: &Reservations, suits: impl Fn(&IpNet) -> bool) -> Option<IpNet> {
-        while let Some(block) = self.next() {
-            match reserved.covering(&block) {
-                Some(stretch) => self.skip_rest_of(&block, stretch),
-                None if suits(&block) => return Some(block),
-                None => {}
-            }
-        }
-        None
-    }
-
-    /// Passes the blocks after `block`, the last one given, that lie in `stretch`.
-    fn skip_rest_of(&mut self, block: &IpNet, stretch: &IpNet) {
-        let last = to_number(stretch.broadcast()).min(to_number(self.pool.broadcast()));
-        let rest = (last - to_number(block.network())) >> (self.pool.max_prefix_len() - self.block_len);
-        let rest = rest.min(self.left);
-        self.left -= rest;
-        self.at = self.at.saturating_add(rest) % self.count;
-    }
-}
-
-impl Iterator for BlockWalk {
-    type Item = IpNet;
-
-    fn next(&mut self) -> Option<IpNet> {
-        self.left = self.left.checked_sub(1)?;
-        let index = self.at;
-        self.at = (self.at + 1) % self.count;
-        let offset = index << (self.pool.max_prefix_len() - self.block_len);
-        IpNet::new(address_in(self.pool, offset), self.block_len).ok()
-    }
 }
 
 /// The block of a pool that would hold an address.

@@ -9,15 +9,13 @@ use std::net::IpAddr;
 use api::ipam::{AllocationAttribute, IpamConfig};
 use api::key::{AffinityOwner, KeyRange};
 use api::{Key, Kind};
-use datastore::Op;
 use futures::future::try_join_all;
 use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
-use crate::allocator::{
-    Error, Ipam, MAX_BLOCKS_PER_TXN, Outcome, Retries, Versioned, cooldown, readable_block, write_block, write_handle,
-};
+use crate::allocator::{Error, Ipam, MAX_OPS_PER_TXN, Outcome, Retries, Versioned, cooldown, readable_block};
 use crate::block::Block;
+use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
 use crate::pool;
 
@@ -244,17 +242,21 @@ impl Ipam {
             let numbers: Vec<_> = addresses.iter().map(|ip| (*ip, block.value.sequence_of(*ip))).collect();
             let list: Vec<IpAddr> = addresses.into_iter().collect();
             let released = block.value.release(&list, self.now(), cooldown(config));
-            let mut ops = self.write_released(&block).await?;
+            let mut changes = Changes::default();
             let handles: BTreeSet<String> = released.into_iter().filter_map(|r| r.handle).collect();
             let mut reads = Vec::new();
             for id in &handles {
                 reads.push(self.handle(id));
             }
-            for (id, mut held) in handles.iter().zip(try_join_all(reads).await?) {
-                handle::set(&mut held.value, cidr, block.value.addresses_of(id).len());
-                ops.extend(write_handle(id, &held));
+            for (id, before) in handles.iter().zip(try_join_all(reads).await?) {
+                let mut after = before.value.clone();
+                handle::set(&mut after, cidr, block.value.addresses_of(id).len());
+                if before.revision != 0 || !after.block.is_empty() {
+                    changes.handles.insert(id.clone(), HandleChange { before, after });
+                }
             }
-            match self.write(ops).await? {
+            self.put_released(&mut changes, block).await?;
+            match self.write_changes(changes).await? {
                 Outcome::Done => {
                     perhaps.extend(numbers);
                     return Ok(perhaps.into_keys().collect());
@@ -274,67 +276,135 @@ impl Ipam {
     /// # Errors
     /// [`Error::Store`], [`Error::Contention`].
     pub async fn release_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
-        let id = handle::sanitized(handle);
+        let mut outcomes = self.release_handles(&[handle]).await;
+        outcomes.pop().expect("an outcome for each handle")
+    }
+
+    /// Releases everything that some handles have, in as few transactions as it fits in; the addresses of each, in the order of the
+    /// handles.
+    pub async fn release_handles(&self, handles: &[&str]) -> Vec<Result<Vec<IpAddr>, Error>> {
+        let mut todo: BTreeMap<String, Releasing> =
+            handles.iter().map(|h| (handle::sanitized(h).to_string(), Releasing::default())).collect();
+        let mut done: BTreeMap<String, Result<Vec<IpAddr>, Error>> = BTreeMap::new();
+        if let Err(error) = self.release_all(&mut todo, &mut done).await {
+            done.extend(todo.into_keys().map(|id| (id, Err(error.clone()))));
+        }
+        let outcome = |h: &&str| done.get(handle::sanitized(h)).cloned().unwrap_or_else(|| Ok(vec![]));
+        handles.iter().map(outcome).collect()
+    }
+
+    async fn release_all(
+        &self,
+        todo: &mut BTreeMap<String, Releasing>,
+        done: &mut BTreeMap<String, Result<Vec<IpAddr>, Error>>,
+    ) -> Result<(), Error> {
         let config = self.config().await?;
-        let mut retries = Retries::new(self, format!("release handle {id}"));
-        let mut released = Vec::new();
-        loop {
-            let mut held = self.handle(id).await?;
-            if held.revision == 0 {
-                return Ok(released);
-            }
-            let now = self.now();
-            let mut ops = Vec::new();
-            let mut addresses = Vec::new();
-            for cidr in handle::blocks(&held.value).into_iter().take(MAX_BLOCKS_PER_TXN) {
-                held.value.block.remove(&cidr.to_string());
-                // A block that is gone has taken its addresses with it.
-                let Some(mut block) = self.block(cidr).await? else { continue };
-                let mine = block.value.addresses_of(id);
-                if !mine.is_empty() {
-                    block.value.release(&mine, now, cooldown(&config));
-                    ops.extend(self.write_released(&block).await?);
-                    addresses.extend(mine);
+        let first = todo.keys().next().cloned().unwrap_or_default();
+        let mut retries = Retries::new(self, format!("release handle {first}"));
+        while !todo.is_empty() {
+            let ids: Vec<String> = todo.keys().cloned().collect();
+            let held = {
+                let mut reads = Vec::new();
+                for id in &ids {
+                    reads.push(self.handle(id));
                 }
+                try_join_all(reads).await?
+            };
+            let mut changes = Changes::default();
+            let mut blocks: BTreeMap<IpNet, Option<Versioned<Block>>> = BTreeMap::new();
+            for (id, before) in ids.iter().zip(held) {
+                let Some(releasing) = todo.get_mut(id) else { continue };
+                if before.revision == 0 {
+                    // Gone; after an unknown outcome, it happened.
+                    let perhaps = std::mem::take(&mut releasing.perhaps);
+                    if self.are_free(id, &perhaps).await? {
+                        releasing.released.extend(perhaps);
+                    }
+                    let released = std::mem::take(&mut releasing.released);
+                    todo.remove(id);
+                    done.insert(id.clone(), Ok(released));
+                    continue;
+                }
+                // Each handle, block, and perhaps an affinity and a block's deletion are an operation.
+                if changes.handles.len() + 2 * blocks.len() + 3 > MAX_OPS_PER_TXN {
+                    break;
+                }
+                if !changes.handles.is_empty() && !self.store.has_transactions() {
+                    break;
+                }
+                releasing.perhaps.clear();
+                let mut after = before.value.clone();
+                for cidr in handle::blocks(&before.value) {
+                    if !blocks.contains_key(&cidr) {
+                        let is_full = blocks.len() >= self.max_blocks()
+                            || changes.handles.len() + 2 * blocks.len() + 5 > MAX_OPS_PER_TXN;
+                        if is_full {
+                            break;
+                        }
+                        blocks.insert(cidr, self.block(cidr).await?);
+                    }
+                    after.block.remove(&cidr.to_string());
+                    // A block that is gone has taken its addresses with it.
+                    let Some(Some(block)) = blocks.get_mut(&cidr) else { continue };
+                    let mine = block.value.addresses_of(id);
+                    block.value.release(&mine, self.now(), cooldown(&config));
+                    releasing.perhaps.extend(mine);
+                }
+                // What is left in the handle but no CIDR names no address.
+                after.block.retain(|cidr, _| cidr.parse::<IpNet>().is_ok());
+                releasing.is_all = after.block.is_empty();
+                changes.handles.insert(id.clone(), HandleChange { before, after });
             }
-            // What is left in the handle but no CIDR names no address.
-            held.value.block.retain(|cidr, _| cidr.parse::<IpNet>().is_ok());
-            ops.extend(write_handle(id, &held));
-            match self.write(ops).await? {
-                Outcome::Done => released.extend(addresses),
-                // After an unknown outcome the handle is read again: gone, it happened.
+            for block in blocks.into_values().flatten() {
+                self.put_released(&mut changes, block).await?;
+            }
+            let written: Vec<String> = changes.handles.keys().cloned().collect();
+            match self.write_changes(changes).await? {
+                Outcome::Done => {
+                    for id in written {
+                        let Some(releasing) = todo.get_mut(&id) else { continue };
+                        let released = std::mem::take(&mut releasing.perhaps);
+                        releasing.released.extend(released);
+                        if releasing.is_all {
+                            let released = std::mem::take(&mut releasing.released);
+                            todo.remove(&id);
+                            done.insert(id, Ok(released));
+                        }
+                    }
+                }
                 Outcome::Retry(error) => {
-                    if matches!(error, datastore::Error::Unknown(_)) && self.are_free(id, &addresses).await? {
-                        released.extend(addresses);
+                    if !matches!(error, datastore::Error::Unknown(_)) {
+                        todo.values_mut().for_each(|r| r.perhaps.clear());
                     }
                     retries.again(error).await?;
                 }
             }
         }
+        Ok(())
     }
 
-    /// The writes of a block that gave addresses back.
-    async fn write_released(&self, block: &Versioned<Block>) -> Result<Vec<Op>, Error> {
-        if !block.value.is_empty() {
-            return Ok(vec![write_block(block)]);
-        }
+    /// Adds the write of a block that gave addresses back: with nobody to use it again, it goes.
+    async fn put_released(&self, changes: &mut Changes, block: Versioned<Block>) -> Result<(), Error> {
         let cidr = block.value.cidr();
-        let delete = Op::Delete(Key::IpamBlock(cidr), Some(block.revision));
         match block.value.owner() {
-            None => Ok(vec![delete]),
-            Some(AffinityOwner::Host(node)) if !self.has_node(&node).await? => {
-                let key = Key::BlockAffinity(AffinityOwner::Host(node), cidr);
-                let affinity = self.store.get(&key).await?;
-                Ok([Some(delete), affinity.map(|a| Op::Delete(key, Some(a.mod_revision)))]
-                    .into_iter()
-                    .flatten()
-                    .collect())
+            None if block.value.is_empty() => changes.delete(block),
+            Some(AffinityOwner::Host(node)) if block.value.is_empty() && !self.has_node(&node).await? => {
+                let owner = AffinityOwner::Host(node);
+                let affinity = self.store.get(&Key::BlockAffinity(owner.clone(), cidr)).await?;
+                if let Some(affinity) = affinity {
+                    changes.affinity(&owner, cidr, AffinityChange::Delete(affinity.mod_revision));
+                }
+                changes.delete(block);
             }
-            Some(_) => Ok(vec![write_block(block)]),
+            _ => changes.write(block, vec![]),
         }
+        Ok(())
     }
 
     async fn has_node(&self, name: &str) -> Result<bool, Error> {
+        if self.known().is_some_and(|s| s.labels_of(name).is_some()) {
+            return Ok(true);
+        }
         Ok(self.store.get(&Key::resource(Kind::Node, None, name)).await?.is_some())
     }
 
@@ -348,4 +418,14 @@ impl Ipam {
         }
         Ok(true)
     }
+}
+
+/// How far the release of a handle is.
+#[derive(Default)]
+struct Releasing {
+    released: Vec<IpAddr>,
+    /// What the transaction under way releases.
+    perhaps: Vec<IpAddr>,
+    /// Whether nothing is left after it.
+    is_all: bool,
 }

@@ -7,10 +7,10 @@ use api::key::AffinityOwner;
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
-use crate::allocator::{Error, Ipam, Outcome, Retries, completed_attributes, write_block, write_handle};
-use crate::assign::Context;
-use crate::attempt::Attempt;
+use crate::allocator::{Error, Ipam, Outcome, Retries, completed_attributes};
+use crate::assign::AssignRequest;
 use crate::block::Assignee;
+use crate::changes::{Changes, HandleChange};
 use crate::handle;
 
 impl Ipam {
@@ -27,17 +27,15 @@ impl Ipam {
         attributes: BTreeMap<String, String>,
         owner: AffinityOwner,
     ) -> Result<IpNet, Error> {
-        let pools = self.pools().await?;
-        let context = Context::new(self, handle, &attributes, owner).await?;
-        let mut retries = Retries::new(self, format!("assign {ip} to {handle}"));
-        loop {
-            let mut attempt = Attempt::read(&context).await?;
-            let net = attempt.take_address(ip, block, &pools).await?;
-            match attempt.commit().await? {
-                Outcome::Done => return Ok(net),
-                Outcome::Retry(error) => retries.again(error).await?,
-            }
-        }
+        let request = AssignRequest {
+            attributes,
+            addresses: vec![ip],
+            in_block: Some(block),
+            ..AssignRequest::new(owner, handle)
+        };
+        let assignment = self.assign_one(request).await?;
+        // An assignment of given addresses has them all.
+        assignment.v4.into_iter().chain(assignment.v6).next().ok_or(Error::NotInPool(ip))
     }
 
     /// Gives an address that handle `from` has, as allocation number `sequence`, to handle `to`; at no moment is it free. That `to`
@@ -83,13 +81,16 @@ impl Ipam {
             // In one write, so that no cooldown has to pass.
             block.value.release(&[ip], now, SignedDuration::ZERO);
             block.value.assign_address(ip, Assignee { handle: to, attributes: &attributes }, None)?;
-            let mut ops = vec![write_block(&block)];
+            let cidr = block.value.cidr();
+            let mut changes = Changes::default();
             for id in [from, to] {
-                let mut held = self.handle(id).await?;
-                handle::set(&mut held.value, block.value.cidr(), block.value.addresses_of(id).len());
-                ops.extend(write_handle(id, &held));
+                let before = self.handle(id).await?;
+                let mut after = before.value.clone();
+                handle::set(&mut after, cidr, block.value.addresses_of(id).len());
+                changes.handles.insert(id.into(), HandleChange { before, after });
             }
-            match self.write(ops).await? {
+            changes.write(block, vec![ip]);
+            match self.write_changes(changes).await? {
                 Outcome::Done => return Ok(()),
                 Outcome::Retry(error) => retries.again(error).await?,
             }

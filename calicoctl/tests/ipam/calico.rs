@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ipam::{AffinityOwner, AllowedUse, AssignRequest, Ipam};
+use ipam::{AffinityOwner, AssignRequest, Ipam};
 
 use super::etcd::Etcd;
 use super::*;
@@ -141,16 +141,11 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
     runtime.block_on(async {
         let store = server.open().await.unwrap();
         let ipam = Ipam::new(store);
+        let owner = AffinityOwner::Host("node-1".into());
         let request = AssignRequest {
             num_v4: 1,
-            num_v6: 0,
-            handle: "k8s-pod-network.5a5a".into(),
             attributes: BTreeMap::from([("pod".into(), "web-1".into())]),
-            owner: AffinityOwner::Host("node-1".into()),
-            pools_v4: vec![],
-            pools_v6: vec![],
-            intended_use: AllowedUse::Workload,
-            namespace: None,
+            ..AssignRequest::new(owner, "k8s-pod-network.5a5a")
         };
         let assigned = ipam.auto_assign(&request).await.unwrap();
         assert_eq!(assigned.v4.len(), 1, "{assigned:?}");

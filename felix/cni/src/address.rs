@@ -1,93 +1,149 @@
 //! `tortie-ipam`: gives a container addresses out of Tortie's pools, under the handle `<network>.<container>`.
+//!
+//! felix of this node is asked first: it writes together what many plugins ask at once. When it does not run, does not answer in time or
+//! cannot say what became of a request, the plugin does the same on the store. That doubles nothing: a handle that has its addresses
+//! keeps them, and each transaction is conditional on the handle.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
+use api::Key;
 use api::ipam::attr;
-use api::service::NamespaceBody;
-use api::{IpPool, Key};
-use datastore::{DynStore, typed};
-use ipam::{AffinityOwner, AllowedUse, AssignRequest, Ipam};
+use datastore::DynStore;
+use ipam::Ipam;
+use ipam::wire::{ASSIGN_PATH, AssignCall, Assigned, Failure, RELEASE_PATH, ReleaseCall, Released, Verdict};
 use ipnet::IpNet;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::gc;
+use crate::plugin::open_store;
 use crate::program::Call;
-use crate::protocol::{AddResult, Attachment, Command, Error, IpamConf, ResultIp, code};
+use crate::protocol::{AddResult, Attachment, Command, Error, ResultIp, code};
 use crate::workload::Workload;
+
+/// How long felix may take; longer than a store that is down takes to be found so.
+const FELIX_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs one call.
 ///
 /// # Errors
 /// As the runtime shall see them.
 pub async fn run(call: Call) -> Result<Option<Value>, Error> {
-    let unavailable = |e: datastore::Error| {
-        let code = if call.command == Command::Status { code::NOT_AVAILABLE } else { code::TRY_AGAIN_LATER };
-        Error::new(code, "cannot open the datastore").because(e)
-    };
-    let store = call.conf.store()?.open().await.map_err(unavailable)?;
     match call.command {
-        Command::Add => add(&call, store).await.map(|r| Some(json!(r))),
-        Command::Del => del(&call, store).await.map(|()| None),
-        Command::Check => check(&call, store).await.map(|()| None),
-        Command::Status => store.get(&Key::IpamConfig).await.map(|_| None).map_err(unavailable),
-        Command::Gc => gc::addresses(&call, store).await.map(|()| None),
+        Command::Add => add(&call).await.map(|r| Some(json!(r))),
+        Command::Del => del(&call).await.map(|()| None),
+        Command::Check => check(&call, open_store(&call.conf).await?).await.map(|()| None),
+        Command::Status => ready(&call).await.map(|()| None),
+        Command::Gc => gc::addresses(&call, open_store(&call.conf).await?).await.map(|()| None),
         Command::Version => unreachable!("answered before the configuration is read"),
     }
 }
 
-async fn add(call: &Call, store: DynStore) -> Result<AddResult, Error> {
+async fn ready(call: &Call) -> Result<(), Error> {
+    let unavailable = |e: datastore::Error| Error::new(code::NOT_AVAILABLE, "cannot open the datastore").because(e);
+    let store = call.conf.store()?.open().await.map_err(unavailable)?;
+    store.get(&Key::IpamConfig).await.map(drop).map_err(unavailable)
+}
+
+async fn add(call: &Call) -> Result<AddResult, Error> {
     let attachment = call.attachment()?;
     let node = call.conf.node()?;
     let workload = Workload::new(node.clone(), &attachment);
-    let handle = Workload::handle(&call.conf.name, &attachment.container_id);
     let mut attributes = BTreeMap::from([(attr::NODE.to_string(), node.clone())]);
     if let Some(pod) = &workload.pod {
         attributes.insert(attr::POD.into(), pod.clone());
         attributes.insert(attr::NAMESPACE.into(), workload.namespace.clone());
     }
-    let owner = AffinityOwner::Host(node);
-    let ipam = Ipam::new(store.clone());
-    let assigned = match wanted_address(&attachment)? {
-        Some(addr) => vec![ipam.assign_ip(addr, &handle, attributes, owner).await.map_err(no_address)?],
-        None => {
-            let conf = call.conf.ipam.clone().unwrap_or_default();
-            let request = AssignRequest {
-                num_v4: usize::from(is_on("assign_ipv4", conf.assign_ipv4.as_deref(), true)?),
-                num_v6: usize::from(is_on("assign_ipv6", conf.assign_ipv6.as_deref(), false)?),
-                handle: handle.clone(),
-                attributes,
-                owner,
-                pools_v4: pools(&store, &conf, true).await?,
-                pools_v6: pools(&store, &conf, false).await?,
-                intended_use: AllowedUse::Workload,
-                namespace: typed::get::<NamespaceBody>(&*store, None, &workload.namespace).await?,
-            };
-            let assignment = ipam.ensure_assigned(&request).await.map_err(no_address)?;
-            let complete = assignment.v4.len() == request.num_v4 && assignment.v6.len() == request.num_v6;
-            let assigned: Vec<IpNet> = assignment.v4.into_iter().chain(assignment.v6).collect();
-            if !complete || assigned.is_empty() {
-                // One family of two is no success: what was given goes back (Calico `cni-plugin/pkg/ipamplugin`).
-                ipam.release_by_handle(&handle).await.map_err(no_address)?;
-                let reason = assignment.message.unwrap_or_else(|| "assign_ipv4 and assign_ipv6 are both off".into());
-                return Err(Error::new(code::NO_ADDRESS, "failed to request IP addresses").because(reason));
-            }
-            assigned
-        }
+    let wanted = wanted_address(&attachment)?;
+    let conf = call.conf.ipam.clone().unwrap_or_default();
+    let number = |name: &str, value: &Option<String>, default| is_on(name, value.as_deref(), default).map(usize::from);
+    let mut request = AssignCall {
+        node,
+        handle: Workload::handle(&call.conf.name, &attachment.container_id),
+        attributes,
+        namespace: Some(workload.namespace),
+        addresses: wanted.into_iter().collect(),
+        ..AssignCall::default()
     };
+    if wanted.is_none() {
+        request.num_v4 = number("assign_ipv4", &conf.assign_ipv4, true)?;
+        request.num_v6 = number("assign_ipv6", &conf.assign_ipv6, false)?;
+        request.ipv4_pools = conf.ipv4_pools;
+        request.ipv6_pools = conf.ipv6_pools;
+    }
+    let assigned: Assigned = match ask_felix(call, ASSIGN_PATH, &request).await? {
+        Some(assigned) => assigned,
+        None => assign_alone(call, request.clone()).await?,
+    };
+    let asked = request.num_v4 + request.num_v6 + request.addresses.len();
+    if assigned.message.is_some() || asked == 0 || assigned.addresses.is_empty() {
+        // One family of two is no success: what was given goes back (Calico `cni-plugin/pkg/ipamplugin`).
+        release(call, request.node, request.handle).await?;
+        let reason = assigned.message.unwrap_or_else(|| "assign_ipv4 and assign_ipv6 are both off".into());
+        return Err(Error::new(code::NO_ADDRESS, "failed to request IP addresses").because(reason));
+    }
     let ip = |a: &IpNet| ResultIp { version: None, address: IpNet::from(a.addr()), gateway: None, interface: None };
-    let result = AddResult { ips: assigned.iter().map(ip).collect(), ..Default::default() };
+    let result = AddResult { ips: assigned.addresses.iter().map(ip).collect(), ..Default::default() };
     Ok(result.in_version(&call.conf.cni_version))
 }
 
-async fn del(call: &Call, store: DynStore) -> Result<(), Error> {
+async fn del(call: &Call) -> Result<(), Error> {
     let attachment = call.attachment()?;
     let handle = Workload::handle(&call.conf.name, &attachment.container_id);
-    let released = Ipam::new(store).release_by_handle(&handle).await;
-    let released =
-        released.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot release the addresses").because(e))?;
+    // Without a name of the node, felix is not asked.
+    let node = call.conf.node().unwrap_or_default();
+    let released = release(call, node, handle.clone()).await?;
     tracing::info!(handle, ?released, "addresses released");
     Ok(())
+}
+
+async fn release(call: &Call, node: String, handle: String) -> Result<Vec<IpAddr>, Error> {
+    let request = ReleaseCall { node, handle };
+    if let Some(Released { addresses }) = ask_felix(call, RELEASE_PATH, &request).await? {
+        return Ok(addresses);
+    }
+    let released = Ipam::new(open_store(&call.conf).await?).release_by_handle(&request.handle).await;
+    released.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot release the addresses").because(e))
+}
+
+/// The answer of felix; `None` when the plugin is to do it alone.
+///
+/// # Errors
+/// That the request cannot be met, whoever is asked.
+async fn ask_felix<T: Serialize, R: DeserializeOwned>(call: &Call, path: &str, body: &T) -> Result<Option<R>, Error> {
+    let socket = call.conf.felix_socket();
+    let reply = match tokio::time::timeout(FELIX_WAIT, status::post_json(&socket, path, body)).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "felix is not asked");
+            return Ok(None);
+        }
+        Err(_) => {
+            tracing::warn!(socket = %socket.display(), "felix does not answer; the plugin goes on without it");
+            return Ok(None);
+        }
+    };
+    if reply.status == 200 {
+        // What another version of felix answers is not known to this one.
+        return Ok(serde_json::from_slice(&reply.body).ok());
+    }
+    let failure: Failure = serde_json::from_slice(&reply.body).unwrap_or_default();
+    match Verdict::of_status(reply.status) {
+        Verdict::TryAgain => {
+            tracing::debug!(reply.status, failure.error, "felix cannot say; the plugin goes on without it");
+            Ok(None)
+        }
+        verdict => Err(refused(verdict, &failure.error)),
+    }
+}
+
+async fn assign_alone(call: &Call, request: AssignCall) -> Result<Assigned, Error> {
+    let ipam = Ipam::new(open_store(&call.conf).await?);
+    let outcome = async { ipam.ensure_assigned(&ipam.resolve(request).await?).await };
+    outcome.await.map(Assigned::from).map_err(no_address)
 }
 
 /// Every address of the previous result must be this container's.
@@ -126,35 +182,60 @@ fn is_on(name: &str, value: Option<&str>, default: bool) -> Result<bool, Error> 
     }
 }
 
-/// The pools that the configuration asks for, as CIDRs; a pool may be named.
-async fn pools(store: &DynStore, conf: &IpamConf, v4: bool) -> Result<Vec<IpNet>, Error> {
-    let mut cidrs = Vec::new();
-    for wanted in if v4 { &conf.ipv4_pools } else { &conf.ipv6_pools } {
-        let cidr = match wanted.parse::<IpNet>() {
-            Ok(cidr) => cidr,
-            Err(_) => {
-                let pool: Option<IpPool> = typed::get(&**store, None, wanted).await?;
-                let missing = || {
-                    let msg = format!("IP pool \"{wanted}\" does not exist");
-                    Error::new(code::INVALID_CONFIG, msg).because("name an IPPool, or give the CIDR of one")
-                };
-                pool.ok_or_else(missing)?.body.spec.cidr
-            }
-        };
-        if cidr.addr().is_ipv4() != v4 {
-            let msg = format!("IP pool {wanted} ({cidr}) is not of IPv{}", if v4 { 4 } else { 6 });
-            return Err(Error::new(code::INVALID_CONFIG, msg));
-        }
-        cidrs.push(cidr);
-    }
-    Ok(cidrs)
+fn no_address(e: ipam::Error) -> Error {
+    refused(Verdict::of(&e), e.to_string().trim())
 }
 
-fn no_address(e: ipam::Error) -> Error {
-    let code = if matches!(e, ipam::Error::Store(_) | ipam::Error::Contention { .. }) {
-        code::TRY_AGAIN_LATER
-    } else {
-        code::NO_ADDRESS
+fn refused(verdict: Verdict, reason: &str) -> Error {
+    let code = match verdict {
+        Verdict::BadRequest => code::INVALID_CONFIG,
+        Verdict::NoAddress => code::NO_ADDRESS,
+        Verdict::TryAgain => code::TRY_AGAIN_LATER,
     };
-    Error::new(code, "failed to request IP addresses").because(e.to_string().trim())
+    Error::new(code, "failed to request IP addresses").because(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use api::meta::WithSpec;
+    use api::{IpPool, IpPoolSpec, Metadata, Node, NodeSpec};
+    use datastore::typed;
+
+    use super::*;
+    use crate::protocol::NetConf;
+
+    /// felix does not run, answers what it cannot say, or does not know the request: the plugin has its address all the same.
+    #[tokio::test]
+    async fn without_felix_the_plugin_goes_to_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let conf = json!({
+            "cniVersion": "1.0.0", "name": "net", "type": "tortie-ipam", "nodename": "n",
+            "run_dir": directory.path(), "datastore_type": "sqlite", "sqlite_path": directory.path().join("tortie.db"),
+        });
+        let conf = NetConf::parse(conf.to_string().as_bytes()).unwrap();
+        let call = Call { command: Command::Add, conf, stdin: vec![] };
+        let store = open_store(&call.conf).await.unwrap();
+        let node = Node::new(Metadata::named("n"), WithSpec { spec: NodeSpec::default(), status: None });
+        typed::create(store.as_ref(), &node).await.unwrap();
+        let pool = WithSpec { spec: IpPoolSpec::new("10.0.0.0/24".parse().unwrap()), status: None };
+        typed::create(store.as_ref(), &IpPool::new(Metadata::named("p"), pool)).await.unwrap();
+        let request = AssignCall { node: "n".into(), handle: "net.1".into(), num_v4: 1, ..AssignCall::default() };
+        let asked = ask_felix::<_, Assigned>(&call, ASSIGN_PATH, &request).await.unwrap();
+        assert_eq!(asked, None, "no socket");
+        let alone = assign_alone(&call, request.clone()).await.unwrap();
+        assert_eq!(alone.addresses.len(), 1);
+        assert_eq!(assign_alone(&call, request.clone()).await.unwrap(), alone, "asked again");
+
+        let answers = axum::Router::new().route(
+            ASSIGN_PATH,
+            axum::routing::post(|| async { (axum::http::StatusCode::CONFLICT, r#"{"error":"full"}"#) }),
+        );
+        let server = status::serve(directory.path(), "felix", answers).await.unwrap();
+        let error = ask_felix::<_, Assigned>(&call, ASSIGN_PATH, &request).await.unwrap_err();
+        assert_eq!((error.code, error.details.as_str()), (code::NO_ADDRESS, "full"));
+        let asked = ask_felix::<_, Released>(&call, RELEASE_PATH, &request).await.unwrap();
+        assert_eq!(asked, None, "an older felix, or one of services alone");
+        drop(server);
+        assert_eq!(release(&call, "n".into(), "net.1".into()).await.unwrap(), [alone.addresses[0].addr()]);
+    }
 }

@@ -196,17 +196,8 @@ fn a_borrowed_address_is_reached_at_the_borrower() {
     let _felix = lab.start_felix();
     let pod = Namespace::new();
     lab.add("c1", "web-0", &pod);
-    let request = ipam::AssignRequest {
-        num_v4: 1,
-        num_v6: 0,
-        handle: "net.c2".into(),
-        attributes: Default::default(),
-        owner: api::key::AffinityOwner::Host("worker02".into()),
-        pools_v4: vec![],
-        pools_v6: vec![],
-        intended_use: api::ip_pool::AllowedUse::Workload,
-        namespace: None,
-    };
+    let owner = api::key::AffinityOwner::Host("worker02".into());
+    let request = ipam::AssignRequest { num_v4: 1, ..ipam::AssignRequest::new(owner, "net.c2") };
     let borrowed = lab.runtime.block_on(ipam::Ipam::new(lab.store.clone()).auto_assign(&request)).unwrap();
     let addr = borrowed.v4[0].addr();
     let wanted = format!("{addr} via 192.168.1.5 dev eth0 metric 2048");

@@ -326,13 +326,11 @@ impl Controller {
         let request = AssignRequest {
             num_v4: usize::from(is_v4),
             num_v6: usize::from(!is_v4),
-            handle: assign.handle.clone(),
             attributes: assign.attributes(),
-            owner,
             pools_v4: pools(is_v4),
             pools_v6: pools(!is_v4),
             intended_use: AllowedUse::LoadBalancer,
-            namespace: None,
+            ..AssignRequest::new(owner, &assign.handle)
         };
         match self.ipam.ensure_assigned(&request).await?.message {
             None => Ok(()),

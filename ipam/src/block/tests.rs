@@ -183,6 +183,72 @@ fn every_change_advances_the_sequence_and_marks_its_allocations() {
     assert_eq!(block.stored().sequence_number, start + 2, "nothing changed");
 }
 
+/// What is in a Calico block and is not of ours goes back as it came, byte for byte.
+#[test]
+fn a_block_is_written_as_its_stored_form_is() {
+    let cidr = net("10.0.0.0/24");
+    let mut block = Block::new(cidr, &host("n"), at(0)).unwrap();
+    for n in 0..250 {
+        assign(&mut block, 1, &format!("h{}", n % 90));
+    }
+    let odd: Vec<IpAddr> = (0..250).filter(|n| n % 3 == 0).map(|n| address_at(cidr, n)).collect();
+    block.release(&odd[..40], at(5), SignedDuration::from_secs(60));
+    block.release(&odd[40..], at(6), SignedDuration::ZERO);
+    let mut stored = block.stored();
+    stored.sequence_number_for_allocation.extend([("0".into(), 0), ("007".into(), 4), ("999".into(), 5)]);
+    stored.extra.insert("vendor".into(), serde_json::json!({"x": [1, 2]}));
+    stored.attributes.push(AllocationAttribute { handle_id: Some("unused".into()), ..Default::default() });
+    let text = serde_json::to_string(&stored).unwrap();
+    let mut read = Block::from_stored(serde_json::from_str(&text).unwrap()).unwrap();
+    assert_eq!(serde_json::to_string(&read).unwrap(), text);
+    assert!(text.contains(r#""sequenceNumberForAllocation":{"0":0,"007":4,"1":"#), "sorted as texts");
+    // An entry that nothing points at goes with the next release.
+    assert!(read.addresses_of("unused").is_empty());
+    read.release(&read.addresses_of("h1"), at(7), SignedDuration::ZERO);
+    assert!(read.stored().attributes.iter().all(|a| a.handle_id.as_deref() != Some("unused")));
+}
+
+/// Entries come and go for longer than a block has room for them; those of others keep what they say.
+#[test]
+fn entries_stay_right_through_any_churn() {
+    let cidr = net("10.0.0.0/29");
+    let mut block = Block::new(cidr, &host("n"), at(0)).unwrap();
+    let kept = assign(&mut block, 2, "kept");
+    for n in 0..500 {
+        let handle = format!("h{n}");
+        let taken = assign(&mut block, 3, &handle);
+        assert_eq!(block.addresses_of(&handle).len(), 3);
+        block.release(&taken, at(n), SignedDuration::ZERO);
+        assert_eq!(block.addresses_of("kept"), kept);
+        assert!(block.entries.len() <= 2 * block.live + MIN_UNUSED + 2, "{}", block.entries.len());
+    }
+    assert_eq!(block.stored().attributes.len(), 1);
+}
+
+#[test]
+fn a_reserved_head_of_the_queue_is_passed_once() {
+    let reserve = |list: &[&str]| {
+        let spec = api::IpReservationSpec { reserved_cidrs: list.iter().map(|s| s.to_string()).collect() };
+        let body = api::meta::WithSpec { spec, status: None };
+        Reservations::new(&[api::IpReservation::new(api::Metadata::named("r"), body)])
+    };
+    let mut block = Block::new(net("10.0.0.0/29"), &host("n"), at(0)).unwrap();
+    let attributes = BTreeMap::new();
+    let to = Assignee { handle: "h", attributes: &attributes };
+    let low = reserve(&["10.0.0.0/30"]);
+    assert_eq!(block.assign(1, to, &low, None).unwrap(), [ip("10.0.0.4")]);
+    assert_eq!(block.reserved_before, Some((low.fingerprint(), 5)));
+    block.assign_address(ip("10.0.0.5"), to, None).unwrap();
+    assert_eq!(block.assign(9, to, &low, None).unwrap(), ["10.0.0.6", "10.0.0.7"].map(ip));
+    block.release(&[ip("10.0.0.6")], at(1), SignedDuration::ZERO);
+    assert_eq!(block.assign(9, to, &low, None).unwrap(), [ip("10.0.0.6")], "what comes back is behind");
+    // Other reservations: from the head.
+    assert_eq!(
+        block.assign(9, to, &reserve(&["10.0.0.1"]), None).unwrap(),
+        ["10.0.0.0", "10.0.0.2", "10.0.0.3"].map(ip)
+    );
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Assign { n: usize, handle: u8 },
@@ -243,7 +309,8 @@ proptest! {
                     queue.extend(expected);
                 }
             }
-            let text = serde_json::to_string(block.stored()).unwrap();
+            let text = serde_json::to_string(&block).unwrap();
+            prop_assert_eq!(&text, &serde_json::to_string(&block.stored()).unwrap());
             let read = Block::from_stored(serde_json::from_str(&text).unwrap()).unwrap();
             prop_assert_eq!(&read, &block);
             prop_assert_eq!(&read.stored().unallocated, &queue.iter().copied().collect::<Vec<_>>());

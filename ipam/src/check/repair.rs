@@ -221,7 +221,7 @@ impl<'a> Planner<'a> {
         if block.is_empty() && owner_is_gone {
             ops.extend(self.block_and_affinity(cidr));
         } else {
-            ops.push(Op::Update(Key::IpamBlock(cidr), encode(block.stored()), stored.revision));
+            ops.push(Op::Update(Key::IpamBlock(cidr), encode(&block), stored.revision));
         }
         let texts: Vec<String> =
             allocations.iter().take(MAX_RELEASES).map(|a| format!("{} ({})", a.ip, a.described())).collect();

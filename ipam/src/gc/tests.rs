@@ -222,7 +222,7 @@ fn empty_blocks_go_but_never_a_nodes_last() {
 #[test]
 fn empty_blocks_of_nobody_and_of_services_go() {
     let mut collector = Collector::default();
-    let mut nobodys = block("10.0.0.0/30", &host("a")).stored().clone();
+    let mut nobodys = block("10.0.0.0/30", &host("a")).stored();
     nobodys.affinity = None;
     collector.put_block(&Block::from_stored(nobodys).unwrap());
     collector.put_block(&block("10.0.0.4/30", &AffinityOwner::Virtual("load-balancer".into())));

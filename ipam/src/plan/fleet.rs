@@ -333,7 +333,7 @@ impl Pool {
 
     /// The blocks from a seeded start, wrapping.
     fn from(&self, seed: u128) -> impl Iterator<Item = usize> + '_ {
-        let start = usize::try_from(seed % (self.blocks.len().max(1) as u128)).unwrap_or(0);
+        let start = self.blocks.partition_point(|(i, _)| *i < seed.checked_rem(self.count).unwrap_or(0));
         self.blocks[start..].iter().chain(&self.blocks[..start]).map(|(_, block)| *block)
     }
 }

@@ -114,17 +114,28 @@ fn fnv_gives_the_published_values() {
 }
 
 #[test]
-fn a_walk_visits_every_block_once_from_its_start() {
-    let rows: [(&str, u8, u64, &[&str]); 5] = [
-        ("10.0.0.0/24", 26, 0, &["10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26", "10.0.0.192/26"]),
-        ("10.0.0.0/24", 26, 7, &["10.0.0.192/26", "10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26"]),
-        ("10.0.0.8/29", 29, 5, &["10.0.0.8/29"]),
-        ("fd00::/121", 122, 1, &["fd00::40/122", "fd00::/122"]),
-        ("10.0.0.0/28", 26, 1, &[]),
-    ];
-    for (pool, len, seed, expected) in rows {
-        let walk: Vec<String> = BlockWalk::new(net(pool), len, seed).map(|b| b.to_string()).collect();
-        assert_eq!(walk, expected, "{pool} /{len} from {seed}");
+fn reservations_are_one_set() {
+    let texts = ["10.0.0.0/31", "10.0.0.2", "10.0.0.3/32", "10.0.0.8/30", "10.0.0.9", "fd00::/64", "nonsense"];
+    let spec = api::IpReservationSpec { reserved_cidrs: texts.map(String::from).to_vec() };
+    let r = Reservations::new(&[api::IpReservation::new(Metadata::named("r"), WithSpec { spec, status: None })]);
+    for (ip, expected) in [
+        ("10.0.0.0", true),
+        ("10.0.0.3", true),
+        ("10.0.0.4", false),
+        ("10.0.0.7", false),
+        ("10.0.0.11", true),
+        ("10.0.0.12", false),
+        ("9.255.255.255", false),
+        ("fd00::1", true),
+        ("fd00:0:0:1::", false),
+        ("::10.0.0.1", false),
+    ] {
+        assert_eq!(r.contains(ip.parse().unwrap()), expected, "{ip}");
     }
-    assert_eq!(BlockWalk::new(net("fd00::/48"), 122, u64::MAX).take(3).count(), 3, "a huge pool is walked lazily");
+    for (block, expected) in
+        [("10.0.0.0/30", true), ("10.0.0.0/29", false), ("10.0.0.8/31", true), ("fd00::/122", true)]
+    {
+        assert_eq!(r.covers(&net(block)), expected, "{block}");
+    }
+    assert_ne!(r.fingerprint(), Reservations::default().fingerprint());
 }

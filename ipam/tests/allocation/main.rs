@@ -1,11 +1,14 @@
 //! Allocation against real stores: order of decisions ([`decisions`]), races and failures ([`races`]), what others left behind
-//! ([`damage`]), giving back ([`release`]), the planner beside
-//! them ([`planner`]).
+//! ([`damage`]), giving back ([`release`]), a store that is followed ([`following`]), a client that is cut off ([`cut`]), the planner
+//! beside them ([`planner`]).
 
+mod cut;
 mod damage;
 mod decisions;
 mod etcd;
+mod following;
 mod lab;
 mod planner;
 mod races;
 mod release;
+mod watched;

@@ -42,17 +42,8 @@ async fn lab() -> (MemoryStore, DynStore, Ipam) {
 async fn assign(ipam: &Ipam, node: &str, handle: &str, attributes: &[(&str, &str)]) -> Vec<IpAddr> {
     let mut attributes: BTreeMap<String, String> = attributes.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     attributes.insert("node".into(), node.into());
-    let request = AssignRequest {
-        num_v4: 1,
-        num_v6: 1,
-        handle: handle.into(),
-        attributes,
-        owner: AffinityOwner::Host(node.into()),
-        pools_v4: vec![],
-        pools_v6: vec![],
-        intended_use: AllowedUse::Workload,
-        namespace: None,
-    };
+    let owner = AffinityOwner::Host(node.into());
+    let request = AssignRequest { num_v4: 1, num_v6: 1, attributes, ..AssignRequest::new(owner, handle) };
     let assignment = ipam.auto_assign(&request).await.unwrap();
     assignment.v4.iter().chain(&assignment.v6).map(|net| net.addr()).collect()
 }

@@ -1,0 +1,418 @@
+//! What a program that runs for long knows of the store: pools, reservations, configuration, its owners' nodes, affinities and blocks,
+//! and of every other block a summary. An allocation is planned on it and written under the revisions that it was planned on, so
+//! that what it does not know yet can make an allocation fail and be planned again, but not make it wrong.
+//!
+//! ```text
+//!  datastore::watcher ──► task of follow() ──► Snapshot ◄── own writes, at once; what a conflict showed to be old
+//! ```
+//! The task ends with the snapshot. What the watch tells of a key before it tells of our last write of it is older than that, and is
+//! passed over; all else is taken as it comes, for a store that was made anew begins with low revisions again.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use api::ipam::{AffinityState, BlockAffinity, IpamConfig, IpamHandle};
+use api::key::{AffinityOwner, KeyRange};
+use api::meta::WithSpec;
+use api::{IpPool, IpReservation, Key, Kind, NodeSpec};
+use datastore::watcher::{self, Update};
+use datastore::{DynStore, KeyValue, Listing, Revision, typed};
+use ipnet::IpNet;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::allocator::{Versioned, decode, decode_block};
+use crate::attempt::decode_affinity;
+use crate::block::Block;
+use crate::changes::{AffinityChange, Changes};
+use crate::index::{BlockIndex, Summary};
+use crate::pool::Reservations;
+
+/// Blocks of others that are kept whole: those that were borrowed from.
+const MAX_FOREIGN_BLOCKS: usize = 64;
+/// Handles of ours that are kept; an older one is read when it is released.
+const MAX_HANDLES: usize = 16 * 1024;
+
+/// The state of a store, as far as allocations of some owners need it.
+pub(crate) struct Snapshot {
+    state: Mutex<State>,
+    synced: watch::Sender<bool>,
+    task: OnceLock<AbortHandle>,
+}
+
+struct State {
+    owners: Vec<AffinityOwner>,
+    config: IpamConfig,
+    pools: BTreeMap<Key, IpPool>,
+    reservations: BTreeMap<Key, IpReservation>,
+    /// Of the owners' nodes.
+    labels: HashMap<String, BTreeMap<String, String>>,
+    affinities: HashMap<AffinityOwner, BTreeMap<IpNet, Versioned<BlockAffinity>>>,
+    index: BlockIndex,
+    /// Blocks to allocate from; one that is being changed is out.
+    blocks: HashMap<IpNet, Versioned<Block>>,
+    handles: HashMap<String, Versioned<IpamHandle>>,
+    /// Keys that we wrote or read again, and have not heard of yet, with the revision: what comes before that is older.
+    written: HashMap<Key, Revision>,
+    /// Keys that we made and have not heard of yet: a deletion that comes now is of what was there before.
+    made: HashSet<Key>,
+    /// Keys that we deleted and have not heard of yet, with the revision: a write that comes now may be older.
+    deleted: HashMap<Key, Revision>,
+    /// A pool has changed: blocks of another size may have been made since the blocks were last heard of.
+    is_index_doubtful: bool,
+    all_pools: Arc<Vec<IpPool>>,
+    all_reservations: Arc<Reservations>,
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.get() {
+            task.abort();
+        }
+    }
+}
+
+impl Snapshot {
+    /// Starts to follow a store for allocations of these owners.
+    pub fn follow(store: DynStore, owners: Vec<AffinityOwner>) -> Arc<Self> {
+        let mut ranges = vec![
+            KeyRange::Kind(Kind::IpPool),
+            KeyRange::Kind(Kind::IpReservation),
+            KeyRange::Kind(Kind::Node),
+            KeyRange::Blocks,
+            KeyRange::IpamConfig,
+        ];
+        ranges.extend(owners.iter().cloned().map(KeyRange::AffinitiesOf));
+        let state = State {
+            owners,
+            config: IpamConfig::default(),
+            pools: BTreeMap::new(),
+            reservations: BTreeMap::new(),
+            labels: HashMap::new(),
+            affinities: HashMap::new(),
+            index: BlockIndex::default(),
+            blocks: HashMap::new(),
+            handles: HashMap::new(),
+            written: HashMap::new(),
+            made: HashSet::new(),
+            deleted: HashMap::new(),
+            is_index_doubtful: true,
+            all_pools: Arc::default(),
+            all_reservations: Arc::default(),
+        };
+        let snapshot =
+            Arc::new(Self { state: Mutex::new(state), synced: watch::Sender::new(false), task: OnceLock::new() });
+        let mut updates = watcher::watch(store, ranges);
+        let weak: Weak<Self> = Arc::downgrade(&snapshot);
+        let task = tokio::spawn(async move {
+            while let Some(update) = updates.recv().await {
+                let Some(snapshot) = weak.upgrade() else { return };
+                snapshot.update(update);
+            }
+        });
+        // It is set once, here.
+        let _ = snapshot.task.set(task.abort_handle());
+        snapshot
+    }
+
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    pub async fn synced(&self) {
+        // The sender lives in `self`.
+        let _ = self.synced.subscribe().wait_for(|synced| *synced).await;
+    }
+
+    pub fn config(&self) -> IpamConfig {
+        self.state().config.clone()
+    }
+
+    pub fn pools(&self) -> Arc<Vec<IpPool>> {
+        self.state().all_pools.clone()
+    }
+
+    pub fn reservations(&self) -> Arc<Reservations> {
+        self.state().all_reservations.clone()
+    }
+
+    /// The labels of a node, if it is an owner's and exists.
+    pub fn labels_of(&self, node: &str) -> Option<BTreeMap<String, String>> {
+        self.state().labels.get(node).cloned()
+    }
+
+    /// The affinities of an owner; `None` for one that is not followed.
+    pub fn affinities(&self, owner: &AffinityOwner) -> Option<Vec<(IpNet, Versioned<BlockAffinity>)>> {
+        let state = self.state();
+        if !state.owners.contains(owner) {
+            return None;
+        }
+        Some(state.affinities.get(owner).into_iter().flatten().map(|(cidr, a)| (*cidr, a.clone())).collect())
+    }
+
+    /// A handle that we wrote.
+    pub fn handle(&self, id: &str) -> Option<Versioned<IpamHandle>> {
+        self.state().handles.get(id).cloned()
+    }
+
+    /// Takes a block out, to be changed.
+    pub fn take_block(&self, cidr: &IpNet) -> Option<Versioned<Block>> {
+        self.state().blocks.remove(cidr)
+    }
+
+    /// Gives back a block that was not changed.
+    pub fn put_back(&self, block: Versioned<Block>) {
+        let mut state = self.state();
+        if state.index.revision(&block.value.cidr()) == Some(block.revision) {
+            state.keep(block);
+        }
+    }
+
+    /// Asks the index.
+    pub fn ask<T>(&self, question: impl FnOnce(&BlockIndex) -> T) -> T {
+        question(&self.state().index)
+    }
+
+    /// Whether the blocks must be listed before one is made.
+    pub fn is_index_doubtful(&self) -> bool {
+        self.state().is_index_doubtful
+    }
+
+    /// Takes a listing of all blocks that was begun after the doubt arose.
+    pub fn listed(&self, listing: &Listing) {
+        let mut state = self.state();
+        state.is_index_doubtful = false;
+        for kv in &listing.items {
+            if let Key::IpamBlock(cidr) = &kv.key
+                && state.index.revision(cidr).is_none_or(|known| known < kv.mod_revision)
+            {
+                state.written.insert(kv.key.clone(), kv.mod_revision);
+                state.put(kv.clone());
+            }
+        }
+    }
+
+    /// Takes what changes have written, at this revision; without one, what they were planned on is forgotten.
+    pub fn committed(&self, changes: Changes, revision: Option<Revision>) {
+        let mut state = self.state();
+        let Some(revision) = revision else {
+            changes.handles.keys().for_each(|id| drop(state.handles.remove(id)));
+            return;
+        };
+        for (cidr, change) in changes.blocks {
+            let key = Key::IpamBlock(cidr);
+            if state.index.revision(&cidr).is_some_and(|known| known > revision) {
+                continue;
+            }
+            if change.is_deleted {
+                state.index.remove(&cidr);
+                state.made.remove(&key);
+                state.written.remove(&key);
+                state.deleted.insert(key, revision);
+            } else {
+                // Unless the watch was faster.
+                if state.index.revision(&cidr) != Some(revision) {
+                    if change.block.revision == 0 {
+                        state.made.insert(key.clone());
+                    }
+                    state.written.insert(key, revision);
+                }
+                state.index.insert(cidr, revision, Some(Summary::of(&change.block.value)));
+                state.keep(Versioned { value: change.block.value, revision });
+            }
+        }
+        for ((owner, cidr), change) in changes.affinities {
+            if !state.owners.contains(&owner) {
+                continue;
+            }
+            let key = Key::BlockAffinity(owner.clone(), cidr);
+            let known = state.affinities.entry(owner).or_default();
+            match change {
+                AffinityChange::Delete(_) => {
+                    known.remove(&cidr);
+                    state.written.remove(&key);
+                    state.deleted.insert(key, revision);
+                }
+                AffinityChange::Confirm(before) => {
+                    let value = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
+                    let old = known.insert(cidr, Versioned { value, revision });
+                    if old.is_none_or(|o| o.revision != revision) {
+                        if before.is_none() {
+                            state.made.insert(key.clone());
+                        }
+                        state.written.insert(key, revision);
+                    }
+                }
+            }
+        }
+        if state.handles.len() > MAX_HANDLES {
+            state.handles.clear();
+        }
+        for (id, change) in changes.handles {
+            if change.after.block.is_empty() {
+                state.handles.remove(&id);
+            } else {
+                state.handles.insert(id, Versioned { value: change.after, revision });
+            }
+        }
+    }
+
+    /// Takes what a key holds now, where a conflict showed that we had it wrong.
+    pub fn refreshed(&self, key: &Key, found: Option<KeyValue>) {
+        let mut state = self.state();
+        state.made.remove(key);
+        state.written.remove(key);
+        state.deleted.remove(key);
+        match (key, found) {
+            (Key::IpamHandle(id), Some(kv)) => match decode(&kv) {
+                Ok(handle) => drop(state.handles.insert(id.clone(), handle)),
+                Err(_) => drop(state.handles.remove(id)),
+            },
+            (Key::IpamHandle(id), None) => drop(state.handles.remove(id)),
+            (_, Some(kv)) => {
+                if state.revision(key).is_none_or(|known| known < kv.mod_revision) {
+                    state.written.insert(key.clone(), kv.mod_revision);
+                }
+                state.put(kv);
+            }
+            (_, None) => state.delete(key),
+        }
+    }
+
+    fn update(&self, update: Update) {
+        match update {
+            Update::Put(kv) => {
+                let mut state = self.state();
+                if state.deleted.get(&kv.key).is_some_and(|at| kv.mod_revision < *at) {
+                    return;
+                }
+                match state.written.get(&kv.key).copied() {
+                    Some(ours) if kv.mod_revision < ours => {}
+                    ours => {
+                        state.written.remove(&kv.key);
+                        state.deleted.remove(&kv.key);
+                        state.made.remove(&kv.key);
+                        if ours != Some(kv.mod_revision) || state.revision(&kv.key) != ours {
+                            state.put(kv);
+                        }
+                    }
+                }
+            }
+            Update::Delete(key) => {
+                let mut state = self.state();
+                state.deleted.remove(&key);
+                if !state.made.contains(&key) {
+                    state.written.remove(&key);
+                    state.delete(&key);
+                }
+            }
+            // The ranges were listed at different revisions: the index stays doubtful until a listing that is asked for.
+            Update::InSync => drop(self.synced.send_replace(true)),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The revision at which a block or an affinity is known.
+    fn revision(&self, key: &Key) -> Option<Revision> {
+        match key {
+            Key::IpamBlock(cidr) => self.index.revision(cidr),
+            Key::BlockAffinity(owner, cidr) => self.affinities.get(owner)?.get(cidr).map(|a| a.revision),
+            _ => None,
+        }
+    }
+
+    fn put(&mut self, kv: KeyValue) {
+        match &kv.key {
+            Key::IpamConfig => match serde_json::from_slice(&kv.value) {
+                Ok(config) => self.config = config,
+                Err(error) => tracing::warn!(%error, "the IPAM configuration cannot be read; the last one is kept"),
+            },
+            Key::IpamBlock(cidr) => self.put_block(*cidr, &kv),
+            Key::BlockAffinity(owner, cidr) => {
+                self.affinities.entry(owner.clone()).or_default().insert(*cidr, decode_affinity(&kv));
+            }
+            Key::Resource { kind: Kind::IpPool, .. } => {
+                if let Some(pool) = decoded(&kv) {
+                    self.pools.insert(kv.key, pool);
+                    self.pools_changed();
+                }
+            }
+            Key::Resource { kind: Kind::IpReservation, .. } => {
+                if let Some(reservation) = decoded(&kv) {
+                    self.reservations.insert(kv.key, reservation);
+                    self.reservations_changed();
+                }
+            }
+            Key::Resource { kind: Kind::Node, name, .. } => {
+                let is_owner = self.owners.iter().any(|o| matches!(o, AffinityOwner::Host(n) if n == name));
+                if is_owner && let Some(node) = decoded::<WithSpec<NodeSpec>>(&kv) {
+                    self.labels.insert(name.clone(), node.metadata.labels);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn put_block(&mut self, cidr: IpNet, kv: &KeyValue) {
+        let summary = Summary::read(kv);
+        let is_own = summary.as_ref().and_then(|s| s.owner.as_ref()).is_some_and(|o| self.owners.contains(o));
+        self.index.insert(cidr, kv.mod_revision, summary);
+        self.blocks.remove(&cidr);
+        if is_own && let Ok(block) = decode_block(kv) {
+            self.keep(block);
+        }
+    }
+
+    fn delete(&mut self, key: &Key) {
+        match key {
+            Key::IpamConfig => self.config = IpamConfig::default(),
+            Key::IpamBlock(cidr) => {
+                self.index.remove(cidr);
+                self.blocks.remove(cidr);
+            }
+            Key::BlockAffinity(owner, cidr) => {
+                if let Some(known) = self.affinities.get_mut(owner) {
+                    known.remove(cidr);
+                }
+            }
+            Key::Resource { kind: Kind::IpPool, .. } => {
+                self.pools.remove(key);
+                self.pools_changed();
+            }
+            Key::Resource { kind: Kind::IpReservation, .. } => {
+                self.reservations.remove(key);
+                self.reservations_changed();
+            }
+            Key::Resource { kind: Kind::Node, name, .. } => drop(self.labels.remove(name)),
+            _ => {}
+        }
+    }
+
+    /// Keeps a block to allocate from.
+    fn keep(&mut self, block: Versioned<Block>) {
+        let is_own = |b: &Versioned<Block>| b.value.owner().is_some_and(|o| self.owners.contains(&o));
+        if is_own(&block) || self.blocks.values().filter(|b| !is_own(b)).count() < MAX_FOREIGN_BLOCKS {
+            self.blocks.insert(block.value.cidr(), block);
+        }
+    }
+
+    fn pools_changed(&mut self) {
+        self.is_index_doubtful = true;
+        self.all_pools = Arc::new(self.pools.values().cloned().collect());
+    }
+
+    fn reservations_changed(&mut self) {
+        let all: Vec<IpReservation> = self.reservations.values().cloned().collect();
+        self.all_reservations = Arc::new(Reservations::new(&all));
+    }
+}
+
+/// What can be read; what cannot is logged and taken as absent, as a listing does.
+fn decoded<B: api::meta::Body>(kv: &KeyValue) -> Option<api::Resource<B>> {
+    typed::decode(kv).inspect_err(|error| tracing::warn!(%error, "left out an object of the datastore")).ok()
+}

@@ -1,0 +1,152 @@
+//! A store without transactions, and a client that is cut off after any of its writes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use api::key::KeyRange;
+use datastore::DynStore;
+use datastore::memory::{Fault, MemoryStore};
+use ipam::ordered::Suspicions;
+use ipam::{AssignRequest, Ipam};
+use proptest::prelude::*;
+
+use crate::lab::*;
+use crate::watched::Watched;
+
+async fn single_writes(cidr: &str, block_size: u8) -> (MemoryStore, DynStore, Ipam) {
+    let memory = MemoryStore::without_transactions();
+    let store: DynStore = Arc::new(memory.clone());
+    add_nodes(&store, &["a", "b", "c"]).await;
+    add_pool(&store, "pool", cidr, block_size, |_| {}).await;
+    (memory, store.clone(), Ipam::new(store))
+}
+
+/// Two looks, as a caller has a minute apart.
+async fn repair(ipam: &Ipam) -> usize {
+    let mut seen = Suspicions::default();
+    let at_once = ipam.repair(&mut seen).await.unwrap();
+    assert_eq!(at_once, [], "what is seen for the first time may be under way");
+    ipam.repair(&mut seen).await.unwrap().len()
+}
+
+/// Who holds what by the blocks alone.
+async fn by_blocks(ipam: &Ipam) -> BTreeMap<String, BTreeSet<IpAddr>> {
+    let mut held: BTreeMap<String, BTreeSet<IpAddr>> = BTreeMap::new();
+    for stored in ipam.blocks().await.unwrap() {
+        let block = ipam::block::Block::from_stored(stored).unwrap();
+        for (ip, attribute) in block.allocated() {
+            assert!(held.entry(attribute.handle_id.clone().unwrap()).or_default().insert(ip));
+        }
+    }
+    held
+}
+
+#[tokio::test]
+async fn without_transactions_the_result_is_the_same() {
+    let (memory, store, ipam) = single_writes("10.0.0.0/28", 30).await;
+    add_pool(&store, "six", "fd00::/120", 126, |_| {}).await;
+    let many = AssignRequest { num_v4: 10, num_v6: 3, ..request("a", "x") };
+    let got = ipam.auto_assign(&many).await.unwrap();
+    assert_eq!((got.v4.len(), got.v6.len(), got.message), (10, 3, None));
+    let wanted: Vec<AssignRequest> = (0..4).map(|n| request("b", &format!("b{n}"))).collect();
+    assert!(ipam.assign_many(&wanted).await.iter().all(|g| g.as_ref().unwrap().v4.len() == 1));
+    assert_eq!(audit(&store).await.len(), 5);
+    for fault in [Fault::Conflict, Fault::UnknownApplied, Fault::UnknownLost] {
+        for position in 0..4 {
+            let handle = format!("{fault:?}{position}");
+            for n in 0..=position {
+                // The first writes go through: a fault of another kind in their place would end the call.
+                if n == position {
+                    memory.fail_next_txn(fault);
+                }
+            }
+            assert_eq!(ipam.auto_assign(&request("c", &handle)).await.unwrap().v4.len(), 1);
+            audit(&store).await;
+            memory.fail_next_txn(fault);
+            assert_eq!(ipam.release_by_handle(&handle).await.unwrap().len(), 1);
+            assert_eq!(repair(&ipam).await, 0);
+            audit(&store).await;
+        }
+    }
+    ipam.release_pool_affinities(net("10.0.0.0/28")).await.unwrap();
+    assert_eq!(ipam.release_by_handle("x").await.unwrap().len(), 13);
+    audit(&store).await;
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Assign { node: usize, handle: u8, n: usize },
+    Take { node: usize, handle: u8, last: u8 },
+    ReleaseHandle { handle: u8 },
+    Release { last: u8 },
+    GiveUp { node: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..3usize, 0..5u8, 1..6usize).prop_map(|(node, handle, n)| Step::Assign { node, handle, n }),
+        1 => (0..3usize, 0..5u8, 0..16u8).prop_map(|(node, handle, last)| Step::Take { node, handle, last }),
+        2 => (0..5u8).prop_map(|handle| Step::ReleaseHandle { handle }),
+        1 => (0..16u8).prop_map(|last| Step::Release { last }),
+        1 => (0..3usize).prop_map(|node| Step::GiveUp { node }),
+    ]
+}
+
+/// What a step does, through a client that may be cut off.
+async fn run(ipam: &Ipam, step: &Step) {
+    let node = |i: usize| ["a", "b", "c"][i];
+    // What a client that was cut off is told does not matter: it is gone.
+    match step {
+        Step::Assign { node: i, handle, n } => {
+            let request = AssignRequest { num_v4: *n, ..request(node(*i), &handle.to_string()) };
+            let _ = ipam.auto_assign(&request).await;
+        }
+        Step::Take { node: i, handle, last } => {
+            let ip = ip(&format!("10.0.0.{last}"));
+            let _ = ipam.assign_ip(ip, &handle.to_string(), BTreeMap::new(), host(node(*i))).await;
+        }
+        Step::ReleaseHandle { handle } => drop(ipam.release_by_handle(&handle.to_string()).await),
+        Step::Release { last } => drop(ipam.release_ips(&requests(&[ip(&format!("10.0.0.{last}"))])).await),
+        Step::GiveUp { node: i } => drop(ipam.release_host_affinities(&host(node(*i)), false).await),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// After any history in which clients are cut off after any write, a repair makes blocks, affinities and handles agree and takes no
+    /// address from anybody; and every handle can be released at once, without a repair.
+    #[test]
+    fn a_cut_leaves_nothing_that_is_not_repaired(
+        steps in prop::collection::vec((step(), prop::option::weighted(0.6, 0..7i64)), 1..25),
+        repairs in any::<bool>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let (memory, store, ipam) = single_writes("10.0.0.0/28", 30).await;
+            for (step, cut) in steps {
+                let client = Watched::cut_after(memory.clone(), cut.unwrap_or(-1));
+                run(&Ipam::new(client), &step).await;
+                let held = by_blocks(&ipam).await;
+                if repairs {
+                    repair(&ipam).await;
+                    assert_eq!(audit(&store).await, held);
+                }
+            }
+            let held = by_blocks(&ipam).await;
+            for (handle, addresses) in held {
+                let released: BTreeSet<IpAddr> =
+                    ipam.release_by_handle(&handle).await.unwrap().into_iter().collect();
+                assert_eq!(released, addresses, "{handle}");
+            }
+            repair(&ipam).await;
+            assert!(audit(&store).await.is_empty());
+            assert!(store.list(&KeyRange::Handles).await.unwrap().items.is_empty());
+            // What is left is usable: all of the pool.
+            let all = AssignRequest { num_v4: 16, ..request("a", "all") };
+            assert_eq!(ipam.auto_assign(&all).await.unwrap().v4.len(), 16);
+            audit(&store).await;
+        });
+    }
+}

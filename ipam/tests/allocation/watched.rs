@@ -1,0 +1,87 @@
+//! A store that counts what is asked of it, and that a client loses after so many writes.
+
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use api::Key;
+use api::key::KeyRange;
+use async_trait::async_trait;
+use datastore::memory::MemoryStore;
+use datastore::{Error, KeyValue, Listing, Revision, Store, Txn, WatchStream};
+
+pub struct Watched {
+    inner: Mutex<MemoryStore>,
+    pub reads: AtomicUsize,
+    pub writes: AtomicUsize,
+    /// Writes that are left before the client is cut off; negative: no end.
+    left: AtomicI64,
+}
+
+impl Watched {
+    pub fn new(inner: MemoryStore) -> Arc<Self> {
+        Self::cut_after(inner, -1)
+    }
+
+    pub fn cut_after(inner: MemoryStore, writes: i64) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::new(inner), reads: 0.into(), writes: 0.into(), left: writes.into() })
+    }
+
+    /// (reads, writes) since the last call.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.reads.swap(0, Ordering::Relaxed), self.writes.swap(0, Ordering::Relaxed))
+    }
+
+    /// Another store answers from now on.
+    pub fn replace(&self, inner: MemoryStore) {
+        *self.inner.lock().unwrap() = inner;
+    }
+
+    fn inner(&self) -> MemoryStore {
+        self.inner.lock().unwrap().clone()
+    }
+
+    fn alive(&self) -> Result<(), Error> {
+        match self.left.load(Ordering::Relaxed) {
+            0 => Err(Error::Unavailable("cut off".into())),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Watched {
+    async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error> {
+        self.alive()?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner().get(key).await
+    }
+
+    async fn list(&self, range: &KeyRange) -> Result<Listing, Error> {
+        self.alive()?;
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.inner().list(range).await
+    }
+
+    async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
+        self.inner().watch(range, from).await
+    }
+
+    async fn txn(&self, txn: Txn) -> Result<Revision, Error> {
+        self.alive()?;
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.left.fetch_sub(1, Ordering::Relaxed);
+        self.inner().txn(txn).await
+    }
+
+    fn has_transactions(&self) -> bool {
+        self.inner().has_transactions()
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.inner().compact(revision).await
+    }
+
+    fn describe(&self) -> String {
+        "memory, watched".into()
+    }
+}
