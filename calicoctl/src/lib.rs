@@ -14,6 +14,7 @@ mod kinds;
 mod output;
 mod pasted;
 mod plan;
+mod retire;
 mod stored;
 mod switch_config;
 mod table;

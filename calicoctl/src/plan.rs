@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
-use api::key::Key;
+use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use api::validate::{self, FieldError, set};
 use datastore::{DynStore, Error, Op, Txn};
@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::documents::{Document, Problem};
+use crate::retire;
 use crate::stored::{self, Stored};
 
 /// Most changes of one transaction; etcd's limit is 128 (`--max-txn-ops`).
@@ -30,9 +31,15 @@ const MAX_PAUSE_MS: u64 = 400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     Apply,
-    Create { skip_exists: bool },
+    /// As apply, in a store that is thrown away: what a plan lacks, the plan tells.
+    Suppose,
+    Create {
+        skip_exists: bool,
+    },
     Replace,
-    Delete { skip_missing: bool },
+    Delete {
+        skip_missing: bool,
+    },
 }
 
 /// Why nothing, or not everything, was done.
@@ -59,16 +66,17 @@ struct Plan {
     by_key: HashMap<Key, usize>,
 }
 
-/// Carries out a verb; warnings about the set are returned. Done again where somebody else wrote in between.
+/// Carries out a verb. Done again where somebody else wrote in between.
 ///
 /// # Errors
 /// [`Failure`].
-pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<Vec<Problem>, Failure> {
+pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(), Failure> {
     let mut last = anyhow!("nothing was tried");
     // Documents that earlier attempts have written.
     let mut written = 0;
+    let retires = matches!(verb, Verb::Delete { .. }) && documents.iter().any(|d| d.kind == Kind::IpPool);
     for attempt in 0..ATTEMPTS {
-        let (plan, problems, warnings) = plan(store, documents, verb).await.map_err(|e| Failure::Store(written, e))?;
+        let (plan, problems) = plan(store, documents, verb).await.map_err(|e| Failure::Store(written, e))?;
         if !problems.is_empty() {
             if written == 0 {
                 return Err(Failure::Problems(problems));
@@ -76,14 +84,19 @@ pub async fn execute(store: &DynStore, documents: &[Document<'_>], verb: Verb) -
             let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
             return Err(Failure::Store(written, anyhow!("{}", lines.join("\n"))));
         }
+        // Which moves the pools' revisions: what is deleted is planned on the new ones.
+        if retires && attempt == 0 {
+            retire::pools(store, &plan.going(Kind::IpPool)).await.map_err(|e| Failure::Store(0, e))?;
+            continue;
+        }
         let (done, kind, error) = match write(store, &plan).await {
-            Ok(()) => return Ok(warnings),
+            Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
         written = written.max(done);
         let lost_a_race = matches!(kind, Error::Conflict(_) | Error::AlreadyExists(_) | Error::NotFound(_));
         // What an attempt has created or deleted in part would look wrong to the next.
-        let can_repeat = written == 0 || matches!(verb, Verb::Apply | Verb::Replace);
+        let can_repeat = written == 0 || matches!(verb, Verb::Apply | Verb::Suppose | Verb::Replace);
         if !lost_a_race || !can_repeat {
             return Err(Failure::Store(written, error));
         }
@@ -101,7 +114,7 @@ fn pause(attempt: u32) -> Duration {
     Duration::from_millis(longest * (chance + 1) / 256)
 }
 
-async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(Plan, Vec<Problem>, Vec<Problem>)> {
+async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Result<(Plan, Vec<Problem>)> {
     let mut plan = Plan::default();
     let mut problems = Vec::new();
     let listed = prefetch(store, documents, &mut plan).await?;
@@ -124,12 +137,14 @@ async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Resul
         let errors = change(slot, document, verb);
         problems.extend(document.problems(errors));
     }
-    let mut warnings = Vec::new();
     if !matches!(verb, Verb::Delete { .. }) && problems.is_empty() {
         between(&plan, documents, &mut problems);
-        missing_filters(store, &plan, documents, &mut warnings).await?;
+        foreign_blocks(store, &plan, documents, &mut problems).await?;
+        if verb != Verb::Suppose {
+            missing_filters(store, &plan, documents, &mut problems).await?;
+        }
     }
-    Ok((plan, problems, warnings))
+    Ok((plan, problems))
 }
 
 /// Reads whole kinds where rules look at all of a kind, or where many documents of it come: one read in place of thousands.
@@ -157,6 +172,12 @@ impl Plan {
         self.slots.push(Slot { kind, stored, wanted, document: usize::MAX });
         self.by_key.insert(key, self.slots.len() - 1);
         self.slots.len() - 1
+    }
+
+    /// What documents delete.
+    fn going(&self, kind: Kind) -> Vec<Stored> {
+        let is_going = |s: &&Slot| s.kind == kind && s.document != usize::MAX && s.wanted.is_none();
+        self.slots.iter().filter(is_going).filter_map(|s| s.stored.clone()).collect()
     }
 
     fn of(&self, kind: Kind) -> impl Iterator<Item = (&Slot, &Value)> {
@@ -214,6 +235,7 @@ fn update(document: &Document, present: &Value, id: &str) -> Result<Value, Vec<F
         add_kubernetes_node(&mut wanted, &document.value);
     } else {
         keep(document.kind, present, &mut wanted);
+        set::keep_unknown(document.kind, present, &mut wanted);
         validate::fill_defaults(document.kind, &mut wanted);
     }
     let errors = set::immutable(document.kind, present, &wanted);
@@ -329,12 +351,38 @@ fn between(plan: &Plan, documents: &[Document<'_>], problems: &mut Vec<Problem>)
     }
 }
 
-/// Warns of BGPFilters that peers name and nobody has made.
+/// Blocks of another size in the ranges of pools that are new.
+async fn foreign_blocks(
+    store: &DynStore,
+    plan: &Plan,
+    documents: &[Document<'_>],
+    problems: &mut Vec<Problem>,
+) -> Result<()> {
+    let is_new = |slot: &&Slot| slot.kind == Kind::IpPool && slot.stored.is_none() && slot.wanted.is_some();
+    if !plan.slots.iter().any(|slot| is_new(&slot)) {
+        return Ok(());
+    }
+    let keys = store.list(&KeyRange::Blocks).await?.items.into_iter().map(|kv| kv.key);
+    let blocks: Vec<IpNet> =
+        keys.filter_map(|key| if let Key::IpamBlock(cidr) = key { Some(cidr) } else { None }).collect();
+    for slot in plan.slots.iter().filter(is_new) {
+        let spec = slot.wanted.as_ref().map(|w| &w["spec"]);
+        let cidr = spec.and_then(|s| s["cidr"].as_str()).and_then(|c| c.parse::<IpNet>().ok());
+        let size = spec.and_then(|s| s["blockSize"].as_u64()).and_then(|n| u8::try_from(n).ok());
+        if let (Some(cidr), Some(size)) = (cidr, size) {
+            let error = set::block_sizes(cidr, size, blocks.iter().copied());
+            problems.extend(documents[slot.document].problems(error.into_iter().collect()));
+        }
+    }
+    Ok(())
+}
+
+/// BGPFilters that peers name and nobody has made.
 async fn missing_filters(
     store: &DynStore,
     plan: &Plan,
     documents: &[Document<'_>],
-    warnings: &mut Vec<Problem>,
+    problems: &mut Vec<Problem>,
 ) -> Result<()> {
     let named: Vec<(usize, String)> = plan
         .of(Kind::BgpPeer)
@@ -354,10 +402,9 @@ async fn missing_filters(
             known.insert(name);
             continue;
         }
-        let text = format!("BGPFilter(s) not found: {name}");
-        let warning =
-            FieldError::text("spec.filters", &name, text, "the session exchanges no routes until it is there");
-        warnings.extend(documents[document].problems(vec![warning]));
+        let advice = format!("apply BGPFilter {name} first, or in the same command");
+        let error = FieldError::field("spec.filters", "BGPPeer.Spec.Filters", &name, "BGPFilter(s) not found", advice);
+        problems.extend(documents[document].problems(vec![error]));
     }
     Ok(())
 }

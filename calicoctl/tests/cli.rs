@@ -519,6 +519,99 @@ fn workload_endpoints_have_the_columns_that_operators_know() {
     assert_eq!(fleet.get(&["wep", "-n", "other"]).lines().count(), 2);
 }
 
+/// Writes a key as Calico would, beside the command line.
+fn put(fleet: &Fleet, key: &str, value: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let path = fleet.dir.path().join("store.db");
+        let store = datastore::config::StoreConfig::Sqlite { path }.open().await.unwrap();
+        store.put(api::Key::parse(key).unwrap(), value.into()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_new_pool_takes_no_range_with_blocks_of_another_size() {
+    let fleet = Fleet::new();
+    fleet.apply(&pool("other", "10.9.0.0/16"));
+    let block = r#"{"cidr":"10.0.1.0/28","affinity":null,"allocations":[],"unallocated":[],"attributes":[],"sequenceNumber":1,"sequenceNumberForAllocation":{},"deleted":false}"#;
+    put(&fleet, "/calico/ipam/v2/assignment/ipv4/block/10.0.1.0-28", block);
+    let outcome = fleet.run(&["apply", "-f", "-"], &pool("a", "10.0.0.0/16"));
+    let want = "IPPool.Spec.BlockSize = '26' (IPPool blocksSize conflicts with existing allocations that use a different blockSize); block 10.0.1.0/28 is there";
+    assert!(outcome.code == 1 && outcome.stderr.contains(want), "{}", outcome.stderr);
+    fleet.apply(&pool("a", "10.0.0.0/16\n  blockSize: 28"));
+}
+
+#[test]
+fn a_pool_that_is_deleted_leaves_what_is_in_use() {
+    let fleet = Fleet::new();
+    for by_name in [false, true] {
+        fleet.apply(&pool("a", "10.0.0.0/16\n  blockSize: 30"));
+        let block = |cidr: &str, allocations: &str, free: &str, attributes: &str| {
+            let key = format!("/calico/ipam/v2/assignment/ipv4/block/{}", cidr.replace('/', "-"));
+            put(
+                &fleet,
+                &key,
+                &format!(
+                    r#"{{"cidr":"{cidr}","affinity":"host:node-1","allocations":{allocations},"unallocated":{free},"attributes":{attributes},"sequenceNumber":1,"sequenceNumberForAllocation":{{}},"deleted":false}}"#
+                ),
+            );
+            let key = format!("/calico/ipam/v2/host/node-1/ipv4/block/{}", cidr.replace('/', "-"));
+            put(&fleet, &key, r#"{"state":"confirmed","deleted":false}"#);
+        };
+        block("10.0.0.0/30", "[0,null,null,null]", "[1,2,3]", r#"[{"handle_id":"h"}]"#);
+        block("10.0.0.4/30", "[null,null,null,null]", "[0,1,2,3]", "[]");
+        let outcome = match by_name {
+            true => fleet.run(&["delete", "ippool", "a"], ""),
+            false => fleet.run(&["delete", "-f", "-"], &pool("a", "10.0.0.0/16\n  blockSize: 30")),
+        };
+        assert_eq!(
+            (outcome.code, outcome.stdout.as_str()),
+            (0, "Successfully deleted 1 'IPPool' resource(s)\n"),
+            "{}",
+            outcome.stderr
+        );
+        let keys = keys(&fleet);
+        assert_eq!(keys, ["/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-30"], "by name: {by_name}");
+    }
+}
+
+/// Every key of the store.
+fn keys(fleet: &Fleet) -> Vec<String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let path = fleet.dir.path().join("store.db");
+        let store = datastore::config::StoreConfig::Sqlite { path }.open().await.unwrap();
+        let listing = store.list(&api::key::KeyRange::All).await.unwrap();
+        listing.items.iter().map(|kv| kv.key.to_string()).collect()
+    })
+}
+
+#[test]
+fn fields_of_a_newer_calico_outlive_an_apply() {
+    let fleet = Fleet::new();
+    let stored = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"a","uid":"u","creationTimestamp":"2026-08-22T10:00:00Z"},"spec":{"cidr":"10.0.0.0/16","blockSize":26,"later":{"a":[1]}}}"#;
+    put(&fleet, "/calico/resources/v3/projectcalico.org/ippools/a", stored);
+    fleet.apply(&pool("a", "10.0.0.0/16\n  natOutgoing: true"));
+    let shown = fleet.get(&["ippool", "a", "-o", "json"]);
+    assert!(shown.contains("\"later\": {") && shown.contains("\"natOutgoing\": true"), "{shown}");
+}
+
+#[test]
+fn a_peer_needs_its_filters() {
+    let fleet = Fleet::new();
+    let peer = "apiVersion: projectcalico.org/v3\nkind: BGPPeer\nmetadata: {name: p}\nspec: {peerIP: 1.1.1.1, asNumber: 1, filters: [f]}\n---\n";
+    let filter = "apiVersion: projectcalico.org/v3\nkind: BGPFilter\nmetadata: {name: f}\nspec: {}\n";
+    let outcome = fleet.run(&["apply", "-f", "-"], peer);
+    assert!(
+        outcome.code == 1
+            && outcome.stderr.contains("error with field BGPPeer.Spec.Filters = 'f' (BGPFilter(s) not found)"),
+        "{}",
+        outcome.stderr
+    );
+    fleet.apply(&format!("{peer}{filter}"));
+    fleet.apply(peer);
+}
+
 /// As published for Cilium.
 const CILIUM_POOLS: &str = r#"---
 apiVersion: "cilium.io/v2alpha1"

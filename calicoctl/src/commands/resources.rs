@@ -7,6 +7,7 @@ use super::open_store;
 use crate::cli::{DeleteArgs, FileArgs};
 use crate::documents::{self, Document, Loaded, Problem, Source};
 use crate::plan::{self, Failure, Verb};
+use crate::retire;
 
 /// Problems printed before the rest is only counted.
 const MAX_SHOWN: usize = 50;
@@ -36,10 +37,10 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
     }
     let store = open_store().await?;
     let mut missing = Vec::new();
-    let mut ops = Vec::new();
+    let mut going = Vec::new();
     for name in &args.names {
         match crate::stored::get(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
-            Some(found) => ops.push(datastore::Op::Delete(found.key, None)),
+            Some(found) => going.push(found),
             None if args.skip_not_exists => {}
             None => {
                 let namespace = args.namespace.as_deref().or(Some("default"));
@@ -52,7 +53,11 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
         let s = if args.names.len() > 1 { "s" } else { "" };
         bail!("failed to delete {plural}{kind}' resource{s}: [{}]", missing.join(" "));
     }
-    let count = ops.len();
+    let count = going.len();
+    if kind == Kind::IpPool {
+        retire::pools(&store, &going).await?;
+    }
+    let ops: Vec<_> = going.into_iter().map(|found| datastore::Op::Delete(found.key, None)).collect();
     let most = if store.has_transactions() { count } else { 1 };
     for ops in ops.chunks(most.max(1)) {
         store.txn(datastore::Txn { ops: ops.to_vec() }).await?;
@@ -71,7 +76,7 @@ pub fn validate(files: &FileArgs) -> Result<()> {
 
 async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> Result<()> {
     let (present, past) = match verb {
-        Verb::Apply => ("apply", "applied"),
+        Verb::Apply | Verb::Suppose => ("apply", "applied"),
         Verb::Create { .. } => ("create", "created"),
         Verb::Replace => ("replace", "replaced"),
         Verb::Delete { .. } => ("delete", "deleted"),
@@ -79,8 +84,7 @@ async fn carry_out(sources: &[Source], namespace: Option<&str>, verb: Verb) -> R
     let loaded = checked(sources, namespace, past)?;
     let store = open_store().await?;
     match plan::execute(&store, &loaded.documents, verb).await {
-        Ok(warnings) => {
-            show(&warnings, "warning: ");
+        Ok(()) => {
             success(past, &loaded.documents);
             Ok(())
         }

@@ -49,9 +49,9 @@ pub struct AllocationAttribute {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub handle_id: Option<String>,
     /// The active owner's attributes: `pod`, `namespace`, `node`, `type`, `service`, `timestamp` ([`attr`]).
-    #[serde(default, skip_serializing_if = "is_none_or_empty")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secondary: Option<BTreeMap<String, String>>,
-    #[serde(rename = "alternateOwnerAttrs", default, skip_serializing_if = "is_none_or_empty")]
+    #[serde(rename = "alternateOwnerAttrs", default, skip_serializing_if = "Option::is_none")]
     pub alternate_owner_attrs: Option<BTreeMap<String, String>>,
     /// RFC 3339; set while the address cools down.
     #[serde(rename = "releasedAt", default, skip_serializing_if = "Option::is_none")]
@@ -59,10 +59,6 @@ pub struct AllocationAttribute {
     /// What we do not know, kept.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-fn is_none_or_empty(map: &Option<BTreeMap<String, String>>) -> bool {
-    map.as_ref().is_none_or(BTreeMap::is_empty)
 }
 
 fn null_as_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {

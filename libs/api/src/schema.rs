@@ -21,8 +21,14 @@ pub enum Type {
     Port,
     Object(&'static Object),
     List(&'static Type),
+    /// A list that names nothing twice, with at most so many items.
+    Set(&'static Type, usize),
     /// String keys, string values.
     Map,
+    /// String keys, whole numbers that are not negative.
+    Counts,
+    /// Null, or a value of this type.
+    Nullable(&'static Type),
     /// Carried as it is.
     Any,
 }
@@ -39,6 +45,11 @@ pub enum Format {
     CidrOrIp,
     Ip,
     Ipv4,
+    Ipv6,
+    /// Six or more bytes in hexadecimal, `ee:ee:ee:ee:ee:ee`.
+    Mac,
+    /// RFC 3339.
+    Time,
     /// `ip`, `ip:port`, `[ip6]:port`.
     IpPort,
     Selector,
@@ -51,6 +62,8 @@ pub enum Format {
     /// At most 15 characters (Linux `IFNAMSIZ`), `*` allowed.
     Interface,
     OneOf(&'static [&'static str]),
+    /// The same in upper or lower case.
+    AnyCase(&'static [&'static str]),
 }
 
 /// Bounds of a duration.
@@ -72,6 +85,40 @@ pub struct Field {
     pub name: &'static str,
     pub kind: Type,
     pub required: bool,
+    /// What counts where the field is absent, as it reads in a text; may be empty.
+    pub default: &'static str,
+    /// One line for the reader of the reference; may be empty.
+    pub about: &'static str,
+    /// What the API server checks of the field by itself.
+    pub rules: &'static [Rule],
+}
+
+impl Field {
+    /// With a default.
+    pub const fn or(mut self, default: &'static str) -> Self {
+        self.default = default;
+        self
+    }
+
+    /// With a line about it.
+    pub const fn is(mut self, about: &'static str) -> Self {
+        self.about = about;
+        self
+    }
+
+    /// With rules.
+    pub const fn under(mut self, rules: &'static [Rule]) -> Self {
+        self.rules = rules;
+        self
+    }
+}
+
+/// A rule in the Common Expression Language, and what the API server says where it does not hold. [`crate::validate`] has each
+/// rule too, with the same words.
+#[derive(Clone, Copy, Debug)]
+pub struct Rule {
+    pub cel: &'static str,
+    pub message: &'static str,
 }
 
 /// A mapping with known fields.
@@ -82,6 +129,8 @@ pub struct Object {
     pub fields: &'static [Field],
     /// Fields that are not in the table are carried.
     pub open: bool,
+    /// Rules between its fields.
+    pub rules: &'static [Rule],
 }
 
 impl Object {
@@ -95,20 +144,29 @@ impl Object {
         if self.field(name).is_some() {
             return Some(name.to_string());
         }
-        self.fields.iter().find_map(|f| {
-            let inner = match f.kind {
-                Type::Object(o) => o,
-                Type::List(Type::Object(o)) => o,
-                _ => return None,
-            };
-            inner.locate(name).map(|rest| format!("{}.{rest}", f.name))
-        })
+        self.fields.iter().find_map(|f| f.kind.object()?.locate(name).map(|rest| format!("{}.{rest}", f.name)))
+    }
+}
+
+impl Type {
+    /// The mapping that a value is, or a list of which it is.
+    pub fn object(self) -> Option<&'static Object> {
+        match self {
+            Self::Object(object) => Some(object),
+            Self::List(item) | Self::Set(item, _) | Self::Nullable(item) => item.object(),
+            _ => None,
+        }
     }
 }
 
 /// The schema of a kind's documents.
 pub fn of(kind: Kind) -> &'static Object {
     tables::of(kind)
+}
+
+/// The records of IPAM that the Kubernetes API stores in definitions of their own: kind, plural and schema.
+pub fn records() -> [(&'static str, &'static str, &'static Object); 4] {
+    tables::ipam::RECORDS
 }
 
 /// The schema of a Kubernetes Node (`v1`), of which only the metadata and the addresses are read.

@@ -9,6 +9,7 @@ pub mod formats;
 pub mod rules;
 pub mod set;
 
+use std::collections::HashSet;
 use std::fmt;
 
 use serde_json::{Map, Value};
@@ -95,33 +96,60 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
     found
 }
 
-/// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3/ippool.go`).
+/// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3`).
 pub fn fill_defaults(kind: Kind, value: &mut Value) {
     match kind {
-        Kind::IpPool => {}
-        Kind::Secret => return crate::secret::merge_string_data(value),
-        _ => return,
+        Kind::IpPool => fill_pool(&mut value["spec"]),
+        Kind::KubeControllersConfiguration => fill_controllers(&mut value["spec"]),
+        Kind::Secret => crate::secret::merge_string_data(value),
+        _ => {}
     }
-    let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    let is_v6 = spec.get("cidr").and_then(Value::as_str).is_some_and(|c| c.contains(':'));
+}
+
+fn fill_pool(spec: &mut Value) {
+    let cidr = spec["cidr"].as_str().and_then(|c| c.parse::<ipnet::IpNet>().ok());
+    let is_v6 = matches!(cidr, Some(ipnet::IpNet::V6(_)));
     let block_size = if is_v6 { crate::ip_pool::DEFAULT_BLOCK_SIZE_V6 } else { crate::ip_pool::DEFAULT_BLOCK_SIZE_V4 };
-    let defaults = [
-        ("blockSize", block_size.into()),
-        ("ipipMode", "Never".into()),
-        ("vxlanMode", "Never".into()),
-        ("nodeSelector", "all()".into()),
-        ("allowedUses", Value::from(vec!["Workload", "Tunnel"])),
-        ("assignmentMode", "Automatic".into()),
-    ];
-    for (name, default) in defaults {
-        let missing = match spec.get(name) {
-            None | Some(Value::Null) => true,
-            Some(Value::String(s)) => s.is_empty(),
-            Some(_) => false,
-        };
-        if missing {
-            spec.insert(name.into(), default);
-        }
+    // Addresses of tunnels belong to no namespace: a pool for some namespaces cannot have that use.
+    let has_namespaces = spec["namespaceSelector"].as_str().is_some_and(|s| !s.is_empty());
+    let uses: &[&str] = if has_namespaces { &["Workload"] } else { &["Workload", "Tunnel"] };
+    let Some(fields) = spec.as_object_mut() else { return };
+    // The same range in another spelling is stored as Calico spells it.
+    if let Some(cidr) = cidr {
+        fields.insert("cidr".into(), cidr.to_string().into());
+    }
+    fill(fields, "blockSize", block_size.into());
+    fill(fields, "ipipMode", "Never".into());
+    fill(fields, "vxlanMode", "Never".into());
+    fill(fields, "nodeSelector", "all()".into());
+    fill(fields, "allowedUses", Value::from(uses));
+    fill(fields, "assignmentMode", "Automatic".into());
+}
+
+fn fill_controllers(spec: &mut Value) {
+    if let Some(fields) = spec.as_object_mut() {
+        fill(fields, "healthChecks", "Enabled".into());
+        fill(fields, "prometheusMetricsPort", 9094.into());
+    }
+    if let Some(node) = spec["controllers"]["node"].as_object_mut() {
+        fill(node, "leakGracePeriod", "15m0s".into());
+    }
+    if let Some(services) = spec["controllers"]["loadBalancer"].as_object_mut() {
+        fill(services, "assignIPs", "AllServices".into());
+    }
+}
+
+/// Sets a field that is not set, in the sense of Go: absent, null, an empty string or list, and 0 for a block size.
+fn fill(fields: &mut Map<String, Value>, name: &str, default: Value) {
+    let is_missing = match fields.get(name) {
+        None | Some(Value::Null) => true,
+        Some(Value::String(s)) => s.is_empty(),
+        Some(Value::Array(items)) => items.is_empty(),
+        Some(Value::Number(n)) => name == "blockSize" && n.as_u64() == Some(0),
+        Some(_) => false,
+    };
+    if is_missing {
+        fields.insert(name.into(), default);
     }
 }
 
@@ -250,9 +278,19 @@ fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut 
         }
         (Type::Port, Value::String(_)) => {}
         (Type::Object(object), Value::Object(map)) => check_object(cx.root, object, at, map, found),
-        (Type::List(item), Value::Array(items)) => {
+        (Type::Nullable(inner), value) => check_type(cx, at, *inner, Some(value), found),
+        (Type::List(item) | Type::Set(item, _), Value::Array(items)) => {
+            if let Type::Set(_, most) = kind {
+                found.errors.extend(set_errors(at, items, most));
+            }
             for (i, value) in items.iter().enumerate() {
                 check_type(cx, &format!("{at}[{i}]"), *item, Some(value), found);
+            }
+        }
+        (Type::Counts, Value::Object(map)) => {
+            for (name, value) in map.iter().filter(|(_, v)| !v.is_u64()) {
+                let advice = format!("{name} is a whole number, not negative");
+                found.errors.push(wrong_type(cx.object, &format!("{at}.{name}"), "uint64", value, advice));
             }
         }
         (Type::Map, Value::Object(map)) => {
@@ -281,15 +319,44 @@ fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut 
             let advice = format!("{} is a mapping with the fields {}", last(at), fields.join(", "));
             found.errors.push(wrong_type(cx.object, at, object.go_type, value, advice));
         }
-        (Type::List(_), _) => {
+        (Type::List(_) | Type::Set(..), _) => {
             let advice = format!("{} is a list: put `- ` before each item, or [ ] around them", last(at));
             found.errors.push(wrong_type(cx.object, at, "[]", value, advice));
+        }
+        (Type::Counts, _) => {
+            let advice = format!("{} is a mapping from names to numbers", last(at));
+            found.errors.push(wrong_type(cx.object, at, "map[string]uint64", value, advice));
         }
         (Type::Map, _) => {
             let advice = format!("{} is a mapping from names to strings", last(at));
             found.errors.push(wrong_type(cx.object, at, "map[string]string", value, advice));
         }
     }
+}
+
+/// What is wrong with a list that is a set: items that are there twice, or too many.
+fn set_errors(at: &str, items: &[Value], most: usize) -> Vec<FieldError> {
+    let name = formats::go_name(last(at));
+    let mut errors = Vec::new();
+    if items.len() > most {
+        let rule = format!("has at most {most} items");
+        errors.push(FieldError::field(at, &name, &items.len().to_string(), &rule, ""));
+    }
+    let mut seen = HashSet::new();
+    for (i, item) in items.iter().enumerate() {
+        let text = shown(item);
+        if !seen.insert(text.clone()) {
+            let reason = format!("Reason: failed to validate Field: {name} because of Tag: unique ");
+            errors.push(FieldError::field(
+                &format!("{at}[{i}]"),
+                &name,
+                &text,
+                &reason,
+                format!("{text} is there already"),
+            ));
+        }
+    }
+    errors
 }
 
 /// Go's wording of a value of the wrong type.

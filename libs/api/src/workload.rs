@@ -58,13 +58,30 @@ pub struct WorkloadEndpointSpec {
 pub struct WorkloadPort {
     #[serde(default)]
     pub name: String,
-    #[serde(default)]
+    /// A name, or a number of IANA's, which is a number in a document.
+    #[serde(default, deserialize_with = "read_protocol", serialize_with = "write_protocol")]
     pub protocol: String,
     pub port: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_port: Option<u16>,
     #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<String>,
+}
+
+fn read_protocol<'de, D: serde::Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    match Value::deserialize(d)? {
+        Value::Null => Ok(String::new()),
+        Value::String(name) => Ok(name),
+        Value::Number(number) => Ok(number.to_string()),
+        other => Err(serde::de::Error::custom(format!("{other} is not a protocol"))),
+    }
+}
+
+fn write_protocol<S: serde::Serializer>(protocol: &str, s: S) -> Result<S::Ok, S::Error> {
+    match protocol.parse::<u8>() {
+        Ok(number) => s.serialize_u8(number),
+        Err(_) => s.serialize_str(protocol),
+    }
 }
 
 /// The name of the endpoint of a Kubernetes pod: `<node>-k8s-<pod>-<endpoint>`, dashes inside each part doubled.

@@ -68,8 +68,8 @@ async fn from_files(args: &ResourceArgs) -> Result<datastore::DynStore> {
     let sources = documents::read(&args.filename, args.recursive)?;
     let loaded = resources::checked(&sources, None, "planned")?;
     let store: datastore::DynStore = std::sync::Arc::new(datastore::memory::MemoryStore::new());
-    match execute(&store, &loaded.documents, Verb::Apply).await {
-        Ok(_) => Ok(store),
+    match execute(&store, &loaded.documents, Verb::Suppose).await {
+        Ok(()) => Ok(store),
         Err(Failure::Problems(problems)) => {
             problems.iter().for_each(|p| eprintln!("{p}"));
             bail!("nothing was planned")

@@ -1,28 +1,33 @@
 //! The tables. One line per field.
 
+mod felix;
 mod session;
 
 use super::Format::*;
 use super::Type::*;
-use super::{Field, Object, Type};
+use super::{Field, Format, Object, Rule, Type};
 use crate::kind::Kind;
 
 /// An optional field.
 const fn f(name: &'static str, kind: Type) -> Field {
-    Field { name, kind, required: false }
+    Field { name, kind, required: false, default: "", about: "", rules: &[] }
 }
 
 /// A required field.
 const fn req(name: &'static str, kind: Type) -> Field {
-    Field { name, kind, required: true }
+    Field { required: true, ..f(name, kind) }
 }
 
 const fn object(go_type: &'static str, fields: &'static [Field]) -> Object {
-    Object { go_type, fields, open: false }
+    Object { go_type, fields, open: false, rules: &[] }
 }
 
 const fn open(go_type: &'static str, fields: &'static [Field]) -> Object {
-    Object { go_type, fields, open: true }
+    Object { go_type, fields, open: true, rules: &[] }
+}
+
+const fn rule(cel: &'static str, message: &'static str) -> Rule {
+    Rule { cel, message }
 }
 
 const TEXT: Type = Text(Free);
@@ -33,6 +38,7 @@ const UINT8: Type = Int(0, u8::MAX as i64);
 const PORT: Type = Int(1, 65535);
 const PORT_OR_NONE: Type = Int(0, 65535);
 const PROTOCOL: Type = Text(OneOf(&["TCP", "UDP", "SCTP"]));
+const LOG_LEVEL: Format = AnyCase(&["Trace", "Debug", "Info", "Warning", "Error", "Fatal"]);
 const ENABLED: Type = Text(OneOf(&["Enabled", "Disabled"]));
 /// Linux route metrics that leave room for the kernel's own (Calico `felix/config`).
 const ROUTE_PRIORITY: Type = Int(1, 2_147_483_646);
@@ -98,36 +104,115 @@ macro_rules! document {
     };
 }
 
+pub(super) mod ipam;
+
 document!(IP_POOL, "IPPool", spec & IP_POOL_SPEC);
-static IP_POOL_SPEC: Object = object(
-    "IPPoolSpec",
-    &[
-        req("cidr", Text(Cidr)),
-        f("blockSize", Int(0, 128)),
-        f("ipipMode", Text(OneOf(&["Never", "Always", "CrossSubnet"]))),
-        f("vxlanMode", Text(OneOf(&["Never", "Always", "CrossSubnet"]))),
-        f("natOutgoing", Bool),
-        f("disabled", Bool),
-        f("disableBGPExport", Bool),
-        f("nodeSelector", Text(Selector)),
-        f("namespaceSelector", Text(Selector)),
-        f("allowedUses", List(&Text(OneOf(&["Workload", "Tunnel", "LoadBalancer"])))),
-        f("assignmentMode", Text(OneOf(&["Automatic", "Manual"]))),
-    ],
-);
+static IP_POOL_SPEC: Object = Object {
+    rules: IP_POOL_RULES,
+    ..object(
+        "IPPoolSpec",
+        &[
+            req("cidr", Text(Cidr)).is("the addresses; no host bits, no other pool's, and never changed").under(&[
+                rule("self == oldSelf", "CIDR cannot be changed; follow IP pool migration guide to avoid corruption."),
+            ]),
+            f("blockSize", Int(0, 128))
+                .or("26, IPv6 122")
+                .is("prefix length of the blocks that nodes claim: 20 to 32, IPv6 116 to 128; never changed")
+                .under(&[rule(
+                    "self == oldSelf",
+                    "Block size cannot be changed; follow IP pool migration guide to avoid corruption.",
+                )]),
+            f("ipipMode", ENCAPSULATION).or("Never").is("stored, not active: there is no overlay"),
+            f("vxlanMode", ENCAPSULATION).or("Never").is("stored, not active: there is no overlay"),
+            f("natOutgoing", Bool).or("false").is("masquerade what leaves the pools"),
+            f("disabled", Bool).or("false").is("give out no more addresses; routes stay"),
+            f("disableBGPExport", Bool).or("false").is("announce nothing of this pool"),
+            f("nodeSelector", Text(Selector)).or("all()").is("nodes that take blocks of it"),
+            f("namespaceSelector", Text(Selector)).or("any").is("namespaces whose pods take addresses of it"),
+            f("allowedUses", Set(&Text(OneOf(&["Workload", "Tunnel", "LoadBalancer"])), 10))
+                .or("[Workload, Tunnel]")
+                .is("LoadBalancer stands alone and is for Services"),
+            f("assignmentMode", Text(OneOf(&["Automatic", "Manual"])))
+                .or("Automatic")
+                .is("Manual: only for who asks for this pool"),
+        ],
+    )
+};
+const ENCAPSULATION: Type = Text(OneOf(&["Never", "Always", "CrossSubnet"]));
+/// Calico's rules and words (`api/pkg/apis/projectcalico/v3/ippool.go`).
+const IP_POOL_RULES: &[Rule] = &[
+    rule(
+        "!has(self.ipipMode) || !has(self.vxlanMode) || self.ipipMode == 'Never' || self.vxlanMode == 'Never' || size(self.ipipMode) == 0 || size(self.vxlanMode) == 0",
+        "ipipMode and vxlanMode cannot both be enabled",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || (!has(self.ipipMode) || size(self.ipipMode) == 0 || self.ipipMode == 'Never') && (!has(self.vxlanMode) || size(self.vxlanMode) == 0 || self.vxlanMode == 'Never')",
+        "LoadBalancer IP pool cannot have IPIP or VXLAN enabled",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !self.allowedUses.exists(u, u == 'Workload' || u == 'Tunnel')",
+        "LoadBalancer cannot be combined with Workload or Tunnel allowed uses",
+    ),
+    rule(
+        "cidr(self.cidr).ip().family() != 6 || !has(self.ipipMode) || self.ipipMode == 'Never' || size(self.ipipMode) == 0",
+        "IPIP is not supported on IPv6 pools",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.disableBGPExport) || !self.disableBGPExport",
+        "LoadBalancer IP pools cannot disable BGP export",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || self.nodeSelector == 'all()'",
+        "IP Pool with AllowedUse LoadBalancer must have nodeSelector set to all()",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'Tunnel') || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0",
+        "IP Pool with AllowedUse Tunnel cannot have namespaceSelector",
+    ),
+    rule(
+        "!has(self.nodeSelector) || !self.nodeSelector.contains('global(')",
+        "global() selector is not valid for IPPool nodeSelector",
+    ),
+    rule(
+        "!has(self.namespaceSelector) || !self.namespaceSelector.contains('global(')",
+        "global() selector is not valid for IPPool namespaceSelector",
+    ),
+    rule("cidr(self.cidr) == cidr(self.cidr).masked()", "IPPool CIDR must be strictly masked"),
+    rule(
+        "!cidr('169.254.0.0/16').containsIP(cidr(self.cidr).ip()) && !cidr(self.cidr).containsIP('169.254.0.0')",
+        "IPPool CIDR overlaps with IPv4 link local range 169.254.0.0/16",
+    ),
+    rule(
+        "!cidr('fe80::/10').containsIP(cidr(self.cidr).ip()) && !cidr(self.cidr).containsIP('fe80::')",
+        "IPPool CIDR overlaps with IPv6 link local range fe80::/10",
+    ),
+    rule(
+        "!has(self.blockSize) || self.blockSize == 0 || (cidr(self.cidr).ip().family() == 4 ? self.blockSize >= 20 && self.blockSize <= 32 : self.blockSize >= 116 && self.blockSize <= 128)",
+        "blockSize must be between 20 and 32 for IPv4 pools, and between 116 and 128 for IPv6 pools",
+    ),
+    rule(
+        "(has(self.disabled) && self.disabled) || cidr(self.cidr).prefixLength() <= (has(self.blockSize) && self.blockSize != 0 ? self.blockSize : (cidr(self.cidr).ip().family() == 4 ? 26 : 122))",
+        "IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size.",
+    ),
+];
 
 document!(IP_RESERVATION, "IPReservation", spec & IP_RESERVATION_SPEC);
-static IP_RESERVATION_SPEC: Object = object("IPReservationSpec", &[f("reservedCIDRs", List(&Text(CidrOrIp)))]);
+static IP_RESERVATION_SPEC: Object = object(
+    "IPReservationSpec",
+    &[f("reservedCIDRs", List(&Text(CidrOrIp))).is("never given out by themselves; an address alone is a /32 or /128")],
+);
 
 document!(IPAM_CONFIGURATION, "IPAMConfiguration", spec & IPAM_CONFIGURATION_SPEC);
 static IPAM_CONFIGURATION_SPEC: Object = object(
     "IPAMConfigurationSpec",
     &[
-        f("strictAffinity", Bool),
-        f("autoAllocateBlocks", Bool),
-        f("maxBlocksPerHost", Int(0, 2_147_483_647)),
-        f("kubeVirtVMAddressPersistence", ENABLED),
-        f("ipCooldownSeconds", Int(0, 1200)),
+        f("strictAffinity", Bool).or("false").is("a node takes addresses of its own blocks only"),
+        f("autoAllocateBlocks", Bool).or("true").is("a node claims blocks when it needs them"),
+        f("maxBlocksPerHost", Int(0, 1_000_000))
+            .or("20")
+            .is("0 is the default; a node at the limit borrows unless strict"),
+        f("kubeVirtVMAddressPersistence", ENABLED).or("Enabled").is("a virtual machine keeps its address"),
+        f("ipCooldownSeconds", Int(0, 1200)).or("0").is("how long a released address is not given out"),
     ],
 );
 
@@ -135,13 +220,77 @@ static SECRET_KEY_SELECTOR: Object =
     object("SecretKeySelector", &[req("name", TEXT), req("key", TEXT), f("optional", Bool)]);
 static BGP_PASSWORD: Object = object("BGPPassword", &[f("secretKeyRef", Object(&SECRET_KEY_SELECTOR))]);
 
+/// Calico's rules and words (`api/pkg/apis/projectcalico/v3/bgppeer.go`).
+const BGP_PEER_RULES: &[Rule] = &[
+    rule(
+        "(!has(self.node) || size(self.node) == 0) || (!has(self.nodeSelector) || size(self.nodeSelector) == 0)",
+        "node and nodeSelector cannot both be set",
+    ),
+    rule(
+        "(!has(self.peerIP) || size(self.peerIP) == 0) || (!has(self.peerSelector) || size(self.peerSelector) == 0)",
+        "peerIP and peerSelector cannot both be set",
+    ),
+    rule(
+        "(!has(self.peerSelector) || size(self.peerSelector) == 0) || !has(self.asNumber) || self.asNumber == 0",
+        "asNumber must be empty when peerSelector is set",
+    ),
+    rule(
+        "(!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0) || (!has(self.peerIP) || size(self.peerIP) == 0)",
+        "peerIP must be empty when localWorkloadSelector is set",
+    ),
+    rule(
+        "(!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0) || (!has(self.peerSelector) || size(self.peerSelector) == 0)",
+        "peerSelector must be empty when localWorkloadSelector is set",
+    ),
+    rule(
+        "(!has(self.localWorkloadSelector) || size(self.localWorkloadSelector) == 0) || (has(self.asNumber) && self.asNumber != 0)",
+        "asNumber is required when localWorkloadSelector is set",
+    ),
+    rule(
+        "!has(self.reachableBy) || size(self.reachableBy) == 0 || (has(self.peerIP) && size(self.peerIP) > 0)",
+        "reachableBy must be empty when peerIP is empty",
+    ),
+    rule(
+        "!has(self.keepOriginalNextHop) || !self.keepOriginalNextHop || !has(self.nextHopMode)",
+        "keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated, use nextHopMode instead",
+    ),
+];
+const BGP_CONFIGURATION_RULES: &[Rule] = &[
+    rule(
+        "!has(self.nodeMeshPassword) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled == true",
+        "nodeMeshPassword cannot be set when nodeToNodeMeshEnabled is false",
+    ),
+    rule(
+        "!has(self.nodeMeshMaxRestartTime) || !has(self.nodeToNodeMeshEnabled) || self.nodeToNodeMeshEnabled == true",
+        "nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false",
+    ),
+    rule(
+        "!has(self.communities) || size(self.communities) == 0 || (has(self.prefixAdvertisements) && size(self.prefixAdvertisements) > 0)",
+        "communities are defined but not used in prefixAdvertisements",
+    ),
+];
+const BGP_FILTER_RULES: &[Rule] = &[
+    rule(
+        "(has(self.cidr) && size(self.cidr) > 0) == (has(self.matchOperator) && size(self.matchOperator) > 0)",
+        "cidr and matchOperator must both be set or both be empty",
+    ),
+    rule(
+        "!has(self.prefixLength) || (has(self.cidr) && size(self.cidr) > 0)",
+        "cidr is required when prefixLength is set",
+    ),
+    rule(
+        "!has(self.operations) || size(self.operations) == 0 || self.action == 'Accept'",
+        "operations may only be used with action Accept",
+    ),
+];
+
 /// A spec that has the session settings beside its own fields.
 macro_rules! with_session {
-    ($name:ident, $go:literal, $own:expr $(,)?) => {
+    ($name:ident, $go:literal, $rules:expr, $own:expr $(,)?) => {
         static $name: Object = {
             static OWN: &[Field] = $own;
             static FIELDS: [Field; OWN.len() + session::FIELDS.len()] = session::after(OWN);
-            object($go, &FIELDS)
+            Object { rules: $rules, ..object($go, &FIELDS) }
         };
     };
 }
@@ -150,33 +299,40 @@ document!(BGP_PEER, "BGPPeer", spec & BGP_PEER_SPEC);
 with_session!(
     BGP_PEER_SPEC,
     "BGPPeerSpec",
+    BGP_PEER_RULES,
     &[
-        f("node", Text(Name)),
-        f("nodeSelector", Text(Selector)),
-        f("peerIP", Text(IpPort)),
-        f("asNumber", As),
-        f("peerSelector", Text(Selector)),
-        f("localASNumber", As),
-        f("password", Object(&BGP_PASSWORD)),
-        f("sourceAddress", Text(OneOf(&["UseNodeIP", "None"]))),
-        f("nextHopMode", Text(OneOf(&["Auto", "Self", "Keep"]))),
-        f("keepOriginalNextHop", Bool),
-        f("maxRestartTime", Text(Duration)),
-        f("keepaliveTime", Text(Duration)),
-        f("numAllowedLocalASNumbers", Int(0, 2_147_483_647)),
-        f("ttlSecurity", UINT8),
-        f("reachableBy", Text(Ip)),
-        f("filters", TEXTS),
-        f("localWorkloadSelector", Text(Selector)),
-        f("reversePeering", Text(OneOf(&["Auto", "Manual"]))),
-        f("peerInterface", Text(Interface)),
-        f("peerRange", Text(Cidr)),
-        f("peerRangeLimit", Int(1, 65_535)),
+        f("node", Text(Name)).is("exactly this node; neither this nor nodeSelector: every node"),
+        f("nodeSelector", Text(Selector)).is("nodes that have this peering"),
+        f("peerIP", Text(IpPort)).is("`ip`, `ip:port` or `[ip6]:port`"),
+        f("asNumber", As).is("of the peer; a number, or two halves as in \"1.10\""),
+        f("peerSelector", Text(Selector)).is("nodes to peer with; their addresses and AS numbers are used"),
+        f("localASNumber", As).or("the node's").is("own AS number on this session"),
+        f("password", Object(&BGP_PASSWORD)).is("a key of a Secret, for TCP-MD5"),
+        f("sourceAddress", Text(OneOf(&["UseNodeIP", "None"]))).or("UseNodeIP").is("None: the kernel chooses"),
+        f("nextHopMode", Text(OneOf(&["Auto", "Self", "Keep"])))
+            .or("Auto")
+            .is("Auto: itself towards other ASes, unchanged within one"),
+        f("keepOriginalNextHop", Bool).or("false").is("deprecated: nextHopMode: Keep"),
+        f("maxRestartTime", Text(Duration)).or("120s").is("graceful restart time that is announced"),
+        f("keepaliveTime", Text(Duration)).or("a third of the hold time"),
+        f("numAllowedLocalASNumbers", Int(0, 2_147_483_647))
+            .or("0")
+            .is("how often the own AS number may be in a received path"),
+        f("ttlSecurity", UINT8).is("hops to the peer, RFC 5082"),
+        f("reachableBy", Text(Ip)).is("gateway to the peer, of the family of peerIP"),
+        f("filters", List(&Text(Name))).is("BGPFilters, in order"),
+        f("localWorkloadSelector", Text(Selector)).is("peer with pods of this node; needs asNumber"),
+        f("reversePeering", Text(OneOf(&["Auto", "Manual"])))
+            .or("Auto")
+            .is("Manual: the other node needs a BGPPeer of its own"),
+        f("peerInterface", Text(Interface)).is("unnumbered: the peer behind this interface"),
+        f("peerRange", Text(Cidr)).is("whoever connects from this prefix"),
+        f("peerRangeLimit", Int(1, 65_535)).is("how many of them at once"),
     ],
 );
 
 static CIDR_BLOCK: Object = object("ServiceClusterIPBlock", &[req("cidr", Text(Cidr))]);
-static NAMED_COMMUNITY: Object = object("Community", &[req("name", TEXT), req("value", Text(Community))]);
+static NAMED_COMMUNITY: Object = object("Community", &[req("name", Text(Name)), req("value", Text(Community))]);
 static PREFIX_ADVERTISEMENT: Object =
     object("PrefixAdvertisement", &[req("cidr", Text(Cidr)), f("communities", TEXTS)]);
 
@@ -185,28 +341,30 @@ static BMP_COLLECTOR: Object = object("BMPCollector", &[req("address", Text(Ip))
 with_session!(
     BGP_CONFIGURATION_SPEC,
     "BGPConfigurationSpec",
+    BGP_CONFIGURATION_RULES,
     &[
-        f("logSeverityScreen", Text(OneOf(&["Trace", "Debug", "Info", "Warning", "Error", "Fatal"]))),
-        f("nodeToNodeMeshEnabled", Bool),
-        f("asNumber", As),
-        f("serviceClusterIPs", List(&Object(&CIDR_BLOCK))),
+        f("logSeverityScreen", Text(LOG_LEVEL)).or("Info"),
+        f("nodeToNodeMeshEnabled", Bool).or("true").is("every node peers with every other"),
+        f("asNumber", As).or("64512").is("of nodes that have none"),
+        f("serviceClusterIPs", List(&Object(&CIDR_BLOCK))).is("ranges whose Services are announced"),
         f("serviceExternalIPs", List(&Object(&CIDR_BLOCK))),
         f("serviceLoadBalancerIPs", List(&Object(&CIDR_BLOCK))),
-        f("serviceLoadBalancerAggregation", ENABLED),
-        f("communities", List(&Object(&NAMED_COMMUNITY))),
-        f("prefixAdvertisements", List(&Object(&PREFIX_ADVERTISEMENT))),
-        f("listenPort", PORT),
-        f("bindMode", Text(OneOf(&["None", "NodeIP"]))),
-        f("nodeMeshPassword", Object(&BGP_PASSWORD)),
-        f("nodeMeshMaxRestartTime", Text(Duration)),
-        f("ignoredInterfaces", TEXTS),
-        f("localWorkloadPeeringIPV4", Text(Ip)),
-        f("localWorkloadPeeringIPV6", Text(Ip)),
-        f("programClusterRoutes", Text(OneOf(&["Enabled", "Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly"]))),
-        f("ipv4NormalRoutePriority", ROUTE_PRIORITY),
-        f("ipv6NormalRoutePriority", ROUTE_PRIORITY),
-        f("bmpCollectors", List(&Object(&BMP_COLLECTOR))),
-        f("flapThreshold", Int(2, 1_000_000)),
+        f("serviceLoadBalancerAggregation", ENABLED).or("Enabled").is("Disabled: each address by itself"),
+        f("communities", List(&Object(&NAMED_COMMUNITY))).is("names for community values"),
+        f("prefixAdvertisements", List(&Object(&PREFIX_ADVERTISEMENT))).is("communities for announced prefixes"),
+        f("listenPort", PORT).or("179"),
+        f("bindMode", Text(OneOf(&["None", "NodeIP"]))).or("None").is("NodeIP: listen on the node's address only"),
+        f("nodeMeshPassword", Object(&BGP_PASSWORD)).is("a key of a Secret"),
+        f("nodeMeshMaxRestartTime", Text(Duration)).or("120s"),
+        f("ignoredInterfaces", Set(&Text(Interface), 1000)).is("interfaces whose routes are not read"),
+        f("localWorkloadPeeringIPV4", Text(Ipv4)).is("address that pods peer with"),
+        f("localWorkloadPeeringIPV6", Text(Ipv6)),
+        f("programClusterRoutes", Text(OneOf(&["Enabled", "Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly"])))
+            .or("EnabledNoEncapOnly"),
+        f("ipv4NormalRoutePriority", ROUTE_PRIORITY).or("1024"),
+        f("ipv6NormalRoutePriority", ROUTE_PRIORITY).or("1024"),
+        f("bmpCollectors", List(&Object(&BMP_COLLECTOR))).is("where every node streams BMP to"),
+        f("flapThreshold", Int(2, 1_000_000)).is("changes a minute from which a prefix flaps"),
     ],
 );
 
@@ -223,22 +381,25 @@ static BGP_FILTER_SPEC: Object = object(
 
 macro_rules! filter_rule {
     ($name:ident, $go:literal, $len_go:literal, $max:literal) => {
-        static $name: Object = object(
-            $go,
-            &[
-                f("cidr", Text(Cidr)),
-                f("matchOperator", Text(OneOf(&["Equal", "NotEqual", "In", "NotIn"]))),
-                f("prefixLength", Object(&object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))]))),
-                f("source", Text(OneOf(&["RemotePeers"]))),
-                f("interface", Text(Interface)),
-                f("peerType", Text(OneOf(&["eBGP", "iBGP"]))),
-                f("communities", Object(&COMMUNITY_MATCH)),
-                f("asPathPrefix", List(&As)),
-                f("priority", ROUTE_PRIORITY),
-                req("action", Text(OneOf(&["Accept", "Reject"]))),
-                f("operations", List(&Object(&FILTER_OPERATION))),
-            ],
-        );
+        static $name: Object = Object {
+            rules: BGP_FILTER_RULES,
+            ..object(
+                $go,
+                &[
+                    f("cidr", Text(Cidr)),
+                    f("matchOperator", Text(OneOf(&["Equal", "NotEqual", "In", "NotIn"]))),
+                    f("prefixLength", Object(&object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))]))),
+                    f("source", Text(OneOf(&["RemotePeers"]))),
+                    f("interface", Text(Interface)).is("kernel interface of the route; `*` allowed"),
+                    f("peerType", Text(OneOf(&["eBGP", "iBGP"]))),
+                    f("communities", Object(&COMMUNITY_MATCH)),
+                    f("asPathPrefix", List(&As)),
+                    f("priority", ROUTE_PRIORITY),
+                    req("action", Text(OneOf(&["Accept", "Reject"]))),
+                    f("operations", List(&Object(&FILTER_OPERATION))),
+                ],
+            )
+        };
     };
 }
 filter_rule!(BGP_FILTER_RULE_V4, "BGPFilterRuleV4", "BGPFilterPrefixLengthV4", 32);
@@ -260,28 +421,31 @@ static NODE_SPEC: Object = object(
         f("bgp", Object(&NODE_BGP_SPEC)),
         f("addresses", List(&Object(&NODE_ADDRESS))),
         f("orchRefs", List(&Object(&ORCH_REF))),
-        f("interfaces", Any),
-        f("ipv4VXLANTunnelAddr", TEXT),
-        f("ipv6VXLANTunnelAddr", TEXT),
-        f("vxlanTunnelMACAddr", TEXT),
-        f("vxlanTunnelMACAddrV6", TEXT),
-        f("wireguard", Any),
+        f("interfaces", List(&Object(&NODE_INTERFACE))),
+        f("ipv4VXLANTunnelAddr", Text(Ipv4)),
+        f("ipv6VXLANTunnelAddr", Text(Ipv6)),
+        f("vxlanTunnelMACAddr", Text(Mac)),
+        f("vxlanTunnelMACAddrV6", Text(Mac)),
+        f("wireguard", Object(&NODE_WIREGUARD)),
     ],
 );
 static NODE_BGP_SPEC: Object = object(
     "NodeBGPSpec",
     &[
-        f("asNumber", As),
-        f("ipv4Address", Text(CidrOrIp)),
+        f("asNumber", As).or("that of the BGPConfiguration"),
+        f("ipv4Address", Text(CidrOrIp)).is("with the length of its subnet"),
         f("ipv6Address", Text(CidrOrIp)),
-        f("ipv4IPIPTunnelAddr", Text(Ip)),
-        f("routeReflectorClusterID", Text(Ipv4)),
+        f("ipv4IPIPTunnelAddr", Text(Ipv4)),
+        f("routeReflectorClusterID", Text(Ipv4)).is("a dotted quad; makes the node a route reflector"),
     ],
 );
 static NODE_ADDRESS: Object = object(
     "NodeAddress",
     &[req("address", Text(CidrOrIp)), f("type", Text(OneOf(&["CalicoNodeIP", "InternalIP", "ExternalIP"])))],
 );
+static NODE_INTERFACE: Object = object("NodeInterface", &[f("name", TEXT), f("addresses", List(&Text(CidrOrIp)))]);
+static NODE_WIREGUARD: Object =
+    object("NodeWireguardSpec", &[f("interfaceIPv4Address", Text(Ipv4)), f("interfaceIPv6Address", Text(Ipv6))]);
 static ORCH_REF: Object = object("OrchRef", &[f("nodeName", TEXT), req("orchestrator", TEXT)]);
 
 pub(super) static KUBERNETES_NODE: Object = object(
@@ -301,35 +465,39 @@ document!(WORKLOAD_ENDPOINT, "WorkloadEndpoint", spec & WORKLOAD_ENDPOINT_SPEC);
 static WORKLOAD_ENDPOINT_SPEC: Object = object(
     "WorkloadEndpointSpec",
     &[
-        f("orchestrator", TEXT),
-        f("workload", TEXT),
-        f("node", Text(Name)),
+        f("orchestrator", Text(Name)).is("k8s, cni or libnetwork; with node, pod and endpoint it makes the name"),
+        f("workload", Text(Name)),
+        f("node", Text(Name)).is("where it runs"),
         f("containerID", TEXT),
-        f("pod", TEXT),
-        f("endpoint", TEXT),
-        f("serviceAccountName", TEXT),
-        f("ipNetworks", List(&Text(CidrOrIp))),
-        f("ipNATs", Any),
-        f("ipv4Gateway", Text(Ip)),
-        f("ipv6Gateway", Text(Ip)),
-        f("profiles", TEXTS),
-        f("interfaceName", Text(Interface)),
-        f("mac", TEXT),
+        f("pod", Text(Name)),
+        f("endpoint", Text(Name)).is("its interface within the pod"),
+        f("serviceAccountName", Text(Name)),
+        f("ipNetworks", List(&Text(CidrOrIp))).is("its addresses, /32 or /128"),
+        f("ipNATs", List(&Object(&IP_NAT))),
+        f("ipv4Gateway", Text(Ipv4)),
+        f("ipv6Gateway", Text(Ipv6)),
+        f("profiles", List(&Text(Name))),
+        f("interfaceName", Text(Interface)).is("its interface on the node"),
+        f("mac", Text(Mac)),
         f("ports", List(&Object(&WORKLOAD_PORT))),
-        f("allowSpoofedSourcePrefixes", CIDRS),
+        f("allowSpoofedSourcePrefixes", List(&Text(CidrOrIp))),
         f("qosControls", Any),
     ],
 );
 static WORKLOAD_PORT: Object = object(
     "WorkloadEndpointPort",
-    &[f("name", TEXT), f("protocol", Any), req("port", PORT), f("hostPort", PORT), f("hostIP", Text(Ip))],
+    &[
+        f("name", TEXT),
+        f("protocol", Port),
+        req("port", PORT),
+        f("hostPort", PORT_OR_NONE),
+        f("hostIP", Text(CidrOrIp)),
+    ],
 );
+static IP_NAT: Object = object("IPNAT", &[req("internalIP", Text(Ip)), req("externalIP", Text(Ip))]);
 
 document!(FELIX_CONFIGURATION, "FelixConfiguration", spec & FELIX_CONFIGURATION_SPEC);
-static FELIX_CONFIGURATION_SPEC: Object = open(
-    "FelixConfigurationSpec",
-    &[f("interfacePrefix", TEXT), f("routeRefreshInterval", Text(Duration)), f("bpfDataIfacePattern", TEXT)],
-);
+static FELIX_CONFIGURATION_SPEC: Object = open("FelixConfigurationSpec", felix::FIELDS);
 
 document!(CLUSTER_INFORMATION, "ClusterInformation", spec & CLUSTER_INFORMATION_SPEC);
 static CLUSTER_INFORMATION_SPEC: Object = object(
@@ -347,11 +515,12 @@ document!(KUBE_CONTROLLERS_CONFIGURATION, "KubeControllersConfiguration", spec &
 static KUBE_CONTROLLERS_CONFIGURATION_SPEC: Object = object(
     "KubeControllersConfigurationSpec",
     &[
-        f("logSeverityScreen", Text(OneOf(&["None", "Debug", "Info", "Warning", "Error", "Fatal", "Panic"]))),
-        f("healthChecks", ENABLED),
-        f("etcdV3CompactionPeriod", Text(Duration)),
-        f("prometheusMetricsPort", PORT_OR_NONE),
-        f("controllers", Object(&CONTROLLERS)),
+        f("logSeverityScreen", Text(OneOf(&["None", "Debug", "Info", "Warning", "Error", "Fatal", "Panic"])))
+            .or("Info"),
+        f("healthChecks", ENABLED).or("Enabled"),
+        f("etcdV3CompactionPeriod", Text(Duration)).or("10m").is("0: never"),
+        f("prometheusMetricsPort", PORT_OR_NONE).or("9094").is("0: none"),
+        f("controllers", Object(&CONTROLLERS)).is("one that is left out is off"),
         f("debugProfilePort", PORT_OR_NONE),
     ],
 );
@@ -377,10 +546,10 @@ static PERIODIC_CONTROLLER: Object = object("ControllerConfig", &[f("reconcilerP
 static NODE_CONTROLLER: Object = object(
     "NodeControllerConfig",
     &[
-        f("reconcilerPeriod", Text(Duration)),
-        f("syncLabels", ENABLED),
+        f("reconcilerPeriod", Text(Duration)).or("5m"),
+        f("syncLabels", ENABLED).or("Enabled").is("labels of Kubernetes' Node on ours"),
         f("hostEndpoint", Object(&AUTO_HOST_ENDPOINT)),
-        f("leakGracePeriod", Text(Duration)),
+        f("leakGracePeriod", Text(Duration)).or("15m").is("how long an address without owner is left; 0: for ever"),
     ],
 );
 static AUTO_HOST_ENDPOINT: Object = object(
@@ -391,7 +560,7 @@ static TEMPLATE: Object = object(
     "Template",
     &[
         f("generateName", Text(Name)),
-        f("interfaceCIDRs", CIDRS),
+        f("interfaceCIDRs", Set(&Text(Cidr), 1000)),
         f("interfacePattern", TEXT),
         f("labels", Map),
         f("nodeSelector", Text(Selector)),
@@ -402,9 +571,9 @@ document!(CALICO_NODE_STATUS, "CalicoNodeStatus", spec & CALICO_NODE_STATUS_SPEC
 static CALICO_NODE_STATUS_SPEC: Object = object(
     "CalicoNodeStatusSpec",
     &[
-        req("node", Text(Name)),
-        req("classes", List(&Text(OneOf(&["Agent", "BGP", "Routes"])))),
-        req("updatePeriodSeconds", Int(0, 86_400)),
+        req("node", Text(Name)).is("whose state is reported"),
+        req("classes", Set(&Text(OneOf(&["Agent", "BGP", "Routes"])), 3)).is("what of it"),
+        req("updatePeriodSeconds", Int(0, 86_400)).is("0: no more; 86400 at most"),
     ],
 );
 
@@ -412,14 +581,16 @@ document!(LOAD_BALANCER_IP_POOL, "LoadBalancerIPPool", spec & LOAD_BALANCER_IP_P
 static LOAD_BALANCER_IP_POOL_SPEC: Object = object(
     "LoadBalancerIPPoolSpec",
     &[
-        req("blocks", List(&Object(&LOAD_BALANCER_IP_POOL_BLOCK))),
-        f("serviceSelector", Object(&LABEL_SELECTOR)),
-        f("disabled", Bool),
-        f("allowFirstLastIPs", Text(OneOf(&["Yes", "No"]))),
+        req("blocks", List(&Object(&LOAD_BALANCER_IP_POOL_BLOCK))).is("a `cidr`, or `start` and `stop`"),
+        f("serviceSelector", Object(&LABEL_SELECTOR)).or("every Service").is("Kubernetes' label selector"),
+        f("disabled", Bool).or("false").is("give out no more addresses"),
+        f("allowFirstLastIPs", Text(OneOf(&["Yes", "No"]))).or("No").is("whether the ends of a `cidr` are given out"),
     ],
 );
-static LOAD_BALANCER_IP_POOL_BLOCK: Object =
-    object("LoadBalancerIPPoolBlock", &[f("cidr", Text(Cidr)), f("start", Text(Ip)), f("stop", Text(Ip))]);
+static LOAD_BALANCER_IP_POOL_BLOCK: Object = object(
+    "LoadBalancerIPPoolBlock",
+    &[f("cidr", Text(Cidr)), f("start", Text(Ip)), f("stop", Text(Ip)).or("start").is("last address")],
+);
 
 /// Kubernetes' LabelSelector (`k8s.io/apimachinery/pkg/apis/meta/v1`).
 static LABEL_SELECTOR: Object =

@@ -1,6 +1,6 @@
 //! The form of single values.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use serde_json::Value;
@@ -35,6 +35,15 @@ pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError>
             Ok(_) => return None,
             Err(_) => ("ipv4", "write four numbers up to 255, such as 192.168.1.1".into()),
         },
+        Format::Ipv6 => match value.parse::<Ipv6Addr>() {
+            Ok(_) => return None,
+            Err(_) => ("ipv6", "write an IPv6 address such as fd00::1".into()),
+        },
+        Format::Mac => ("mac", mac_problem(value)?),
+        Format::Time => match value.parse::<jiff::Timestamp>() {
+            Ok(_) => return None,
+            Err(_) => ("datetime", "write a time such as 2026-08-22T10:00:00Z".into()),
+        },
         Format::IpPort => ("IP:port", ip_port_problem(value)?),
         Format::Selector => ("selector", selector_problem(value)?),
         Format::Duration => ("duration", duration_problem(value)?),
@@ -44,10 +53,9 @@ pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError>
         },
         Format::Community => ("communities", community_problem(value)?),
         Format::Interface => ("interface", interface_problem(value)?),
-        Format::OneOf(words) => {
-            if words.contains(&value) {
-                return None;
-            }
+        Format::OneOf(words) if words.contains(&value) => return None,
+        Format::AnyCase(words) if words.iter().any(|w| w.eq_ignore_ascii_case(value)) => return None,
+        Format::OneOf(words) | Format::AnyCase(words) => {
             let near =
                 nearest(value, words.iter().copied()).map(|w| format!("; did you mean {w}?")).unwrap_or_default();
             ("oneof", format!("the values are {}{near}", words.join(", ")))
@@ -209,7 +217,9 @@ fn selector_problem(value: &str) -> Option<String> {
     }
     let hint = match error.reason.as_str() {
         "expected ==" => ": write == between a label and its value",
-        "expected string" | "unterminated string" => ": a value stands in straight quotes, as in rr-group == 'rr1'",
+        "expected string" | "unterminated string" | "expected }" => {
+            ": a value stands in straight quotes, as in rr-group == 'rr1'"
+        }
         _ => "",
     };
     Some(format!("{} at offset {}{hint}", error.reason, error.offset))
@@ -243,6 +253,14 @@ fn community_problem(value: &str) -> Option<String> {
     (!fits).then(|| {
         "a community is aa:nn with two numbers up to 65535, or a large community aa:nn:mm with three up to 4294967295".into()
     })
+}
+
+/// Six, eight or twenty bytes (Go `net.ParseMAC`).
+fn mac_problem(value: &str) -> Option<String> {
+    let bytes: Vec<&str> = value.split(if value.contains('-') { '-' } else { ':' }).collect();
+    let is_byte = |b: &&str| b.len() == 2 && b.chars().all(|c| c.is_ascii_hexdigit());
+    let fits = matches!(bytes.len(), 6 | 8 | 20) && bytes.iter().all(is_byte);
+    (!fits).then(|| "write a MAC address such as ee:ee:ee:ee:ee:ee".into())
 }
 
 fn interface_problem(value: &str) -> Option<String> {

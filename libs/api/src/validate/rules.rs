@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::{FieldError, Findings};
+use super::{FieldError, Findings, shown};
 use crate::kind::Kind;
 use crate::selector::Selector;
 
@@ -24,15 +24,15 @@ pub(super) fn check(kind: Kind, document: &Value, found: &mut Findings) {
         Kind::BgpFilter => bgp::bgp_filter(&spec, found),
         Kind::IpamConfiguration => ipam_configuration(name, &spec, found),
         Kind::Node => node(&spec, found),
-        Kind::WorkloadEndpoint => workload_endpoint(&spec, found),
+        Kind::WorkloadEndpoint => workload_endpoint(name, &spec, found),
         Kind::Secret => secret(document, found),
         Kind::Service => service(&spec, found),
         Kind::EndpointSlice => endpoint_slice(document, found),
-        Kind::FelixConfiguration => felix_configuration(name, found),
-        Kind::KubeControllersConfiguration => kube_controllers_configuration(name, found),
-        Kind::CalicoNodeStatus => calico_node_status(&spec, found),
+        Kind::FelixConfiguration => felix_configuration(name, &spec, found),
+        Kind::ClusterInformation => named_default(name, "Cluster Information", found),
+        Kind::KubeControllersConfiguration => kube_controllers_configuration(name, &spec, found),
         Kind::LoadBalancerIpPool => load_balancer::ip_pool(&spec, found),
-        Kind::IpReservation | Kind::ClusterInformation | Kind::Namespace | Kind::Pod => {}
+        Kind::IpReservation | Kind::CalicoNodeStatus | Kind::Namespace | Kind::Pod => {}
     }
 }
 
@@ -91,41 +91,12 @@ fn ip_pool(spec: &Spec, found: &mut Findings) {
             format!("{written} has host bits set: write {masked}"),
         ));
     }
-    let (default, range, family) = match cidr {
-        IpNet::V4(_) => (crate::ip_pool::DEFAULT_BLOCK_SIZE_V4, 20..=32, "IPv4"),
-        IpNet::V6(_) => (crate::ip_pool::DEFAULT_BLOCK_SIZE_V6, 116..=128, "IPv6"),
-    };
-    let block_size = spec.0["blockSize"].as_u64().filter(|n| *n != 0).unwrap_or(default.into());
-    if !range.contains(&block_size) {
-        let rule = format!("block size of an {family} pool must be between {} and {}", range.start(), range.end());
-        let advice = format!("it is the prefix length of a block; {default} is the default");
-        errors.push(FieldError::field(
-            "spec.blockSize",
-            "IPPool.Spec.BlockSize",
-            &block_size.to_string(),
-            &rule,
-            advice,
-        ));
-    } else if u64::from(cidr.prefix_len()) > block_size {
-        let rule =
-            "IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size.";
-        let advice = format!(
-            "use a CIDR of /{block_size} or shorter, or a blockSize of {} to {}",
-            cidr.prefix_len().max(*range.start() as u8),
-            range.end()
-        );
-        errors.push(FieldError::spec("spec.cidr", written, rule, advice));
-    }
+    ip_pool_size(spec, cidr, errors);
     for (link_local, family) in [("169.254.0.0/16", "IPv4"), ("fe80::/10", "IPv6")] {
         if super::set::overlap(&masked, &link_local.parse().expect("a constant CIDR")) {
-            let rule = format!("IP pool range overlaps with {family} Link Local range {link_local}");
-            errors.push(FieldError::field(
-                "spec.cidr",
-                "IPPool.Spec.CIDR",
-                written,
-                &rule,
-                "link-local addresses are not routed; choose another range",
-            ));
+            let rule = format!("IPPool CIDR overlaps with {family} link local range {link_local}");
+            let advice = "link-local addresses are not routed; choose another range";
+            errors.push(FieldError::spec("spec.cidr", written, &rule, advice));
         }
     }
     let is_on = |field: &str| !matches!(spec.text(field), "" | "Never");
@@ -145,6 +116,13 @@ fn ip_pool(spec: &Spec, found: &mut Findings) {
             "use ipipMode: Never",
         ));
     }
+    for field in ["nodeSelector", "namespaceSelector"] {
+        if has_global(spec.text(field)) {
+            let rule = format!("global() selector is not valid for IPPool {field}");
+            let advice = "all() selects every one";
+            errors.push(FieldError::spec(&format!("spec.{field}"), spec.text(field), &rule, advice));
+        }
+    }
     ip_pool_uses(spec, is_on("ipipMode") || is_on("vxlanMode"), errors);
     for field in ["ipipMode", "vxlanMode"].into_iter().filter(|f| is_on(f)) {
         let text =
@@ -153,60 +131,86 @@ fn ip_pool(spec: &Spec, found: &mut Findings) {
     }
 }
 
+/// The block size by itself, and against the pool. A disabled pool may be smaller than its blocks: it gives out nothing.
+fn ip_pool_size(spec: &Spec, cidr: IpNet, errors: &mut Vec<FieldError>) {
+    let (default, range) = match cidr {
+        IpNet::V4(_) => (crate::ip_pool::DEFAULT_BLOCK_SIZE_V4, 20..=32),
+        IpNet::V6(_) => (crate::ip_pool::DEFAULT_BLOCK_SIZE_V6, 116..=128),
+    };
+    let block_size = spec.0["blockSize"].as_u64().filter(|n| *n != 0).unwrap_or(default.into());
+    if !range.contains(&block_size) {
+        errors.push(FieldError::spec(
+            "spec.blockSize",
+            &block_size.to_string(),
+            "blockSize must be between 20 and 32 for IPv4 pools, and between 116 and 128 for IPv6 pools",
+            format!("it is the prefix length of a block; {default} is the default"),
+        ));
+    } else if u64::from(cidr.prefix_len()) > block_size && !spec.is_set("disabled") {
+        let rule =
+            "IP pool size is too small for use with Calico IPAM. It must be equal to or greater than the block size.";
+        let advice = format!(
+            "use a CIDR of /{block_size} or shorter, or a blockSize of {} to {}",
+            cidr.prefix_len().max(*range.start() as u8),
+            range.end()
+        );
+        errors.push(FieldError::spec("spec.cidr", spec.text("cidr"), rule, advice));
+    }
+}
+
 fn ip_pool_uses(spec: &Spec, is_encapsulated: bool, errors: &mut Vec<FieldError>) {
     let uses: Vec<&str> = spec.items("allowedUses").iter().filter_map(Value::as_str).collect();
-    let selector = spec.text("nodeSelector");
-    if has_global(selector) {
+    let joined = uses.join(", ");
+    let namespaces = spec.text("namespaceSelector");
+    if uses.contains(&"Tunnel") && !namespaces.is_empty() {
         errors.push(FieldError::spec(
-            "spec.nodeSelector",
-            selector,
-            "global() selector is not valid",
-            "use all() for every node",
+            "spec.namespaceSelector",
+            namespaces,
+            "IP Pool with AllowedUse Tunnel cannot have namespaceSelector",
+            "write allowedUses: [Workload]",
         ));
     }
     if !uses.contains(&"LoadBalancer") {
         return;
     }
-    let joined = uses.join(", ");
+    let selector = spec.text("nodeSelector");
+    let mut wrong = |field: &str, value: &str, rule: &str, advice: &str| {
+        errors.push(FieldError::spec(&format!("spec.{field}"), value, rule, advice));
+    };
     if uses.len() > 1 {
-        errors.push(FieldError::spec(
-            "spec.allowedUses",
+        wrong(
+            "allowedUses",
             &joined,
             "LoadBalancer cannot be combined with Workload or Tunnel allowed uses",
             "make two pools",
-        ));
+        );
     }
     if is_encapsulated {
-        errors.push(FieldError::spec(
-            "spec.allowedUses",
+        wrong(
+            "allowedUses",
             &joined,
             "LoadBalancer IP pool cannot have IPIP or VXLAN enabled",
             "set ipipMode and vxlanMode to Never",
-        ));
+        );
     }
     if spec.is_set("disableBGPExport") {
-        errors.push(FieldError::spec(
-            "spec.disableBGPExport",
+        wrong(
+            "disableBGPExport",
             "true",
             "LoadBalancer IP pools cannot disable BGP export",
             "leave disableBGPExport out",
-        ));
+        );
     }
     if !matches!(Selector::parse(selector), Ok(Selector::All)) {
-        errors.push(FieldError::spec(
-            "spec.nodeSelector",
+        wrong(
+            "nodeSelector",
             selector,
             "IP Pool with AllowedUse LoadBalancer must have nodeSelector set to all()",
             "write nodeSelector: all(), or leave it out",
-        ));
+        );
     }
-    if spec.is_set("namespaceSelector") {
-        errors.push(FieldError::spec(
-            "spec.namespaceSelector",
-            spec.text("namespaceSelector"),
-            "namespaceSelector cannot be used with LoadBalancer allowed use",
-            "leave namespaceSelector out",
-        ));
+    if !namespaces.is_empty() {
+        let rule = "namespaceSelector cannot be used with LoadBalancer allowed use";
+        wrong("namespaceSelector", namespaces, rule, "leave namespaceSelector out");
     }
 }
 
@@ -228,7 +232,7 @@ fn ipam_configuration(name: &str, spec: &Spec, found: &mut Findings) {
             "metadata.name",
             "Metadata.Name",
             name,
-            "resource name 'default' is the only one allowed",
+            "Cannot create an IPAMConfiguration resource with a name other than \"default\"",
             "write name: default",
         ));
     }
@@ -244,7 +248,7 @@ fn ipam_configuration(name: &str, spec: &Spec, found: &mut Findings) {
     }
 }
 
-fn felix_configuration(name: &str, found: &mut Findings) {
+fn felix_configuration(name: &str, spec: &Spec, found: &mut Findings) {
     if name != "default" && !name.starts_with("node.") {
         let rule = "the name of a FelixConfiguration is default or node.<node name>";
         found.errors.push(FieldError::field(
@@ -255,28 +259,60 @@ fn felix_configuration(name: &str, found: &mut Findings) {
             "default holds the settings of all nodes",
         ));
     }
-}
-
-fn kube_controllers_configuration(name: &str, found: &mut Findings) {
-    if name != "default" {
-        found.errors.push(FieldError::field(
-            "metadata.name",
-            "Metadata.Name",
-            name,
-            "Cannot create a Kube Controllers Configuration resource with a name other than \"default\"",
-            "write name: default",
-        ));
+    let ranges = spec.items("kubeNodePortRanges");
+    if ranges.len() > 7 {
+        let rule = "node port ranges list is too long (max 7)";
+        let count = ranges.len().to_string();
+        found.errors.push(FieldError::field("spec.kubeNodePortRanges", "KubeNodePortRanges", &count, rule, ""));
+    }
+    for (i, cidr) in spec.items("externalNodesList").iter().enumerate() {
+        let cidr = cidr.as_str().unwrap_or_default();
+        if cidr.contains(':') {
+            let path = format!("spec.externalNodesList[{i}]");
+            let rule = "has invalid IPv6 CIDR";
+            found.errors.push(FieldError::field(&path, "ExternalNodesCIDRList", cidr, rule, "IPv4 only"));
+        }
+    }
+    for field in ["routeTableRange", "routeTableRanges"] {
+        let one = spec.0[field].is_object().then_some(&spec.0[field]);
+        for range in spec.items(field).iter().chain(one) {
+            if range["min"].as_u64() > range["max"].as_u64() {
+                let rule = "min value exceeds max value";
+                let path = format!("spec.{field}");
+                found.errors.push(FieldError::field(&path, "RouteTableRanges", &range.to_string(), rule, "swap them"));
+            }
+        }
     }
 }
 
-fn calico_node_status(spec: &Spec, found: &mut Findings) {
-    let mut seen = BTreeSet::new();
-    for (i, class) in spec.items("classes").iter().enumerate() {
-        let class = class.as_str().unwrap_or_default();
-        if !seen.insert(class) {
-            let reason = "Reason: failed to validate Field: Classes because of Tag: unique ";
-            let path = format!("spec.classes[{i}]");
-            found.errors.push(FieldError::field(&path, "Classes", class, reason, format!("{class} is there already")));
+/// The one name that an object may have where there is one of its kind.
+fn named_default(name: &str, kind: &str, found: &mut Findings) {
+    if name != "default" {
+        let rule = format!("Cannot create a {kind} resource with a name other than \"default\"");
+        found.errors.push(FieldError::field("metadata.name", "Metadata.Name", name, &rule, "write name: default"));
+    }
+}
+
+fn kube_controllers_configuration(name: &str, spec: &Spec, found: &mut Findings) {
+    named_default(name, "Kube Controllers Configuration", found);
+    let templates = spec.0["controllers"]["node"]["hostEndpoint"]["templates"].as_array();
+    let mut names = BTreeSet::new();
+    for (i, template) in templates.into_iter().flatten().enumerate() {
+        let path = format!("spec.controllers.node.hostEndpoint.templates[{i}]");
+        let name = template["generateName"].as_str().unwrap_or_default();
+        let field = "KubeControllersConfiguration.Node.HostEndpoint.Templates";
+        let mut wrong = |rule: &str, advice: &str| {
+            let field = if name.is_empty() { field.into() } else { format!("{field}.{name}") };
+            found.errors.push(FieldError::field(&path, &field, name, rule, advice));
+        };
+        if name.is_empty() {
+            wrong("Template name must be specified", "add generateName:");
+        } else if !names.insert(name) {
+            wrong("Template name must be unique", "");
+        }
+        let template = Spec(template);
+        if !template.is_set("interfaceCIDRs") && !template.is_set("interfacePattern") {
+            wrong("InterfaceCIDRs or InterfacePattern must be specified", "add interfaceCIDRs: [10.0.0.0/8]");
         }
     }
 }
@@ -294,21 +330,18 @@ fn node(spec: &Spec, found: &mut Findings) {
     for (field, is_v4) in [("ipv4Address", true), ("ipv6Address", false)] {
         let Some(address) = bgp[field].as_str().filter(|a| !a.is_empty()) else { continue };
         if address.contains(':') == is_v4 {
-            let family = if is_v4 { "IPv4" } else { "IPv6" };
-            found.errors.push(FieldError::field(
-                &format!("spec.bgp.{field}"),
-                &super::formats::go_name(field),
-                address,
-                &format!("must be an {family} address"),
-                "",
-            ));
+            let (family, tag) = if is_v4 { ("IPv4", "cidrv4") } else { ("IPv6", "cidrv6") };
+            let name = super::formats::go_name(field);
+            let reason = format!("Reason: failed to validate Field: {name} because of Tag: {tag} ");
+            let advice = format!("must be an {family} address");
+            found.errors.push(FieldError::field(&format!("spec.bgp.{field}"), &name, address, &reason, advice));
         }
     }
 }
 
-fn workload_endpoint(spec: &Spec, found: &mut Findings) {
-    for (i, network) in spec.items("ipNetworks").iter().enumerate() {
-        let network = network.as_str().unwrap_or_default();
+fn workload_endpoint(name: &str, spec: &Spec, found: &mut Findings) {
+    let networks: Vec<&str> = spec.items("ipNetworks").iter().filter_map(Value::as_str).collect();
+    for (i, network) in networks.iter().enumerate() {
         if let Ok(cidr) = network.parse::<IpNet>()
             && cidr.prefix_len() != cidr.max_prefix_len()
         {
@@ -322,6 +355,68 @@ fn workload_endpoint(spec: &Spec, found: &mut Findings) {
             ));
         }
     }
+    let is_own = |ip: &str| networks.iter().any(|n| n.split('/').next().map(str::parse::<IpAddr>) == Some(ip.parse()));
+    for (i, nat) in spec.items("ipNATs").iter().enumerate() {
+        let (inner, outer) =
+            (nat["internalIP"].as_str().unwrap_or_default(), nat["externalIP"].as_str().unwrap_or_default());
+        let path = format!("spec.ipNATs[{i}]");
+        if inner.contains(':') != outer.contains(':') {
+            let path = format!("{path}.externalIP");
+            found.errors.push(FieldError::field(&path, "ExternalIP", outer, "mismatched IP versions", ""));
+        }
+        if !is_own(inner) {
+            let path = format!("{path}.internalIP");
+            let rule = "NAT is not in the endpoint networks";
+            found.errors.push(FieldError::field(&path, "IPNATs", inner, rule, "it is one of ipNetworks"));
+        }
+    }
+    for (i, port) in spec.items("ports").iter().enumerate() {
+        let path = format!("spec.ports[{i}]");
+        let protocol = shown(&port["protocol"]).to_ascii_uppercase();
+        if !matches!(protocol.as_str(), "TCP" | "UDP" | "SCTP" | "6" | "17" | "132") {
+            found.errors.push(FieldError::field(
+                &format!("{path}.protocol"),
+                "WorkloadEndpointPort.Protocol",
+                &port.get("protocol").map(shown).unwrap_or_default(),
+                "WorkloadEndpointPort protocol does not support ports.",
+                "use TCP, UDP or SCTP",
+            ));
+        }
+        if !Spec(port).is_set("name") && port["hostPort"].as_u64().unwrap_or(0) == 0 {
+            found.errors.push(FieldError::field(
+                &format!("{path}.name"),
+                "WorkloadEndpointPort.Name",
+                "",
+                "WorkloadEndpointPort name must not be empty if no HostPort is specified",
+                "add name:",
+            ));
+        }
+    }
+    found.errors.extend(workload_endpoint_name(name, spec));
+}
+
+/// The name is made of what identifies the endpoint (Calico `libcalico-go/lib/names/workloadendpoint.go`).
+fn workload_endpoint_name(name: &str, spec: &Spec) -> Option<FieldError> {
+    let orchestrator = spec.text("orchestrator");
+    let third = match orchestrator {
+        "" => return None,
+        "k8s" => spec.text("pod"),
+        "cni" => spec.text("containerID"),
+        "libnetwork" => orchestrator,
+        _ => spec.text("workload"),
+    };
+    let parts = [spec.text("node"), orchestrator, third, spec.text("endpoint")];
+    // What is not said cannot contradict the name.
+    if parts.iter().any(|p| p.is_empty()) {
+        return None;
+    }
+    let expected = parts.map(|p| p.replace('-', "--")).join("-");
+    (name != expected).then(|| {
+        let rule = format!(
+            "the WorkloadEndpoint name does not match the primary identifiers assigned in the Spec: expected name {expected}"
+        );
+        FieldError::field("metadata.name", "Name", name, &rule, "")
+    })
 }
 
 fn service(spec: &Spec, found: &mut Findings) {

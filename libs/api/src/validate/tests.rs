@@ -67,9 +67,49 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"cidr": "10.0.0.5/16"}),
             "IPPool CIDR must be strictly masked); 10.0.0.5/16 has host bits set: write 10.0.0.0/16",
         ),
-        (Kind::IpPool, json!({"cidr": "169.254.8.0/24"}), "Link Local range 169.254.0.0/16"),
-        (Kind::IpPool, pool(json!({"blockSize": 33})), "IPPool.Spec.BlockSize = '33'"),
-        (Kind::IpPool, pool(json!({"blockSize": 19})), "must be between 20 and 32"),
+        (
+            Kind::IpPool,
+            json!({"cidr": "169.254.8.0/24"}),
+            "field spec (IPPool CIDR overlaps with IPv4 link local range 169.254.0.0/16)",
+        ),
+        (
+            Kind::IpPool,
+            pool(json!({"blockSize": 33})),
+            "field spec (blockSize must be between 20 and 32 for IPv4 pools, and between 116 and 128 for IPv6 pools)",
+        ),
+        (Kind::IpPool, pool(json!({"blockSize": 19})), "between 20 and 32 for IPv4 pools"),
+        (Kind::IpPool, json!({"cidr": "fd00::/64", "blockSize": 115}), "between 116 and 128 for IPv6 pools"),
+        (
+            Kind::IpPool,
+            json!({"cidr": "fe80:1::/64"}),
+            "field spec (IPPool CIDR overlaps with IPv6 link local range fe80::/10)",
+        ),
+        (Kind::IpPool, json!({"cidr": "0.0.0.0/0"}), "overlaps with IPv4 link local range"),
+        (
+            Kind::IpPool,
+            pool(json!({"allowedUses": ["Workload", "Workload"]})),
+            "AllowedUses = 'Workload' (Reason: failed to validate Field: AllowedUses because of Tag: unique )",
+        ),
+        (
+            Kind::IpPool,
+            pool(json!({"allowedUses": ["Tunnel"], "namespaceSelector": "has(a)"})),
+            "field spec (IP Pool with AllowedUse Tunnel cannot have namespaceSelector)",
+        ),
+        (
+            Kind::IpPool,
+            pool(json!({"namespaceSelector": "!global()"})),
+            "field spec (global() selector is not valid for IPPool namespaceSelector)",
+        ),
+        (
+            Kind::IpPool,
+            pool(json!({"allowedUses": ["LoadBalancer"], "namespaceSelector": "has(a)"})),
+            "namespaceSelector cannot be used with LoadBalancer allowed use",
+        ),
+        (
+            Kind::IpPool,
+            pool(json!({"nodeSelector": "has(a) && ".repeat(103) + "has(a)"})),
+            "a selector has at most 1024 characters",
+        ),
         (
             Kind::IpPool,
             pool(json!({"blockSize": "26"})),
@@ -84,7 +124,11 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (Kind::IpPool, json!({"cidr": "fd00::/112", "ipipMode": "Always"}), "IPIP is not supported on IPv6 pools"),
         (Kind::IpPool, pool(json!({"ipipMode": "always"})), "did you mean Always?"),
         (Kind::IpPool, pool(json!({"nodeSelector": "rr = 'a'"})), "Tag: selector ); expected == at offset 4"),
-        (Kind::IpPool, pool(json!({"nodeSelector": "global()"})), "global() selector is not valid"),
+        (
+            Kind::IpPool,
+            pool(json!({"nodeSelector": "global()"})),
+            "field spec (global() selector is not valid for IPPool nodeSelector)",
+        ),
         (
             Kind::IpPool,
             pool(json!({"allowedUses": ["LoadBalancer", "Workload"]})),
@@ -98,7 +142,7 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (
             Kind::IpPool,
             pool(json!({"allowedUses": ["LoadBalancer"], "nodeSelector": "has(a)"})),
-            "must have nodeSelector set to all()",
+            "field spec (IP Pool with AllowedUse LoadBalancer must have nodeSelector set to all())",
         ),
         (
             Kind::IpPool,
@@ -136,7 +180,50 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"peerIP": "1.1.1.1", "holdTime": "2s"}),
             "error with field HoldTime = '2s' (must be 0s or from 3s to 18h12m15s, RFC 4271 section 4.2); use 9s for fast",
         ),
-        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "reachableBy": "fd00::1"}), "same address family"),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "reachableBy": "fd00::1"}),
+            "ReachableBy = 'fd00::1' (ReachableBy and PeerIP address family mismatched)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"peerSelector": "all()", "reachableBy": "1.1.1.1"}),
+            "field spec (reachableBy must be empty when peerIP is empty)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"localWorkloadSelector": "all()"}),
+            "field spec (asNumber is required when localWorkloadSelector is set)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"localWorkloadSelector": "all()", "asNumber": 0}),
+            "field spec (asNumber is required when localWorkloadSelector is set)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"localWorkloadSelector": "all()", "asNumber": 1, "peerIP": "1.1.1.1"}),
+            "field spec (peerIP must be empty when localWorkloadSelector is set)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"localWorkloadSelector": "all()", "asNumber": 1, "peerSelector": "all()"}),
+            "field spec (peerSelector must be empty when localWorkloadSelector is set)",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "nextHopMode": "Keep", "keepOriginalNextHop": true}),
+            "field spec (keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated, use nextHopMode instead)",
+        ),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "filters": ["A b"]}), "Filters = 'A b'"),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "ttlSecurity": 256}), "from 0 to 255"),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "sourceAddress": "Node"}), "the values are UseNodeIP, None"),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "reversePeering": "auto"}), "did you mean Auto?"),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "password": {"secretKeyRef": {"name": "a"}}}),
+            "spec.password.secretKeyRef.key must be given",
+        ),
         (Kind::BgpPeer, json!({"peerIp": "1.1.1.1"}), "it is spelled peerIP"),
         // BGPConfiguration.
         (
@@ -149,13 +236,30 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (
             Kind::BgpConfiguration,
             json!({"communities": [{"name": "lab", "value": "1:1"}], "prefixAdvertisements": [{"cidr": "10.0.0.0/8", "communities": ["lbb"]}]}),
-            "community used is invalid or not defined",
+            "error with field Spec.PrefixAdvertisement[].Communities[] = 'lbb' (community used is invalid or not defined.)",
         ),
         (
             Kind::BgpConfiguration,
             json!({"nodeToNodeMeshEnabled": false, "nodeMeshMaxRestartTime": "1s"}),
-            "cannot be set if spec.nodeToNodeMesh is disabled",
+            "field spec (nodeMeshMaxRestartTime cannot be set when nodeToNodeMeshEnabled is false)",
         ),
+        (
+            Kind::BgpConfiguration,
+            json!({"nodeToNodeMeshEnabled": false, "nodeMeshPassword": {"secretKeyRef": {"name": "a", "key": "b"}}}),
+            "field spec (nodeMeshPassword cannot be set when nodeToNodeMeshEnabled is false)",
+        ),
+        (
+            Kind::BgpConfiguration,
+            json!({"communities": [{"name": "a", "value": "1:1"}]}),
+            "field spec (communities are defined but not used in prefixAdvertisements)",
+        ),
+        (
+            Kind::BgpConfiguration,
+            json!({"localWorkloadPeeringIPV4": "fd00::1"}),
+            "LocalWorkloadPeeringIPV4 = 'fd00::1'",
+        ),
+        (Kind::BgpConfiguration, json!({"ipv4NormalRoutePriority": 2147483647i64}), "from 1 to 2147483646"),
+        (Kind::BgpConfiguration, json!({"logSeverityScreen": "Loud"}), "the values are Trace, Debug, Info"),
         (
             Kind::BgpConfiguration,
             json!({"serviceClusterIPs": ["10.96.0.0/16"]}),
@@ -166,7 +270,7 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (
             Kind::BgpFilter,
             json!({"exportV4": [{"action": "Accept", "cidr": "10.0.0.0/8"}]}),
-            "cidr and matchOperator must both be set",
+            "field spec (cidr and matchOperator must both be set or both be empty)",
         ),
         (
             Kind::BgpFilter,
@@ -176,7 +280,50 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (
             Kind::BgpFilter,
             json!({"importV4": [{"action": "Reject", "operations": [{"setPriority": {"value": 1}}]}]}),
-            "only be used with action Accept",
+            "field spec (operations may only be used with action Accept)",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "prefixLength": {"min": 4}}]}),
+            "field spec (cidr is required when prefixLength is set)",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"exportV6": [{"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In"}]}),
+            "CIDR = '10.0.0.0/8' (Reason: failed to validate Field: CIDR because of Tag: netv6 )",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "communities": {"values": ["1:1", "1:2"]}}]}),
+            "exactly one community can be matched",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "communities": {"values": ["x"]}}]}),
+            "a community is aa:nn",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "interface": "wibblywobblyeth0"}]}),
+            "at most 15 characters",
+        ),
+        (Kind::BgpFilter, json!({"importV4": [{"action": "Accept", "peerType": "ibgp"}]}), "did you mean iBGP?"),
+        (Kind::BgpFilter, json!({"importV4": [{"action": "Accept", "source": "Peers"}]}), "the values are RemotePeers"),
+        (Kind::BgpFilter, json!({"importV4": [{"action": "Accept", "priority": 0}]}), "from 1 to 2147483646"),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "operations": [{}]}]}),
+            "exactly one of addCommunity, prependASPath and setPriority must be set",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "operations": vec![json!({"setPriority": {"value": 1}}); 11]}]}),
+            "at most 10 operations",
+        ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "operations": [{"prependASPath": {"prefix": []}}]}]}),
+            "has from 1 to 10 AS numbers",
         ),
         (
             Kind::BgpFilter,
@@ -251,11 +398,92 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"strictAffinity": false, "autoAllocateBlocks": false}),
             "Cannot disable 'StrictAffinity' and 'AutoAllocateBlocks' at the same time",
         ),
+        (Kind::IpamConfiguration, json!({"maxBlocksPerHost": 1_000_001}), "from 0 to 1000000"),
+        (Kind::IpamConfiguration, json!({"ipCooldownSeconds": 1201}), "from 0 to 1200"),
+        (Kind::IpamConfiguration, json!({"kubeVirtVMAddressPersistence": "On"}), "the values are Enabled, Disabled"),
+        (Kind::IpReservation, json!({"reservedCIDRs": ["10.0.0.0/8", "10.0.0.256"]}), "ReservedCIDRs = '10.0.0.256'"),
         (Kind::Node, json!({"bgp": {}}), "Spec.BGP should not be empty"),
+        (
+            Kind::Node,
+            json!({"bgp": {"ipv6Address": "10.0.0.1"}}),
+            "IPv6Address = '10.0.0.1' (Reason: failed to validate Field: IPv6Address because of Tag: cidrv6 )",
+        ),
+        (Kind::Node, json!({"vxlanTunnelMACAddr": "ee:ee"}), "because of Tag: mac "),
+        (
+            Kind::Node,
+            json!({"addresses": [{"address": "1.1.1.1", "type": "Public"}]}),
+            "the values are CalicoNodeIP, InternalIP, ExternalIP",
+        ),
+        (Kind::Node, json!({"wireguard": {"interfaceIPv4Address": "fd00::1"}}), "InterfaceIPv4Address = 'fd00::1'"),
         (Kind::Node, json!({"bgp": {"ipv4Address": "192.168.1.4/240"}}), "IPv4Address = '192.168.1.4/240'"),
         (Kind::Node, json!({"bgp": {"ipv4Address": "fd00::1/64"}}), "must be an IPv4 address"),
         (Kind::Node, json!({"bgp": {"routeReflectorClusterID": "7"}}), "RouteReflectorClusterID = '7'"),
         (Kind::WorkloadEndpoint, json!({"ipNetworks": ["10.0.0.0/24"]}), "IP network contains multiple addresses"),
+        (Kind::WorkloadEndpoint, json!({"ipv4Gateway": "fd00::1"}), "IPv4Gateway = 'fd00::1'"),
+        (Kind::WorkloadEndpoint, json!({"mac": "x"}), "MAC = 'x'"),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"ports": [{"port": 80, "protocol": "ICMP", "name": "a"}]}),
+            "WorkloadEndpointPort.Protocol = 'ICMP' (WorkloadEndpointPort protocol does not support ports.)",
+        ),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"ports": [{"port": 80, "protocol": "TCP"}]}),
+            "WorkloadEndpointPort.Name = '' (WorkloadEndpointPort name must not be empty if no HostPort is specified)",
+        ),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"ipNetworks": ["10.0.0.1/32"], "ipNATs": [{"internalIP": "10.0.0.2", "externalIP": "1.1.1.1"}]}),
+            "IPNATs = '10.0.0.2' (NAT is not in the endpoint networks)",
+        ),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"ipNetworks": ["10.0.0.1/32"], "ipNATs": [{"internalIP": "10.0.0.1", "externalIP": "fd00::1"}]}),
+            "ExternalIP = 'fd00::1' (mismatched IP versions)",
+        ),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"orchestrator": "k8s", "node": "node-1", "pod": "web", "endpoint": "eth0"}),
+            "Name = 'default' (the WorkloadEndpoint name does not match the primary identifiers assigned in the Spec: expected name node--1-k8s-web-eth0)",
+        ),
+        // FelixConfiguration.
+        (Kind::FelixConfiguration, json!({"bpfEnabled": "yes"}), "FelixConfigurationSpec.spec.bpfEnabled of type bool"),
+        (
+            Kind::FelixConfiguration,
+            json!({"bpfConnectTimeLoadBalancing": "Off"}),
+            "the values are TCP, Enabled, Disabled",
+        ),
+        (Kind::FelixConfiguration, json!({"serviceLoopPrevention": "Dropp"}), "did you mean Drop?"),
+        (Kind::FelixConfiguration, json!({"bpfMaglevMaxServices": 3001}), "from 1 to 3000"),
+        (Kind::FelixConfiguration, json!({"routeRefreshInterval": "90"}), "RouteRefreshInterval = '90'"),
+        (Kind::FelixConfiguration, json!({"bpfDSROptoutCIDRs": ["10.0.0.0/33"]}), "BpfDSROptoutCIDRs = '10.0.0.0/33'"),
+        (
+            Kind::FelixConfiguration,
+            json!({"deviceRouteSourceAddress": "fd00::1"}),
+            "DeviceRouteSourceAddress = 'fd00::1'",
+        ),
+        (Kind::FelixConfiguration, json!({"routeTableRanges": [{"min": 9, "max": 1}]}), "min value exceeds max value"),
+        (
+            Kind::FelixConfiguration,
+            json!({"kubeNodePortRanges": [1, 2, 3, 4, 5, 6, 7, 8]}),
+            "node port ranges list is too long (max 7)",
+        ),
+        (Kind::FelixConfiguration, json!({"externalNodesList": ["fd00::/8"]}), "has invalid IPv6 CIDR"),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"hostEndpoint": {"templates": [{}]}}}}),
+            "Template name must be specified",
+        ),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"hostEndpoint": {"templates": [{"generateName": "a", "interfaceCIDRs": ["10.0.0.0/8"]}, {"generateName": "a", "interfacePattern": "eth.*"}]}}}}),
+            "error with field KubeControllersConfiguration.Node.HostEndpoint.Templates.a = 'a' (Template name must be unique)",
+        ),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"hostEndpoint": {"templates": [{"generateName": "a"}]}}}}),
+            "InterfaceCIDRs or InterfacePattern must be specified",
+        ),
         // Service.
         (Kind::Service, json!({"ports": [{"port": 0}]}), "from 1 to 65535"),
         (Kind::Service, json!({"ports": [{"port": 70000}]}), "Port = '70000'"),
@@ -306,7 +534,23 @@ fn good_documents_pass() {
             json!({"bgp": {"ipv4Address": "192.168.1.4/24", "asNumber": 65000, "routeReflectorClusterID": "1.0.0.1"}}),
         ),
         (Kind::IpamConfiguration, json!({"strictAffinity": true, "autoAllocateBlocks": false})),
-        (Kind::FelixConfiguration, json!({"interfacePrefix": "cali,tap", "bpfEnabled": true})),
+        (
+            Kind::FelixConfiguration,
+            json!({"interfacePrefix": "cali,tap", "bpfEnabled": true, "logSeverityScreen": "info", "kubeNodePortRanges": ["30000:32767"],
+                "bpfPSNATPorts": "20000:29999", "routeTableRanges": [{"min": 1, "max": 250}], "bpfExternalServiceMode": "DSR", "later": {}}),
+        ),
+        (Kind::IpPool, json!({"cidr": "10.0.0.0/32", "disabled": true})),
+        (Kind::IpPool, json!({"cidr": "10.0.0.0/24", "namespaceSelector": "has(a)"})),
+        (
+            Kind::WorkloadEndpoint,
+            json!({"node": "a", "ipNetworks": ["10.0.0.1/32", "fd00::1"], "mac": "ee:ee:ee:ee:ee:ee", "profiles": ["kns.default", "ksa.default.default"],
+                "ipNATs": [{"internalIP": "10.0.0.1", "externalIP": "1.1.1.1"}],
+                "ports": [{"name": "", "protocol": "tcp", "port": 80, "hostPort": 8080, "hostIP": ""}, {"name": "dns", "protocol": 17, "port": 53, "hostPort": 0, "hostIP": ""}]}),
+        ),
+        (
+            Kind::Node,
+            json!({"addresses": [{"address": "1.1.1.1/24", "type": "CalicoNodeIP"}], "interfaces": [{"name": "eth0", "addresses": ["1.1.1.1"]}], "vxlanTunnelMACAddr": "66:aa:bb:cc:dd:ee"}),
+        ),
         (Kind::Service, json!({"type": "NodePort", "ports": [{"port": 80, "targetPort": "http", "nodePort": 30080}]})),
         (Kind::Service, json!({"clusterIP": "None"})),
         (
@@ -467,11 +711,23 @@ fn encapsulation_is_accepted_with_a_warning() {
 
 #[test]
 fn a_pool_gets_calicos_defaults() {
-    let mut pool = doc(Kind::IpPool, "p", json!({"cidr": "fd00::/64", "nodeSelector": ""}));
+    let mut some =
+        doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16", "namespaceSelector": "has(a)", "blockSize": 0}));
+    fill_defaults(Kind::IpPool, &mut some);
+    assert_eq!(some["spec"]["allowedUses"], json!(["Workload"]));
+    assert_eq!(some["spec"]["blockSize"], 26);
+    let mut controllers =
+        doc(Kind::KubeControllersConfiguration, "default", json!({"controllers": {"node": {}, "loadBalancer": {}}}));
+    fill_defaults(Kind::KubeControllersConfiguration, &mut controllers);
+    assert_eq!(
+        controllers["spec"],
+        json!({"controllers": {"node": {"leakGracePeriod": "15m0s"}, "loadBalancer": {"assignIPs": "AllServices"}}, "healthChecks": "Enabled", "prometheusMetricsPort": 9094})
+    );
+    let mut pool = doc(Kind::IpPool, "p", json!({"cidr": "fd00:0:0:0::/64", "nodeSelector": "", "allowedUses": []}));
     fill_defaults(Kind::IpPool, &mut pool);
     assert_eq!(
         pool["spec"],
-        json!({"cidr": "fd00::/64", "nodeSelector": "all()", "blockSize": 122, "ipipMode": "Never", "vxlanMode": "Never", "allowedUses": ["Workload", "Tunnel"], "assignmentMode": "Automatic"})
+        json!({"cidr": "fd00::/64", "nodeSelector": "all()", "allowedUses": ["Workload", "Tunnel"], "blockSize": 122, "ipipMode": "Never", "vxlanMode": "Never", "assignmentMode": "Automatic"})
     );
 }
 
@@ -491,6 +747,26 @@ fn sets_are_checked() {
         "{errors:?}"
     );
     assert_eq!(set::immutable(Kind::IpPool, &old, &old), []);
+    let same = doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16"}));
+    assert_eq!(set::immutable(Kind::IpPool, &same, &old), []);
+    let six = |cidr: &str| doc(Kind::IpPool, "p", json!({"cidr": cidr, "blockSize": 122}));
+    assert_eq!(set::immutable(Kind::IpPool, &six("fd00:0:0::/64"), &six("fd00::/64")), []);
+    let services =
+        doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16", "blockSize": 26, "allowedUses": ["LoadBalancer"]}));
+    for (stored, wanted, rule) in [
+        (&services, &old, "IPPool allowed use cannot be changed from LoadBalacer to Workload or Tunnel"),
+        (&old, &services, "IPPool allowed use cannot be changed from Workload or Tunnel to LoadBalancer"),
+    ] {
+        let errors = set::immutable(Kind::IpPool, stored, wanted);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(errors[0].message.contains(rule), "{errors:?}");
+    }
+
+    let blocks = || [net("10.9.0.0/29"), net("10.0.0.0/26"), net("10.0.1.0/28")];
+    assert_eq!(set::block_sizes(net("10.8.0.0/16"), 26, blocks()), None);
+    assert_eq!(set::block_sizes(net("10.0.0.0/24"), 26, blocks()), None);
+    let error = set::block_sizes(net("10.0.0.0/16"), 26, blocks()).unwrap().to_string();
+    assert!(error.contains("IPPool.Spec.BlockSize = '26' (IPPool blocksSize conflicts with existing allocations that use a different blockSize); block 10.0.1.0/28 is there"), "{error}");
 
     let mut ports = set::NodePorts::default();
     let spec = |protocol: &str| json!({"ports": [{"port": 1, "protocol": protocol, "nodePort": 30000}]});
@@ -498,4 +774,84 @@ fn sets_are_checked() {
     assert_eq!(ports.add("default/a", &spec("TCP")), []);
     assert_eq!(ports.add("default/b", &spec("UDP")), []);
     assert!(ports.add("default/b", &spec("TCP"))[0].message.contains("already allocated to service default/a"));
+}
+
+#[test]
+fn what_the_schema_does_not_know_is_kept() {
+    let stored = doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16", "later": {"a": 1}, "natOutgoing": true}));
+    let mut wanted = doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16"}));
+    set::keep_unknown(Kind::IpPool, &stored, &mut wanted);
+    assert_eq!(wanted["spec"], json!({"cidr": "10.0.0.0/16", "later": {"a": 1}}));
+
+    let stored = doc(Kind::Node, "n", json!({"bgp": {"asNumber": 1, "later": 2}, "wireguard": {"later": 3}}));
+    let mut wanted = doc(Kind::Node, "n", json!({"bgp": {"ipv4Address": "1.1.1.1/24"}}));
+    set::keep_unknown(Kind::Node, &stored, &mut wanted);
+    assert_eq!(wanted["spec"], json!({"bgp": {"ipv4Address": "1.1.1.1/24", "later": 2}}));
+}
+
+/// What types do not act on is in `extra`, and written back.
+#[test]
+fn no_type_loses_a_field() {
+    fn again<B: crate::meta::Body>(document: &Value) -> Value {
+        let typed: Resource<B> = serde_json::from_value(document.clone()).unwrap();
+        serde_json::to_value(typed).unwrap()
+    }
+    use crate::meta::WithSpec;
+    let with = |kind: Kind, spec: Value| {
+        let mut document = doc(kind, "n", spec);
+        document["metadata"]["ownerReferences"] = json!([{"uid": "x"}]);
+        document["spec"]["later"] = json!({"b": [null, 18446744073709551615u64], "a": {}});
+        document["status"] = json!({"any": 1});
+        document
+    };
+    let pool = with(Kind::IpPool, json!({"cidr": "10.0.0.0/16", "ipipMode": "Never", "vxlanMode": "Never"}));
+    let typed = again::<WithSpec<crate::IpPoolSpec>>(&pool);
+    assert_eq!((&typed, typed["spec"].to_string()), (&pool, pool["spec"].to_string()));
+    let node = with(Kind::Node, json!({"bgp": {"ipv4Address": "1.1.1.1/24", "later": 1}}));
+    assert_eq!(again::<WithSpec<crate::NodeSpec>>(&node), node);
+    let endpoint = with(
+        Kind::WorkloadEndpoint,
+        json!({"node": "n", "ipNetworks": ["10.0.0.1/32"], "interfaceName": "cali1",
+            "ports": [{"name": "dns", "protocol": 17, "port": 53}, {"name": "web", "protocol": "TCP", "port": 80, "hostPort": 0, "hostIP": ""}],
+            "qosControls": {"ingressBandwidth": 1}}),
+    );
+    assert_eq!(again::<WithSpec<crate::WorkloadEndpointSpec>>(&endpoint), endpoint);
+    let peer = with(Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "asNumber": 1, "holdTime": "9s"}));
+    assert_eq!(again::<WithSpec<crate::BgpPeerSpec>>(&peer), peer);
+    let filter = with(Kind::BgpFilter, json!({"exportV4": [{"action": "Accept"}]}));
+    assert_eq!(again::<WithSpec<crate::BgpFilterSpec>>(&filter), filter);
+    let configuration = with(Kind::BgpConfiguration, json!({"asNumber": 1, "holdTime": "9s"}));
+    assert_eq!(again::<WithSpec<crate::BgpConfigurationSpec>>(&configuration), configuration);
+    let information = with(Kind::ClusterInformation, json!({"clusterGUID": "x", "variant": "Calico"}));
+    assert_eq!(again::<WithSpec<crate::node::ClusterInformationSpec>>(&information), information);
+}
+
+/// Ten thousand documents, long lists and long texts are checked in time that grows with their size.
+#[test]
+fn long_documents_are_checked_in_one_pass() {
+    let many = |n: usize| json!({"blocks": (0..n).map(|i| json!({"start": std::net::Ipv4Addr::from(i as u32 * 2).to_string()})).collect::<Vec<_>>()});
+    assert_eq!(messages(Kind::LoadBalancerIpPool, "p", many(20_000)), "");
+    let cidrs: Vec<String> = (0..20_000_u32).map(|i| format!("{}/24", std::net::Ipv4Addr::from(i << 8))).collect();
+    assert_eq!(messages(Kind::IpReservation, "r", json!({"reservedCIDRs": cidrs})), "");
+    let classes = json!({"node": "a", "classes": vec!["BGP"; 5_000], "updatePeriodSeconds": 1});
+    assert_eq!(document(Kind::CalicoNodeStatus, &doc(Kind::CalicoNodeStatus, "s", classes)).errors.len(), 5_000);
+}
+
+/// Every rule that the API server checks is told in the same words by us, on a document that it refuses.
+#[test]
+fn every_rule_of_the_definitions_is_a_row_above() {
+    let rows = include_str!("tests.rs");
+    let mut seen = 0;
+    for kind in Kind::ALL {
+        let spec = schema::of(*kind).field("spec").and_then(|f| f.kind.object());
+        let mut objects: Vec<&Object> = spec.into_iter().collect();
+        while let Some(object) = objects.pop() {
+            for rule in object.rules {
+                seen += 1;
+                assert!(rows.contains(rule.message), "{kind}: no row for: {}", rule.message);
+            }
+            objects.extend(object.fields.iter().filter_map(|f| f.kind.object()));
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }

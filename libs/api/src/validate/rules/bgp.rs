@@ -58,18 +58,19 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
         exclusive(a, b, &rule, advice);
     }
     exclusive(
-        "peerSelector",
-        "asNumber",
-        "asNumber must be empty when peerSelector is set",
-        "the AS number of each node is used",
-    );
-    exclusive(
         "nextHopMode",
         "keepOriginalNextHop",
-        "nextHopMode and keepOriginalNextHop cannot both be set",
-        "keepOriginalNextHop is deprecated: use nextHopMode: Keep",
+        "keepOriginalNextHop and nextHopMode cannot both be set; keepOriginalNextHop is deprecated, use nextHopMode instead",
+        "",
     );
     let errors = &mut found.errors;
+    // 0 is an AS number that is not set, as in Go.
+    let has_as = spec.is_set("asNumber") && spec.0["asNumber"] != 0;
+    if spec.is_set("peerSelector") && has_as {
+        let rule = "asNumber must be empty when peerSelector is set";
+        let advice = "the AS number of each node is used";
+        errors.push(FieldError::spec("spec.asNumber", &shown(&spec.0["asNumber"]), rule, advice));
+    }
     if !["peerIP", "peerSelector", "localWorkloadSelector", "peerRange", "peerInterface"].iter().any(|f| spec.is_set(f))
     {
         errors.push(FieldError::spec(
@@ -79,7 +80,7 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
             "name the peer, as in peerIP: 192.168.1.1; peerRange: 192.168.1.0/24 or peerInterface: eth0 would do too",
         ));
     }
-    if spec.is_set("localWorkloadSelector") && !spec.is_set("asNumber") {
+    if spec.is_set("localWorkloadSelector") && !has_as {
         errors.push(FieldError::spec(
             "spec.localWorkloadSelector",
             spec.text("localWorkloadSelector"),
@@ -89,15 +90,13 @@ pub(super) fn bgp_peer(spec: &Spec, found: &mut Findings) {
     }
     if spec.is_set("reachableBy") {
         let by = spec.text("reachableBy");
-        let same_family = spec.text("peerIP").contains('.') == by.contains('.');
-        if !spec.is_set("peerIP") || !same_family {
-            errors.push(FieldError::field(
-                "spec.reachableBy",
-                "ReachableBy",
-                by,
-                "reachableBy needs a peerIP of the same address family",
-                "",
-            ));
+        if !spec.is_set("peerIP") {
+            let rule = "reachableBy must be empty when peerIP is empty";
+            errors.push(FieldError::spec("spec.reachableBy", by, rule, "it is the gateway to peerIP"));
+        } else if spec.text("peerIP").contains('.') != by.contains('.') {
+            let rule = "ReachableBy and PeerIP address family mismatched";
+            let advice = "reachableBy is of the same address family as peerIP";
+            errors.push(FieldError::field("spec.reachableBy", "ReachableBy", by, rule, advice));
         }
     }
     if spec.is_set("peerRangeLimit") && !spec.is_set("peerRange") {
@@ -177,7 +176,8 @@ pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
         ));
     }
     if name != "default" {
-        for field in DEFAULT_ONLY.iter().filter(|f| !spec.0[**f].is_null()) {
+        let is_set = |f: &&&str| !spec.0[**f].is_null() && spec.0[**f] != Value::Array(Vec::new());
+        for field in DEFAULT_ONLY.iter().filter(is_set) {
             let path = format!("spec.{field}");
             let message = format!("Cannot set {field} on a non default BGP Configuration.");
             let advice = match *field {
@@ -196,7 +196,7 @@ pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
     let has_mesh = spec.0["nodeToNodeMeshEnabled"].as_bool().unwrap_or(true);
     for field in ["nodeMeshPassword", "nodeMeshMaxRestartTime"] {
         if !has_mesh && spec.is_set(field) {
-            let rule = format!("spec.{field} cannot be set if spec.nodeToNodeMesh is disabled");
+            let rule = format!("{field} cannot be set when nodeToNodeMeshEnabled is false");
             errors.push(FieldError::spec(
                 &format!("spec.{field}"),
                 &shown(&spec.0[field]),
@@ -205,6 +205,11 @@ pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
             ));
         }
     }
+    if spec.is_set("communities") && !spec.is_set("prefixAdvertisements") {
+        let rule = "communities are defined but not used in prefixAdvertisements";
+        let advice = "name them in prefixAdvertisements, or leave them out";
+        errors.push(FieldError::spec("spec.communities", "", rule, advice));
+    }
     let named: BTreeSet<&str> = spec.items("communities").iter().filter_map(|c| c["name"].as_str()).collect();
     for (i, advertisement) in spec.items("prefixAdvertisements").iter().enumerate() {
         for (j, community) in advertisement["communities"].as_array().into_iter().flatten().enumerate() {
@@ -212,10 +217,11 @@ pub(super) fn bgp_configuration(name: &str, spec: &Spec, found: &mut Findings) {
             let is_literal = formats::check(crate::schema::Format::Community, "", community).is_none();
             if !named.contains(community) && !is_literal {
                 let path = format!("spec.prefixAdvertisements[{i}].communities[{j}]");
-                let rule = "community used is invalid or not defined";
+                let rule = "community used is invalid or not defined.";
                 let near = nearest(community, named.iter().copied()).map(|n| format!("did you mean {n}?"));
                 let advice = near.unwrap_or_else(|| "define it under spec.communities, or write it as aa:nn".into());
-                errors.push(FieldError::field(&path, "Communities", community, rule, advice));
+                let field = "Spec.PrefixAdvertisement[].Communities[]";
+                errors.push(FieldError::field(&path, field, community, rule, advice));
             }
         }
     }
@@ -243,14 +249,10 @@ fn bgp_filter_rule(at: &str, rule: &Value, is_v4: bool, errors: &mut Vec<FieldEr
     if let Some(cidr) = cidr
         && cidr.contains(':') == is_v4
     {
-        let family = if is_v4 { "IPv4" } else { "IPv6" };
-        errors.push(FieldError::field(
-            &format!("{at}.cidr"),
-            "CIDR",
-            cidr,
-            &format!("this list is for {family} prefixes"),
-            "",
-        ));
+        let (family, tag) = if is_v4 { ("IPv4", "netv4") } else { ("IPv6", "netv6") };
+        let reason = format!("Reason: failed to validate Field: CIDR because of Tag: {tag} ");
+        let advice = format!("this list is for {family} prefixes");
+        errors.push(FieldError::field(&format!("{at}.cidr"), "CIDR", cidr, &reason, advice));
     }
     let length = &rule["prefixLength"];
     if !length.is_null() && cidr.is_none() {
@@ -308,6 +310,12 @@ fn bgp_filter_rule(at: &str, rule: &Value, is_v4: bool, errors: &mut Vec<FieldEr
                 "exactly one of addCommunity, prependASPath and setPriority must be set",
                 "make a list item for each",
             ));
+        }
+        let prefix = operation["prependASPath"]["prefix"].as_array();
+        if let Some(count) = prefix.map(Vec::len).filter(|n| !(1..=10).contains(n)) {
+            let path = format!("{at}.operations[{i}].prependASPath.prefix");
+            let rule = "has from 1 to 10 AS numbers";
+            errors.push(FieldError::field(&path, "Prefix", &count.to_string(), rule, ""));
         }
     }
 }
