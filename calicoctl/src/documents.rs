@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result, bail};
 use api::kind::{CALICO_V3, Kind};
@@ -12,7 +13,7 @@ use api::validate::{self, FieldError};
 use serde_json::{Map, Value};
 
 use crate::pasted;
-use crate::yaml::{self, Chunk, Mark, SyntaxError};
+use crate::yaml::{self, Chunk, Mark, Marks, SyntaxError};
 
 /// A text and where it came from.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ struct Place<'a> {
     prefix: String,
     /// `IPPool test`, or empty where that is not known.
     subject: String,
+    /// Where everything stands in the chunk, once somebody has asked; the documents of a list share it.
+    marks: Arc<OnceLock<Marks>>,
 }
 
 /// One thing wrong with a document, as it is shown.
@@ -154,8 +157,14 @@ pub fn load<'a>(sources: &'a [Source], namespace: Option<&str>) -> Loaded<'a> {
     for source in sources {
         for (i, chunk) in yaml::split(&source.text).into_iter().enumerate() {
             loaded.total += 1;
-            let place =
-                Place { file: &source.name, number: i + 1, chunk, prefix: String::new(), subject: String::new() };
+            let place = Place {
+                file: &source.name,
+                number: i + 1,
+                chunk,
+                prefix: String::new(),
+                subject: String::new(),
+                marks: Arc::default(),
+            };
             match yaml::load(chunk) {
                 Err(malformed) => {
                     let causes = if malformed.value.is_none() { pasted::causes(chunk) } else { Vec::new() };
@@ -336,12 +345,12 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Finds the line and column of each error. The document is read once more for that.
+    /// Finds the line and column of each error. The text is read once more for that.
     fn problems(&self, errors: Vec<FieldError>) -> Vec<Problem> {
         if errors.is_empty() {
             return Vec::new();
         }
-        let marks = yaml::marks(self.chunk);
+        let marks = self.marks.get_or_init(|| yaml::marks(self.chunk));
         let problem = |error: FieldError| {
             let path = format!("{}{}", self.prefix, error.path);
             let start = Mark { line: self.chunk.lines_before + 1, column: 1 };
@@ -383,6 +392,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Each error is looked up in what was read once: looking it up by reading the list again took minutes.
+    #[test]
+    fn a_long_list_of_bad_documents_is_read_twice_and_not_for_each() {
+        let item =
+            "- {apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: a}, spec: {cidr: 10.0.0.0/33}}\n";
+        let sources = [Source { name: "f".into(), text: format!("items:\n{}", item.repeat(5_000)) }];
+        let loaded = load(&sources, None);
+        assert_eq!((loaded.errors.len(), loaded.total), (5_000, 5_000));
+        assert_eq!((loaded.errors[4_999].line, loaded.errors[4_999].column), (5_001, 86));
+    }
 
     /// Lines that real files are made of, right and wrong.
     fn line() -> impl Strategy<Value = String> {

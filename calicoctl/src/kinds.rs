@@ -143,6 +143,15 @@ fn columns(kind: Kind, is_wide: bool) -> Vec<Column> {
             ("CALICOVERSION", |v, _| text(v, "/spec/calicoVersion")),
             ("DATASTOREREADY", |v, _| flag(v, "/spec/datastoreReady")),
         ],
+        Kind::HostEndpoint => {
+            let mut columns: Vec<Column> = vec![NAME, ("NODE", |v, _| text(v, "/spec/node"))];
+            if is_wide {
+                columns.push(("INTERFACE", |v, _| text(v, "/spec/interfaceName")));
+                columns.push(("IPS", |v, _| joined(v, "/spec/expectedIPs")));
+                columns.push(("PROFILES", |v, _| joined(v, "/spec/profiles")));
+            }
+            columns
+        }
         Kind::CalicoNodeStatus => {
             let mut columns: Vec<Column> = vec![NAME, ("NODE", |v, _| text(v, "/spec/node"))];
             if is_wide {

@@ -333,10 +333,12 @@ fn between(plan: &Plan, documents: &[Document<'_>], problems: &mut Vec<Problem>)
     let cidr_of = |v: &Value| v["spec"]["cidr"].as_str().and_then(|c| c.parse::<IpNet>().ok());
     let pools: Vec<(&Slot, String, IpNet)> =
         plan.of(Kind::IpPool).filter_map(|(slot, v)| Some((slot, name_of(v), cidr_of(v)?))).collect();
+    let overlaps = set::pool_overlaps(pools.iter().map(|(_, name, cidr)| (name.as_str(), *cidr)));
     for (slot, name, cidr) in pools.iter().filter(|(s, ..)| s.document != usize::MAX) {
-        let others = pools.iter().map(|(_, name, cidr)| (name.as_str(), *cidr));
-        let error = set::pool_overlap(name, *cidr, others);
-        problems.extend(documents[slot.document].problems(error.into_iter().collect()));
+        if let Some((other, range)) = overlaps.get(name.as_str()) {
+            let error = set::pool_overlap(name, *cidr, other, *range);
+            problems.extend(documents[slot.document].problems(vec![error]));
+        }
     }
     let mut ports = set::NodePorts::default();
     // What is stored comes first, so that the error stands with the new one.

@@ -4,9 +4,9 @@ use anyhow::{Context as _, Result};
 use api::ipam::{IpamConfig, IpamConfigurationSpec};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
-use api::{extension, go_json};
+use api::{extension, go_json, schema};
 use datastore::{KeyValue, Revision, Store};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// An object as the store has it, in the user's form.
 #[derive(Clone, Debug)]
@@ -25,7 +25,9 @@ pub fn key_of(kind: Kind, namespace: Option<&str>, name: &str) -> Key {
 pub fn decode(kind: Kind, kv: KeyValue) -> Result<Stored> {
     let unreadable = || format!("{} holds what cannot be read", kv.key);
     let mut value: Value = if kind == Kind::IpamConfiguration {
-        let config: IpamConfig = serde_json::from_slice(&kv.value).with_context(unreadable)?;
+        let stored: Map<String, Value> = serde_json::from_slice(&kv.value).with_context(unreadable)?;
+        let config: IpamConfig =
+            serde::Deserialize::deserialize(&Value::Object(stored.clone())).with_context(unreadable)?;
         let spec = IpamConfigurationSpec {
             strict_affinity: config.strict_affinity,
             auto_allocate_blocks: config.auto_allocate_blocks,
@@ -33,6 +35,8 @@ pub fn decode(kind: Kind, kv: KeyValue) -> Result<Stored> {
             kube_virt_vm_address_persistence: config.kube_virt_vm_address_persistence,
             ip_cooldown_seconds: config.ip_cooldown_seconds,
         };
+        let mut spec = serde_json::to_value(spec).with_context(unreadable)?;
+        carry(stored.into_iter().filter(|(name, _)| !IpamConfig::FIELDS.contains(&name.as_str())), &mut spec);
         json!({"apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": {"name": "default"}, "spec": spec})
     } else {
         serde_json::from_slice(&kv.value).with_context(unreadable)?
@@ -55,6 +59,13 @@ pub fn encode(kind: Kind, value: &Value) -> Result<Vec<u8>> {
             kube_virt_vm_address_persistence: spec.kube_virt_vm_address_persistence,
             ip_cooldown_seconds: spec.ip_cooldown_seconds,
         };
+        let mut config = serde_json::to_value(&config)?;
+        let fields = value["spec"].as_object().into_iter().flatten();
+        let is_known = |name: &str| schema::of(kind).field("spec").and_then(|f| f.kind.object()?.field(name)).is_some();
+        carry(
+            fields.filter(|(name, _)| !is_known(name)).map(|(name, value)| (name.clone(), value.clone())),
+            &mut config,
+        );
         return Ok(go_json::to_vec(&config)?);
     }
     let mut value = value.clone();
@@ -63,6 +74,13 @@ pub fn encode(kind: Kind, value: &Value) -> Result<Vec<u8>> {
     }
     extension::to_stored(kind, &mut value);
     Ok(go_json::to_vec(&value)?)
+}
+
+/// Fields of a configuration that we do not know, from one form to the other.
+fn carry(fields: impl Iterator<Item = (String, Value)>, to: &mut Value) {
+    if let Some(to) = to.as_object_mut() {
+        to.extend(fields);
+    }
 }
 
 /// One object.

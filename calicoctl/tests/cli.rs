@@ -519,6 +519,30 @@ fn workload_endpoints_have_the_columns_that_operators_know() {
     assert_eq!(fleet.get(&["wep", "-n", "other"]).lines().count(), 2);
 }
 
+#[test]
+fn kinds_that_are_only_carried_have_calicos_columns() {
+    let fleet = Fleet::new();
+    let v3 = "apiVersion: projectcalico.org/v3";
+    fleet.apply(&format!(
+        "{v3}\nkind: HostEndpoint\nmetadata: {{name: h}}\nspec: {{node: n, interfaceName: eth0, expectedIPs: [1.1.1.1, 1.1.1.2]}}\n---\n\
+         {v3}\nkind: CalicoNodeStatus\nmetadata: {{name: s}}\nspec: {{node: n, classes: [Agent, BGP], updatePeriodSeconds: 10}}\n---\n\
+         {v3}\nkind: KubeControllersConfiguration\nmetadata: {{name: default}}\nspec: {{controllers: {{node: {{}}}}}}\n"
+    ));
+    for (arguments, want) in [
+        (
+            ["hep", "-o", "wide"],
+            "NAME   NODE   INTERFACE   IPS               PROFILES   \nh      n      eth0        1.1.1.1,1.1.1.2              \n\n",
+        ),
+        (["nodestatus", "-o", "wide"], "NAME   NODE   CLASSES     \ns      n      Agent,BGP   \n\n"),
+        (["caliconodestatus", "-o", "ps"], "NAME   NODE   \ns      n      \n\n"),
+        (["kubecontrollersconfig", "-o", "wide"], "NAME      \ndefault   \n\n"),
+    ] {
+        assert_eq!(fleet.get(&arguments), want);
+    }
+    let stored = fleet.get(&["kubecontrollersconfig", "default", "-o", "yaml"]);
+    assert!(stored.contains("leakGracePeriod: 15m0s") && stored.contains("prometheusMetricsPort: 9094"), "{stored}");
+}
+
 /// Writes a key as Calico would, beside the command line.
 fn put(fleet: &Fleet, key: &str, value: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -594,6 +618,30 @@ fn fields_of_a_newer_calico_outlive_an_apply() {
     fleet.apply(&pool("a", "10.0.0.0/16\n  natOutgoing: true"));
     let shown = fleet.get(&["ippool", "a", "-o", "json"]);
     assert!(shown.contains("\"later\": {") && shown.contains("\"natOutgoing\": true"), "{shown}");
+}
+
+#[test]
+fn fields_of_a_newer_configuration_of_ipam_outlive_an_apply() {
+    let fleet = Fleet::new();
+    put(&fleet, "/calico/ipam/v2/config", r#"{"strict_affinity":false,"auto_allocate_blocks":true,"later":{"a":1}}"#);
+    fleet.apply("apiVersion: projectcalico.org/v3\nkind: IPAMConfiguration\nmetadata: {name: default}\nspec: {strictAffinity: true}\n");
+    let shown = fleet.get(&["ipamconfig", "default", "-o", "json"]);
+    assert!(shown.contains("\"later\": {") && shown.contains("\"strictAffinity\": true"), "{shown}");
+    assert_eq!(
+        value(&fleet, "/calico/ipam/v2/config"),
+        r#"{"strict_affinity":true,"auto_allocate_blocks":true,"later":{"a":1}}"#
+    );
+}
+
+/// What a key holds, byte for byte.
+fn value(fleet: &Fleet, key: &str) -> String {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let path = fleet.dir.path().join("store.db");
+        let store = datastore::config::StoreConfig::Sqlite { path }.open().await.unwrap();
+        let found = store.get(&api::Key::parse(key).unwrap()).await.unwrap().unwrap();
+        String::from_utf8(found.value.to_vec()).unwrap()
+    })
 }
 
 #[test]

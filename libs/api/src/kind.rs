@@ -54,6 +54,7 @@ kinds! {
     BgpFilter, "BGPFilter", "projectcalico.org/v3", "bgpfilters", false, ["bgpf", "bf"];
     Node, "Node", "projectcalico.org/v3", "nodes", false, ["no", "nos"];
     WorkloadEndpoint, "WorkloadEndpoint", "projectcalico.org/v3", "workloadendpoints", true, ["wep", "weps"];
+    HostEndpoint, "HostEndpoint", "projectcalico.org/v3", "hostendpoints", false, ["hep", "heps"];
     FelixConfiguration, "FelixConfiguration", "projectcalico.org/v3", "felixconfigurations", false, ["felixconfig", "felixconfigs"];
     ClusterInformation, "ClusterInformation", "projectcalico.org/v3", "clusterinformations", false, ["clusterinfo", "clusterinfos"];
     KubeControllersConfiguration, "KubeControllersConfiguration", "projectcalico.org/v3", "kubecontrollersconfigurations", false, ["kubecontrollersconfig", "kubecontrollersconfigs", "kcc", "kccs"];

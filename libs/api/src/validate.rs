@@ -187,6 +187,7 @@ fn decodes(kind: Kind, value: &Value) -> Result<(), String> {
         Kind::BgpFilter => read::<WithSpec<crate::BgpFilterSpec>>(value),
         Kind::Node => read::<WithSpec<crate::NodeSpec>>(value),
         Kind::WorkloadEndpoint => read::<WithSpec<crate::WorkloadEndpointSpec>>(value),
+        Kind::HostEndpoint => read::<WithSpec<crate::HostEndpointSpec>>(value),
         Kind::FelixConfiguration => read::<WithSpec<crate::FelixConfigurationSpec>>(value),
         Kind::ClusterInformation => read::<WithSpec<crate::node::ClusterInformationSpec>>(value),
         Kind::KubeControllersConfiguration => read::<WithSpec<crate::KubeControllersConfigurationSpec>>(value),

@@ -48,6 +48,18 @@ fn records_as_calico_writes_them_are_written_back_byte_for_byte() {
     }
 }
 
+#[test]
+fn the_names_of_the_configurations_fields_are_complete() {
+    let config = IpamConfig {
+        max_blocks_per_host: 1,
+        kube_virt_vm_address_persistence: Some("Enabled".into()),
+        ip_cooldown_seconds: 1,
+        ..IpamConfig::default()
+    };
+    let written = serde_json::to_value(config).unwrap();
+    assert_eq!(written.as_object().unwrap().keys().collect::<Vec<_>>(), IpamConfig::FIELDS);
+}
+
 /// Older releases of Calico, and Go where nothing was made yet.
 #[test]
 fn what_older_releases_wrote_is_read() {

@@ -53,6 +53,7 @@ pub(super) fn of(kind: Kind) -> &'static Object {
         Kind::BgpFilter => &BGP_FILTER,
         Kind::Node => &NODE,
         Kind::WorkloadEndpoint => &WORKLOAD_ENDPOINT,
+        Kind::HostEndpoint => &HOST_ENDPOINT,
         Kind::FelixConfiguration => &FELIX_CONFIGURATION,
         Kind::ClusterInformation => &CLUSTER_INFORMATION,
         Kind::KubeControllersConfiguration => &KUBE_CONTROLLERS_CONFIGURATION,
@@ -495,6 +496,29 @@ static WORKLOAD_PORT: Object = object(
     ],
 );
 static IP_NAT: Object = object("IPNAT", &[req("internalIP", Text(Ip)), req("externalIP", Text(Ip))]);
+
+document!(HOST_ENDPOINT, "HostEndpoint", spec & HOST_ENDPOINT_SPEC);
+static HOST_ENDPOINT_SPEC: Object = Object {
+    rules: &[
+        rule(
+            "(has(self.interfaceName) && size(self.interfaceName) > 0) || (has(self.expectedIPs) && size(self.expectedIPs) > 0)",
+            "at least one of interfaceName or expectedIPs must be specified",
+        ),
+        rule("has(self.node) && size(self.node) > 0", "node must be specified"),
+    ],
+    ..object(
+        "HostEndpointSpec",
+        &[
+            f("node", Text(Name)).is("required"),
+            f("interfaceName", Text(Interface)).is("`*`: every interface"),
+            f("expectedIPs", IPS).is("addresses that find the interface"),
+            f("profiles", List(&Text(Name))),
+            f("ports", List(&Object(&ENDPOINT_PORT_V3))),
+        ],
+    )
+};
+static ENDPOINT_PORT_V3: Object =
+    object("EndpointPort", &[req("name", TEXT), req("protocol", Port), req("port", PORT)]);
 
 document!(FELIX_CONFIGURATION, "FelixConfiguration", spec & FELIX_CONFIGURATION_SPEC);
 static FELIX_CONFIGURATION_SPEC: Object = open("FelixConfigurationSpec", felix::FIELDS);

@@ -28,6 +28,7 @@ pub(super) fn check(kind: Kind, document: &Value, found: &mut Findings) {
         Kind::Secret => secret(document, found),
         Kind::Service => service(&spec, found),
         Kind::EndpointSlice => endpoint_slice(document, found),
+        Kind::HostEndpoint => host_endpoint(&spec, found),
         Kind::FelixConfiguration => felix_configuration(name, &spec, found),
         Kind::ClusterInformation => named_default(name, "Cluster Information", found),
         Kind::KubeControllersConfiguration => kube_controllers_configuration(name, &spec, found),
@@ -393,6 +394,19 @@ fn workload_endpoint(name: &str, spec: &Spec, found: &mut Findings) {
         }
     }
     found.errors.extend(workload_endpoint_name(name, spec));
+}
+
+fn host_endpoint(spec: &Spec, found: &mut Findings) {
+    if !spec.is_set("node") {
+        let error = FieldError::spec("spec", "", "node must be specified", "add node:");
+        found.errors.push(error);
+    }
+    if !spec.is_set("interfaceName") && !spec.is_set("expectedIPs") {
+        let rule = "at least one of interfaceName or expectedIPs must be specified";
+        found.errors.push(FieldError::spec("spec", "", rule, "interfaceName: \"*\" is every interface"));
+    }
+    let text = "HostEndpoint is stored, but nothing here acts on it: no network policy is enforced";
+    found.warnings.push(FieldError::text("kind", "", text, ""));
 }
 
 /// The name is made of what identifies the endpoint (Calico `libcalico-go/lib/names/workloadendpoint.go`).

@@ -14,21 +14,37 @@ pub fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
 
-/// The error of pool `name` if its range overlaps that of one of `others`.
-pub fn pool_overlap<'a>(
-    name: &str,
-    cidr: IpNet,
-    others: impl IntoIterator<Item = (&'a str, IpNet)>,
-) -> Option<FieldError> {
-    let (other, range) = others.into_iter().find(|(other, range)| *other != name && overlap(&cidr, range))?;
+/// For each pool whose range overlaps that of another, by name, one that it overlaps. One pass over the sorted ranges: a fleet may
+/// have thousands of pools.
+pub fn pool_overlaps<'a>(pools: impl IntoIterator<Item = (&'a str, IpNet)>) -> BTreeMap<&'a str, (&'a str, IpNet)> {
+    let mut pools: Vec<(IpNet, &str)> = pools.into_iter().map(|(name, cidr)| (cidr.trunc(), name)).collect();
+    pools.sort_by_key(|(cidr, name)| (cidr.network(), cidr.prefix_len(), *name));
+    let mut found = BTreeMap::new();
+    // The ranges that the present one lies in; two prefixes overlap only where one is within the other.
+    let mut around: Vec<(IpNet, &str)> = Vec::new();
+    for (cidr, name) in pools {
+        while around.last().is_some_and(|(outer, _)| !outer.contains(&cidr)) {
+            around.pop();
+        }
+        if let Some(&(outer, other)) = around.last().filter(|(_, other)| *other != name) {
+            found.entry(name).or_insert((other, outer));
+            found.entry(other).or_insert((name, cidr));
+        }
+        around.push((cidr, name));
+    }
+    found
+}
+
+/// The error of pool `name` whose range overlaps that of `other`.
+pub fn pool_overlap(name: &str, cidr: IpNet, other: &str, range: IpNet) -> FieldError {
     let rule = format!("IPPool({name}) CIDR overlaps with IPPool({other}) CIDR {range}");
-    Some(FieldError::field(
+    FieldError::field(
         "spec.cidr",
         "IPPool.Spec.CIDR",
         &cidr.to_string(),
         &rule,
         "choose a range that no other pool has, or delete the other pool first",
-    ))
+    )
 }
 
 /// The error of a new pool where blocks of another size lie in its range: they would be nobody's (Calico

@@ -1,3 +1,4 @@
+use ipnet::IpNet;
 use serde_json::json;
 
 use super::*;
@@ -446,6 +447,18 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"orchestrator": "k8s", "node": "node-1", "pod": "web", "endpoint": "eth0"}),
             "Name = 'default' (the WorkloadEndpoint name does not match the primary identifiers assigned in the Spec: expected name node--1-k8s-web-eth0)",
         ),
+        (
+            Kind::HostEndpoint,
+            json!({"node": "a", "interfaceName": "wibblywobblyeth0"}),
+            "InterfaceName = 'wibblywobblyeth0'",
+        ),
+        (Kind::HostEndpoint, json!({"interfaceName": "eth0"}), "field spec (node must be specified)"),
+        (
+            Kind::HostEndpoint,
+            json!({"node": "a"}),
+            "field spec (at least one of interfaceName or expectedIPs must be specified)",
+        ),
+        (Kind::HostEndpoint, json!({"node": "a", "expectedIPs": ["10.0.0.256"]}), "ExpectedIPs = '10.0.0.256'"),
         // FelixConfiguration.
         (Kind::FelixConfiguration, json!({"bpfEnabled": "yes"}), "FelixConfigurationSpec.spec.bpfEnabled of type bool"),
         (
@@ -540,6 +553,10 @@ fn good_documents_pass() {
                 "bpfPSNATPorts": "20000:29999", "routeTableRanges": [{"min": 1, "max": 250}], "bpfExternalServiceMode": "DSR", "later": {}}),
         ),
         (Kind::IpPool, json!({"cidr": "10.0.0.0/32", "disabled": true})),
+        (
+            Kind::HostEndpoint,
+            json!({"node": "a", "interfaceName": "*", "expectedIPs": ["1.1.1.1"], "profiles": ["p"], "ports": [{"name": "http", "protocol": "TCP", "port": 80}]}),
+        ),
         (Kind::IpPool, json!({"cidr": "10.0.0.0/24", "namespaceSelector": "has(a)"})),
         (
             Kind::WorkloadEndpoint,
@@ -734,10 +751,22 @@ fn a_pool_gets_calicos_defaults() {
 #[test]
 fn sets_are_checked() {
     let net = |s: &str| s.parse().unwrap();
-    let others = [("a", net("10.0.0.0/16")), ("b", net("10.1.0.0/16"))];
-    let error = set::pool_overlap("c", net("10.1.2.0/24"), others).unwrap();
-    assert!(error.message.contains("IPPool(c) CIDR overlaps with IPPool(b) CIDR 10.1.0.0/16"), "{error}");
-    assert_eq!(set::pool_overlap("a", net("10.0.0.0/16"), others), None);
+    let pools = [
+        ("a", "10.0.0.0/16"),
+        ("b", "10.1.0.0/16"),
+        ("c", "10.1.2.0/24"),
+        ("d", "10.2.0.0/24"),
+        ("e", "fd00::/64"),
+        ("f", "fd00::/112"),
+        ("g", "10.3.0.0/24"),
+        ("h", "10.3.0.0/24"),
+    ];
+    let found = set::pool_overlaps(pools.map(|(name, cidr)| (name, net(cidr))));
+    let found: Vec<String> =
+        found.into_iter().map(|(n, (other, range))| set::pool_overlap(n, range, other, range).message).collect();
+    assert_eq!(found.len(), 6, "{found:?}");
+    assert!(found[0].contains("IPPool(b) CIDR overlaps with IPPool(c) CIDR 10.1.2.0/24"), "{found:?}");
+    assert!(found[1].contains("IPPool(c) CIDR overlaps with IPPool(b) CIDR 10.1.0.0/16"), "{found:?}");
 
     let old = doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16", "blockSize": 26}));
     let new = doc(Kind::IpPool, "p", json!({"cidr": "10.2.0.0/16", "blockSize": 29}));
@@ -835,6 +864,26 @@ fn long_documents_are_checked_in_one_pass() {
     assert_eq!(messages(Kind::IpReservation, "r", json!({"reservedCIDRs": cidrs})), "");
     let classes = json!({"node": "a", "classes": vec!["BGP"; 5_000], "updatePeriodSeconds": 1});
     assert_eq!(document(Kind::CalicoNodeStatus, &doc(Kind::CalicoNodeStatus, "s", classes)).errors.len(), 5_000);
+}
+
+proptest::proptest! {
+    /// Against the comparison of every pair.
+    #[test]
+    fn every_overlap_of_pools_is_found(ranges in proptest::collection::vec((0..4_u32, 26..=32_u8), 0..12)) {
+        let pools: Vec<(String, IpNet)> = ranges
+            .iter()
+            .enumerate()
+            .map(|(i, (at, length))| (format!("p{i}"), ipnet::Ipv4Net::new((0x0a00_0000 + at * 8).into(), *length).unwrap().trunc().into()))
+            .collect();
+        let found = set::pool_overlaps(pools.iter().map(|(name, cidr)| (name.as_str(), *cidr)));
+        for (name, cidr) in &pools {
+            let overlaps = pools.iter().any(|(other, range)| other != name && set::overlap(cidr, range));
+            proptest::prop_assert_eq!(found.contains_key(name.as_str()), overlaps, "{} of {:?}", name, &pools);
+            if let Some((_, range)) = found.get(name.as_str()) {
+                proptest::prop_assert!(set::overlap(cidr, range));
+            }
+        }
+    }
 }
 
 /// Every rule that the API server checks is told in the same words by us, on a document that it refuses.

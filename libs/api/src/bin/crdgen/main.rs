@@ -69,6 +69,7 @@ fn definitions() -> Vec<Definition> {
         let short: &[&str] = match kind {
             Kind::BgpConfiguration => &["bgpconfig", "bgpconfigs"],
             Kind::FelixConfiguration => &["felixconfig", "felixconfigs"],
+            Kind::HostEndpoint => &["hep", "heps"],
             Kind::KubeControllersConfiguration => &["kcc", "kccs"],
             Kind::LoadBalancerIpPool => &["lbippool", "lbippools"],
             _ => &[],
@@ -167,6 +168,7 @@ fn columns(kind: &str) -> &'static [Column] {
             ("IPs Available", "string", ".status.conditions[?(@.type=='tortie.io/IPsAvailable')].message"),
             AGE,
         ],
+        "HostEndpoint" => &[("Node", "string", ".spec.node"), ("Interface", "string", ".spec.interfaceName")],
         "CalicoNodeStatus" => &[("Node", "string", ".spec.node"), ("Last Updated", "date", ".status.lastUpdated")],
         "IPAMBlock" => &[("CIDR", "string", ".spec.cidr"), ("Affinity", "string", ".spec.affinity"), AGE],
         "BlockAffinity" => {
@@ -392,6 +394,7 @@ mod tests {
             "BGPPeer",
             "BGPConfiguration",
             "BGPFilter",
+            "HostEndpoint",
             "FelixConfiguration",
             "ClusterInformation",
             "KubeControllersConfiguration",

@@ -61,6 +61,7 @@ fn about(kind: Kind) -> &'static str {
             " `default` is for every node, `node.<name>` for one; other names are refused."
         }
         Kind::KubeControllersConfiguration | Kind::ClusterInformation => " Its name is `default`.",
+        Kind::HostEndpoint => " It is stored; no network policy is enforced here.",
         Kind::Node => " A Kubernetes Node (`v1`) is taken too: its labels and addresses are put on ours.",
         Kind::LoadBalancerIpPool => {
             " A CiliumLoadBalancerIPPool (`cilium.io/v2alpha1`, `v2`) is converted when it is applied."
