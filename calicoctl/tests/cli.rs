@@ -286,7 +286,7 @@ fn commands_do_what_they_say() {
             "Successfully set StrictAffinity to: true\n",
             &[],
         ),
-        ("", &["ipam", "configure"], String::new(), 1, "", &["nothing to configure"]),
+        ("", &["ipam", "configure"], String::new(), 1, "", &["at least one configuration option must be specified"]),
         ("", &["ipam", "show", "--ip=10.0.0.1"], String::new(), 0, "10.0.0.1 is not assigned\n", &[]),
         (
             "",
@@ -738,9 +738,9 @@ fn an_ipam_configuration_is_one_object_however_it_is_written() {
     fleet.apply(&pool("a", "10.0.0.0/24"));
     let want = "\
 +----------+-------------+-----------+------------+--------------+------------+
-| GROUPING |    CIDR     | IPS TOTAL | IPS IN USE | IPS RESERVED |  IPS FREE  |
+| GROUPING | CIDR        | IPS TOTAL | IPS IN USE | IPS RESERVED | IPS FREE   |
 +----------+-------------+-----------+------------+--------------+------------+
-| IP Pool  | 10.0.0.0/24 |       256 | 0 (0%)     | 0 (0%)       | 256 (100%) |
+| IP Pool  | 10.0.0.0/24 |       256 |     0 (0%) |       0 (0%) | 256 (100%) |
 +----------+-------------+-----------+------------+--------------+------------+
 ";
     assert_eq!(fleet.run(&["ipam", "show", "--show-blocks"], "").stdout, want);
