@@ -468,6 +468,13 @@ impl Collector {
         !withheld && !self.of_address.contains_key(&ip)
     }
 
+    /// The block that an address is in, where it is of this virtual owner.
+    pub fn virtual_block_of(&self, ip: IpAddr, owner: &str) -> Option<IpNet> {
+        let (cidr, view) = self.blocks.range(..=IpNet::from(ip)).next_back()?;
+        let is_owner = matches!(&view.owner, Some(AffinityOwner::Virtual(o)) if o == owner);
+        Some(*cidr).filter(|cidr| is_owner && cidr.contains(&ip))
+    }
+
     /// Whether no block meets this one, unless it is the same.
     pub fn is_room_for(&self, cidr: &IpNet) -> bool {
         if self.blocks.contains_key(cidr) {

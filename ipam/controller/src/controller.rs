@@ -296,8 +296,8 @@ impl Controller {
                     self.release_addresses(handle, addresses).await?;
                 }
             }
-            Action::HandOver { address, from, sequence, service, handle } => {
-                let attributes = plan::service_attributes(service);
+            Action::HandOver { address, from, sequence, service, handle, pool } => {
+                let attributes = plan::service_attributes(service, pool.as_deref());
                 self.ipam.hand_over(*address, from, *sequence, handle, &attributes).await?;
             }
             Action::UpdatePool(pool) => drop(typed::update(store, pool).await?),
@@ -317,15 +317,19 @@ impl Controller {
             Wish::Must(ip) => return Ok(take(ip).await.map(drop)?),
             Wish::Prefer(ip) => match take(ip).await {
                 Ok(_) => return Ok(()),
-                Err(error) => tracing::warn!(%ip, %error, "a service cannot keep the address of its status"),
+                Err(error) if is_refused(&error) => {
+                    tracing::warn!(%ip, %error, "a service cannot keep the address of its status");
+                }
+                Err(error) => return Err(error.into()),
             },
             Wish::Any => {}
         }
         let is_v4 = assign.family == Family::V4;
+        let number = assign.besides + 1;
         let pools = |is_asked: bool| if is_asked { assign.pools.clone() } else { vec![] };
         let request = AssignRequest {
-            num_v4: usize::from(is_v4),
-            num_v6: usize::from(!is_v4),
+            num_v4: if is_v4 { number } else { 0 },
+            num_v6: if is_v4 { 0 } else { number },
             attributes: assign.attributes(),
             pools_v4: pools(is_v4),
             pools_v6: pools(!is_v4),
@@ -361,6 +365,17 @@ fn is_overtaken(error: &Error) -> bool {
         error,
         Error::Store(E::Conflict(_) | E::AlreadyExists(_) | E::NotFound(_))
             | Error::Ipam(ipam::Error::NotTheSame { .. })
+    )
+}
+
+/// Whether an address is another's, or not to be had: later it would be the same.
+fn is_refused(error: &ipam::Error) -> bool {
+    use ipam::block::BlockError;
+    matches!(
+        error,
+        ipam::Error::NotInPool(_)
+            | ipam::Error::NotForUse { .. }
+            | ipam::Error::Block(BlockError::AlreadyAssigned(_) | BlockError::NotOwner { .. })
     )
 }
 

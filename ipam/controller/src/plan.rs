@@ -70,6 +70,8 @@ pub enum Action {
         sequence: Option<u64>,
         service: Name,
         handle: String,
+        /// The LoadBalancerIPPool that it is of, if it is of one.
+        pool: Option<String>,
     },
     /// With its status.
     UpdatePool(Box<LoadBalancerIpPool>),
@@ -114,6 +116,8 @@ pub struct AssignAddress {
     pub pools: Vec<IpNet>,
     /// The block and the LoadBalancerIPPool that the address is of, if it is of one.
     pub from: Option<(IpNet, String)>,
+    /// Addresses of the family that the handle keeps until it has this one.
+    pub besides: usize,
 }
 
 /// Which address.
@@ -129,15 +133,19 @@ pub enum Wish {
 impl AssignAddress {
     /// What the allocation is to carry.
     pub fn attributes(&self) -> BTreeMap<String, String> {
-        let pool = self.from.as_ref().map(|(_, pool)| (ATTRIBUTE_POOL.to_string(), pool.clone()));
-        service_attributes(&self.service).into_iter().chain(pool).collect()
+        service_attributes(&self.service, self.from.as_ref().map(|(_, pool)| pool.as_str()))
     }
 }
 
-/// What an allocation for a service carries (Calico `kube-controllers/pkg/controllers/loadbalancer`).
-pub fn service_attributes((namespace, name): &Name) -> BTreeMap<String, String> {
+/// What an allocation for a service carries (Calico `kube-controllers/pkg/controllers/loadbalancer`), and the LoadBalancerIPPool that
+/// the address is of.
+pub fn service_attributes((namespace, name): &Name, pool: Option<&str>) -> BTreeMap<String, String> {
     let pairs = [(attr::SERVICE, name.as_str()), (attr::NAMESPACE, namespace), (attr::TYPE, TYPE_LOAD_BALANCER)];
-    pairs.into_iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
+    pairs
+        .into_iter()
+        .chain(pool.map(|pool| (ATTRIBUTE_POOL, pool)))
+        .map(|(k, v)| (k.to_string(), v.to_string()))
+        .collect()
 }
 
 /// What a service did not get.

@@ -46,12 +46,12 @@ pub struct Allocation {
 }
 
 /// One of them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
     /// Of the allocation, by which a later one of the same address is told apart.
     pub sequence: Option<u64>,
-    /// It came from a LoadBalancerIPPool.
-    pub is_of_pool: bool,
+    /// The LoadBalancerIPPool that it came from, if it came from one.
+    pub pool: Option<String>,
 }
 
 /// An address of a service in a block: its handle, and the service.
@@ -627,7 +627,7 @@ impl State {
             }
             let allocation = self.allocations.entry(handle.clone()).or_default();
             allocation.service = service.clone();
-            allocation.addresses.insert(*ip, *slot);
+            allocation.addresses.insert(*ip, slot.clone());
             if self.holders.insert(*ip, handle.clone()).is_none() {
                 self.count(*ip, true);
             }
@@ -742,8 +742,7 @@ fn service_addresses(block: &Block) -> BTreeMap<IpAddr, Taken> {
         }
         let text = |key: &str| attributes.get(key).cloned().unwrap_or_default();
         let service = (text(attr::NAMESPACE), text(attr::SERVICE));
-        let is_of_pool = attributes.contains_key(ATTRIBUTE_POOL);
-        let slot = Slot { sequence: block.sequence_of(address), is_of_pool };
+        let slot = Slot { sequence: block.sequence_of(address), pool: attributes.get(ATTRIBUTE_POOL).cloned() };
         found.insert(address, (handle.clone(), slot, service));
     }
     found

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use api::Service;
 use api::ip_pool::AllowedUse;
+use api::key::LOAD_BALANCER_OWNER;
 use api::load_balancer_ip_pool::{LoadBalancerIpPool, LoadBalancerIpPoolStatus};
 use api::service::{LoadBalancerIngress, ServiceSpec, ServiceStatus, ServiceType, TrafficPolicy};
 use ipam::pool::{Family, fnv1a32};
@@ -16,7 +17,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{Action, AssignAddress, Problem, Wish, family_name, family_of, named_families, policy};
-use crate::state::{Name, State};
+use crate::state::{Name, Slot, State};
 
 /// Calico's annotations.
 const WISHED_IPS: &str = "projectcalico.org/loadBalancerIPs";
@@ -109,7 +110,7 @@ pub fn plan_group(members: &[Name], state: &mut State, actions: &mut Vec<Action>
 /// An address that the group has.
 struct Offer {
     handle: String,
-    sequence: Option<u64>,
+    slot: Slot,
 }
 
 /// A plan in the making.
@@ -144,7 +145,7 @@ impl<'a> Group<'a> {
         for name in members {
             let Some(handle) = state.services.get(name).and_then(|s| handle_of(name, s)) else { continue };
             for (ip, slot) in state.allocations.get(&handle).iter().flat_map(|a| &a.addresses) {
-                has.insert(*ip, Offer { handle: handle.clone(), sequence: slot.sequence });
+                has.insert(*ip, Offer { handle: handle.clone(), slot: slot.clone() });
             }
         }
         // What a service that left had, and others of the group use.
@@ -155,8 +156,8 @@ impl<'a> Group<'a> {
                 else {
                     continue;
                 };
-                let sequence = state.allocations.get(handle).and_then(|a| a.addresses.get(&ip)?.sequence);
-                has.insert(ip, Offer { handle: handle.to_string(), sequence });
+                let slot = state.allocations.get(handle).and_then(|a| a.addresses.get(&ip)).cloned();
+                has.insert(ip, Offer { handle: handle.to_string(), slot: slot.unwrap_or_default() });
             }
         }
         Self {
@@ -208,13 +209,19 @@ impl<'a> Group<'a> {
         for (family, is_required) in &request.families {
             self.serve_family(name, service, handle, (*family, *is_required), request, out);
         }
-        // While the new one comes, its status says what it said.
+        // While the new one comes, its status says what it said, unless that is another's.
         let coming = self.assigns.iter().filter_map(|a| match a {
             Action::AssignAddress(a) if a.service == *name => Some(a.family),
             _ => None,
         });
         let coming: BTreeSet<Family> = coming.filter(|f| !out.ingress.iter().any(|ip| family_of(*ip) == *f)).collect();
-        out.ingress.extend(ingress_of(service).filter(|ip| coming.contains(&family_of(*ip))));
+        for ip in ingress_of(service).filter(|ip| coming.contains(&family_of(*ip))) {
+            if !self.has.contains_key(&ip) {
+                out.ingress.extend(Some(ip).filter(|ip| self.is_nobodys(*ip, handle)));
+            } else if self.incompatible(name, service, self.placed.get(&ip)).is_none() {
+                self.use_address(name, ip, out);
+            }
+        }
         let is_preferred = request.families.len() > 1 && !request.families.iter().any(|(_, required)| *required);
         let is_short = out.ingress.is_empty() && out.problems.is_empty();
         if is_preferred && is_short && !self.is_assigning(name) {
@@ -225,6 +232,12 @@ impl<'a> Group<'a> {
         {
             out.problems.push(Problem { reason: "NoAddress", message: message.clone() });
         }
+    }
+
+    /// Whether none but this handle has the address or is getting it.
+    fn is_nobodys(&self, ip: IpAddr, handle: &str) -> bool {
+        let picked = [&self.state.picked, &self.picked];
+        self.state.collector.is_free(ip) && picked.iter().all(|p| p.get(&ip).is_none_or(|h| h == handle))
     }
 
     fn is_assigning(&self, name: &Name) -> bool {
@@ -258,7 +271,7 @@ impl<'a> Group<'a> {
         }
         match self.home(ip, name, service) {
             Home::IpPool => self.assign(name, handle, Wish::Must(ip), vec![], None),
-            Home::Pool(pool) => self.assign_from(name, handle, ip, pool),
+            Home::Pool(pool) => self.assign_from(name, handle, ip, pool, out),
             Home::Refused(reason, message) => out.problems.push(Problem { reason, message }),
             Home::None(has_pools) => {
                 let pools = if has_pools {
@@ -310,6 +323,8 @@ impl<'a> Group<'a> {
                 }
                 return;
             }
+            // Until it has the new one, it keeps this.
+            self.use_address(name, homeless, out);
         }
         if let Some(status) =
             ingress_of(service).find(|ip| family_of(*ip) == family && self.state.holder_of(*ip).is_none())
@@ -317,7 +332,7 @@ impl<'a> Group<'a> {
         {
             match self.home(status, name, service) {
                 Home::IpPool => return self.assign_any(name, service, handle, family, Wish::Prefer(status), pools),
-                Home::Pool(pool) => return self.assign_from(name, handle, status, pool),
+                Home::Pool(pool) => return self.assign_from(name, handle, status, pool, out),
                 Home::Refused(..) | Home::None(_) => {}
             }
         }
@@ -327,7 +342,7 @@ impl<'a> Group<'a> {
         match free {
             Some((ip, pool)) => {
                 self.coming.push((family, vec![name]));
-                self.assign_from(name, handle, ip, pool);
+                self.assign_from(name, handle, ip, pool, out);
             }
             None if has_ip_pool => self.assign_any(name, service, handle, family, Wish::Any, pools),
             None if is_required => out.problems.push(no_pool_left(self.state, name, service, family)),
@@ -360,6 +375,10 @@ impl<'a> Group<'a> {
             return;
         }
         self.coming.push((family, vec![name]));
+        // What is neither released nor handed over before.
+        let is_kept = |ip: &IpAddr| self.placed.get(ip).is_some_and(|users| users.contains(&name));
+        let own = self.has.iter().filter(|(ip, offer)| offer.handle == handle && family_of(**ip) == family);
+        let besides = own.filter(|(ip, _)| is_kept(ip)).count();
         self.assigns.push(Action::AssignAddress(AssignAddress {
             service: name.clone(),
             handle: handle.into(),
@@ -367,6 +386,7 @@ impl<'a> Group<'a> {
             family,
             pools,
             from: None,
+            besides,
         }));
     }
 
@@ -376,11 +396,17 @@ impl<'a> Group<'a> {
             Wish::Any => Family::V4,
         };
         let (service, handle) = (name.clone(), handle.to_string());
-        self.assigns.push(Action::AssignAddress(AssignAddress { service, handle, wish, family, pools, from }));
+        let assign = AssignAddress { service, handle, wish, family, pools, from, besides: 0 };
+        self.assigns.push(Action::AssignAddress(assign));
     }
 
-    fn assign_from(&mut self, name: &Name, handle: &str, ip: IpAddr, pool: &str) {
-        let Some(block) = block_for(self.state, pool, ip) else { return };
+    fn assign_from(&mut self, name: &Name, handle: &str, ip: IpAddr, pool: &str, out: &mut Placement) {
+        let Some(block) = block_for(self.state, pool, ip) else {
+            let message = format!(
+                "{ip} of LoadBalancerIPPool {pool} is in a block that is not for load balancers, or cannot be read"
+            );
+            return out.problems.push(Problem { reason: "NoBlock", message });
+        };
         self.picked.insert(ip, handle.to_string());
         self.assign(name, handle, Wish::Must(ip), vec![], Some((block, pool.to_string())));
     }
@@ -429,7 +455,7 @@ impl<'a> Group<'a> {
                     self.releases.push(Action::ReleaseAddresses {
                         service: owner.clone(),
                         handle: offer.handle.clone(),
-                        addresses: vec![(*ip, offer.sequence)],
+                        addresses: vec![(*ip, offer.slot.sequence)],
                     });
                 }
                 continue;
@@ -440,9 +466,10 @@ impl<'a> Group<'a> {
                 self.handovers.push(Action::HandOver {
                     address: *ip,
                     from: offer.handle.clone(),
-                    sequence: offer.sequence,
+                    sequence: offer.slot.sequence,
                     service: users[0].clone(),
                     handle,
+                    pool: offer.slot.pool.clone(),
                 });
             }
         }
@@ -454,8 +481,7 @@ impl<'a> Group<'a> {
     }
 
     fn is_of_pool(&self, ip: IpAddr) -> bool {
-        let allocation = self.has.get(&ip).and_then(|offer| self.state.allocations.get(&offer.handle));
-        allocation.and_then(|a| a.addresses.get(&ip)).is_some_and(|slot| slot.is_of_pool)
+        self.has.get(&ip).is_some_and(|offer| offer.slot.pool.is_some())
     }
 
     fn has_ip_pool(&self, family: Family, named: &[IpNet]) -> bool {
@@ -505,12 +531,13 @@ impl<'a> Group<'a> {
                 && !self.picked.contains_key(ip)
         };
         pools.iter().find_map(|(pool, found)| {
+            let has_block = |ip: &IpAddr| block_for(self.state, pool, *ip).is_some();
             let mut ranges = found.body.spec.assignable().filter(|r| r.first().is_ipv4() == (family == Family::V4));
             ranges.find_map(|range| {
                 let count = range.len();
                 let start = u128::from(fnv1a32(&format!("{}/{}", name.0, name.1))) % count;
                 let mut probes = (0..count.min(MAX_PROBES)).map(|i| offset(range.first(), (start + i) % count));
-                probes.find(is_free).map(|ip| (ip, pool.as_str()))
+                probes.find(|ip| is_free(ip) && has_block(ip)).map(|ip| (ip, pool.as_str()))
             })
         })
     }
@@ -540,8 +567,12 @@ fn serving_pools<'a>(
     })
 }
 
-/// The block in which an address of a pool is to be: the largest that lies in the pool's range and meets no other block.
+/// The block in which an address of a pool is to be: the one it is in already, else the largest that lies in the pool's range and
+/// meets no other block.
 fn block_for(state: &State, pool: &str, ip: IpAddr) -> Option<IpNet> {
+    if let Some(present) = state.collector.virtual_block_of(ip, LOAD_BALANCER_OWNER) {
+        return Some(present);
+    }
     let spec = &state.lb_pools.get(pool)?.body.spec;
     let range = spec.ranges().find(|range| range.contains(ip))?;
     let (from, to) = if ip.is_ipv4() { (BLOCK_V4, 32) } else { (BLOCK_V6, 128) };

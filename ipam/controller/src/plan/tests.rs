@@ -316,7 +316,7 @@ fn a_load_balancer_whose_pool_goes_moves_or_waits() {
     });
     let rows = [
         ("disabled", disabled, &web, vec![]),
-        ("another pool is there", other.clone(), &web, vec!["release", "assign"]),
+        ("another pool is there", other.clone(), &web, vec!["assign"]),
         ("but the user wants this address", other, &wished, vec!["told"]),
         ("for pods now, and no other pool", pods, &web, vec!["told"]),
     ];

@@ -103,7 +103,7 @@ async fn shared_and_handed_over(store: DynStore) {
     eventually!(audit(&store).await == BTreeMap::from([(ip, handle("b"))]));
     assert_eq!(ingress(&store, "b").await, address);
     let info = Ipam::new(store.clone()).ip_info(ip).await.unwrap().unwrap();
-    assert_eq!(info.attributes["service"], "b");
+    assert_eq!((info.attributes["service"].as_str(), info.attributes["tortie.io/pool"].as_str()), ("b", "blue"));
 
     typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "b")).await.unwrap();
     eventually!(audit(&store).await.is_empty());
@@ -144,7 +144,7 @@ async fn handing_over_meets_faults() {
         let ipam = Ipam::new(store.clone());
         let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
         let (ip, block) = ("20.0.10.5".parse().unwrap(), "20.0.10.0/28".parse().unwrap());
-        let attributes = |service: &str| plan::service_attributes(&("test".into(), service.into()));
+        let attributes = |service: &str| plan::service_attributes(&("test".into(), service.into()), None);
         let assigned = ipam.assign_ip_in_block(ip, block, "from", attributes("a"), owner.clone()).await.unwrap();
         assert_eq!(assigned.to_string(), "20.0.10.5/28");
         let again = ipam.assign_ip_in_block(ip, block, "from", attributes("a"), owner.clone()).await;
@@ -159,6 +159,40 @@ async fn handing_over_meets_faults() {
         assert!(matches!(refused, Err(ipam::Error::NotTheSame { what: "sequence number", .. })), "{refused:?}");
         ipam.hand_over(ip, "from", None, "to", &attributes("b")).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_for_a_moment_costs_no_service_its_address() {
+    for fault in [Fault::Unavailable, Fault::UnknownLost] {
+        let memory = MemoryStore::new();
+        let store: DynStore = Arc::new(memory.clone());
+        super::add_pool(&store).await;
+        put(&store, json!({
+            "kind": "Service", "apiVersion": "v1", "metadata": {"name": "web", "namespace": "test", "uid": "uid-web"},
+            "spec": {"type": "LoadBalancer", "clusterIP": "None", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "172.20.0.77"}]}},
+        }))
+        .await;
+        memory.fail_next_txn(fault);
+        let _lab = Lab::start(Arc::new(memory));
+        eventually!(audit(&store).await.len() == 1);
+        assert_eq!(audit(&store).await, BTreeMap::from([("172.20.0.77".parse().unwrap(), handle("web"))]), "{fault:?}");
+    }
+}
+
+/// An address whose pool is gone is kept until there is another: the handle has both for a moment.
+#[tokio::test(start_paused = true)]
+async fn a_service_moves_to_another_pool_and_has_an_address_all_the_time() {
+    let store: DynStore = Arc::new(MemoryStore::new());
+    add_pool(&store, json!([{"start": "20.0.10.5", "stop": "20.0.10.70"}])).await;
+    add_shared(&store, "a", 80).await;
+    let _lab = Lab::start(store.clone());
+    eventually!(ingress(&store, "a").await.is_some());
+    super::add_pool(&store).await;
+    typed::delete(store.as_ref(), &Key::resource(Kind::LoadBalancerIpPool, None, "blue")).await.unwrap();
+    eventually!(ingress(&store, "a").await.unwrap().starts_with("172.20.0."));
+    let ip = ingress(&store, "a").await.unwrap().parse().unwrap();
+    eventually!(audit(&store).await == BTreeMap::from([(ip, handle("a"))]));
 }
 
 /// The search for an address starts at the same place again, and that one cools down.

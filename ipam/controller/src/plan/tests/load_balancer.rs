@@ -94,7 +94,32 @@ fn a_pool_of_ranges_gives_all_of_them_and_no_more() {
 fn pools_that_change_under_use() {
     let all = json!({"blocks": [{"cidr": "20.0.10.0/24"}]});
     type Change = fn(&mut World);
-    let rows: [(&str, Change, bool, &str); 6] = [
+    fn of_block(w: &World, nth: usize) -> Value {
+        let ip = w.ingress("test", "web")[0].parse().unwrap();
+        let block = ipnet::IpNet::new(ip, 26).unwrap().trunc();
+        let halves: Vec<ipnet::IpNet> = block.subnets(27).unwrap().collect();
+        let own = usize::from(!halves[0].contains(&ip));
+        json!([{"cidr": halves[(own + nth) % 2].to_string()}])
+    }
+    let rows: [(&str, Change, bool, &str); 8] = [
+        (
+            "shrunk to its half of the block",
+            |w| {
+                let blocks = of_block(w, 0);
+                w.change(&pool_key("a"), |p| p["spec"]["blocks"] = blocks);
+            },
+            true,
+            "20.0.10.",
+        ),
+        (
+            "shrunk to the other half of the block",
+            |w| {
+                let blocks = of_block(w, 1);
+                w.change(&pool_key("a"), |p| p["spec"]["blocks"] = blocks);
+            },
+            true,
+            "20.0.10.",
+        ),
         (
             "disabled: what is there stays",
             |w| w.change(&pool_key("a"), |p| p["spec"]["disabled"] = json!(true)),
@@ -140,9 +165,52 @@ fn pools_that_change_under_use() {
         let after = world.ingress("test", "web");
         assert_eq!(after.len(), usize::from(has_one), "{what}");
         assert!(after.iter().all(|ip| ip.starts_with(prefix)), "{what}: {after:?}");
-        assert_eq!(world.allocated().len(), after.len(), "{what}: nothing is leaked");
+        let taken: Vec<String> = world.allocated().keys().map(ToString::to_string).collect();
+        assert_eq!(taken, after, "{what}: nothing is leaked");
         assert_eq!(world.problem("web").is_none(), has_one, "{what}: {:?}", world.problem("web"));
     }
+}
+
+/// What a service's status says is its own: a pool that shrinks while all others are full, and a status that was pasted.
+#[test]
+fn an_address_is_in_the_status_of_who_has_it_only() {
+    let mut world = World::new(&[ip_pool("lb", "172.20.0.0/30")]);
+    (0..4).for_each(|i| world.put(plain(&format!("s{i}"))));
+    world.settle();
+    world.put(pool("p", json!({"blocks": [{"start": "20.0.10.1", "stop": "20.0.10.2"}]})));
+    world.put(plain("stays"));
+    world.put(plain("moves"));
+    world.settle();
+    let (stays, moves) = (world.ingress("test", "stays"), world.ingress("test", "moves"));
+    assert!(stays.len() == 1 && moves.len() == 1 && stays != moves);
+    world.change(&pool_key("p"), |p| p["spec"]["blocks"] = json!([{"start": stays[0]}]));
+    world.settle();
+    world
+        .put(pool("q", json!({"blocks": [{"start": moves[0]}], "serviceSelector": {"matchLabels": {"color": "red"}}})));
+    let mut red = plain("red");
+    red["metadata"]["labels"] = json!({"color": "red"});
+    world.put(red);
+    let mut pasted = plain("pasted");
+    pasted["status"] = json!({"loadBalancer": {"ingress": [{"ip": stays[0]}]}});
+    world.put(pasted);
+    world.settle();
+    let names = ["s0", "s1", "s2", "s3", "stays", "moves", "red", "pasted"];
+    let lacks: Vec<&str> = names.into_iter().filter(|n| world.ingress("test", n).is_empty()).collect();
+    assert_eq!((lacks, world.ingress("test", "moves")), (vec!["red", "pasted"], moves.clone()));
+    for name in names {
+        for ip in world.ingress("test", name) {
+            assert_eq!(world.allocated()[&ip.parse().unwrap()], lb_handle(name), "{ip} of {name}");
+        }
+    }
+    // As soon as there is another address, it moves there.
+    world.delete(&service_key("s0"));
+    world.state.mark_all();
+    world.settle();
+    let now = world.ingress("test", "moves");
+    assert!(
+        now.len() == 1 && (now[0].starts_with("172.20.0.") || world.ingress("test", "pasted").len() == 1),
+        "{now:?}"
+    );
 }
 
 #[test]

@@ -95,12 +95,14 @@ impl World {
                     });
                 }
             }
-            Action::HandOver { address, from, sequence, service, handle } => self.with_block_of(address, |block| {
-                assert_eq!((holder(block, address), block.sequence_of(address)), (Some(from), sequence));
-                block.release(&[address], start(), SignedDuration::ZERO);
-                let to = Assignee { handle: &handle, attributes: &service_attributes(&service) };
-                block.assign_address(address, to, None).unwrap();
-            }),
+            Action::HandOver { address, from, sequence, service, handle, pool } => {
+                self.with_block_of(address, |block| {
+                    assert_eq!((holder(block, address), block.sequence_of(address)), (Some(from), sequence));
+                    block.release(&[address], start(), SignedDuration::ZERO);
+                    let to = Assignee { handle: &handle, attributes: &service_attributes(&service, pool.as_deref()) };
+                    block.assign_address(address, to, None).unwrap();
+                })
+            }
         }
     }
 
@@ -116,6 +118,11 @@ impl World {
                 self.with_block(ip, cidr, |block| drop(block.assign_address(ip, to, None)));
                 return;
             }
+        }
+        // What the handle has counts, as [`ipam::Ipam::ensure_assigned`] counts it.
+        let has = self.allocated().into_iter().filter(|(ip, h)| *h == assign.handle && family_of(*ip) == assign.family);
+        if has.count() > assign.besides {
+            return;
         }
         let pools = self.state.pools.values().map(|p| p.body.spec.clone());
         let is_meant = |cidr: &IpNet| assign.pools.is_empty() || assign.pools.contains(cidr);
