@@ -114,7 +114,7 @@ pub async fn operations(open: &Open) {
     let absent = key("operations", "absent");
     type Make = fn(Key, Revision) -> Op;
     // (operation; on an absent key; at the present revision; at an older revision)
-    let rows: [(&str, Make, Outcome, Outcome, Outcome); 7] = [
+    let rows: [(&str, Make, Outcome, Outcome, Outcome); 9] = [
         (
             "create",
             |k, _| Op::Create(k, b"new".into()),
@@ -126,6 +126,14 @@ pub async fn operations(open: &Open) {
         ("put", |k, _| Op::Put(k, b"new".into()), Outcome::Written, Outcome::Written, Outcome::Written),
         ("delete", |k, _| Op::Delete(k, None), Outcome::NotFound, Outcome::Written, Outcome::Written),
         ("delete at", |k, r| Op::Delete(k, Some(r)), Outcome::NotFound, Outcome::Written, Outcome::Conflict),
+        (
+            "at 0: update",
+            |k, _| Op::Update(k, b"new".into(), 0),
+            Outcome::NotFound,
+            Outcome::Conflict,
+            Outcome::Conflict,
+        ),
+        ("at 0: delete", |k, _| Op::Delete(k, Some(0)), Outcome::NotFound, Outcome::Conflict, Outcome::Conflict),
         ("check", Op::Check, Outcome::NotFound, Outcome::Written, Outcome::Conflict),
         ("check absent", |k, _| Op::Check(k, 0), Outcome::Written, Outcome::Conflict, Outcome::Conflict),
     ];

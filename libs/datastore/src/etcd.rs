@@ -247,6 +247,10 @@ fn request(txn: &Txn, lease: Option<LeaseId>) -> Result<etcd_client::Txn, Error>
         match op {
             Op::Create(..) | Op::Check(_, 0) => compares.push(Compare::version(key.clone(), CompareOp::Equal, 0)),
             Op::Update(_, _, expected) | Op::Delete(_, Some(expected)) | Op::Check(_, expected) => {
+                // An absent key has revision 0 there.
+                if *expected == 0 {
+                    compares.push(Compare::version(key.clone(), CompareOp::Greater, 0));
+                }
                 compares.push(at(expected)?);
             }
             Op::Delete(_, None) => compares.push(Compare::version(key.clone(), CompareOp::Greater, 0)),

@@ -220,6 +220,11 @@ impl Api {
     }
 
     async fn update(&self, key: &Key, place: &Place, value: &[u8], revision: Revision) -> Result<Revision, Error> {
+        // For the API that is a write at whatever revision.
+        if revision == 0 {
+            let present = self.read(key, place).await?.and_then(|(kv, _)| kv);
+            return Err(present.map_or(Error::NotFound(key.clone()), |_| Error::Conflict(key.clone())));
+        }
         match place.collection.form {
             Form::Endpoint => return self.patch_endpoint(key, place, value, revision).await,
             Form::Node => return self.patch_node(key, place, value, revision).await,

@@ -15,11 +15,16 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// exhausted, failed precondition, unauthenticated.
 const REFUSALS: [i32; 5] = [3, 7, 8, 9, 16];
 
-/// The one complaint that says nothing about whether the write happens.
+/// The complaints that say nothing about whether the write happens: etcd applies a transaction, and then finds its quota exceeded
+/// (`etcd: server/etcdserver/apply/apply.go`, `quotaApplierV3`).
 const TIMED_OUT: &str = "request timed out";
+const NO_SPACE: &str = "database space exceeded";
+
+/// What a learner, which follows its cluster and has no vote yet, says to everything.
+const LEARNER: &str = "not supported for learner";
 
 /// What etcd says (`etcd: etcdserver/api/v3rpc/rpctypes/error.go`), whether it is for the caller to change, and how.
-const ADVICE: [(&str, bool, &str); 11] = [
+const ADVICE: [(&str, bool, &str); 12] = [
     ("permission denied", true, "grant the role of ETCD_USERNAME readwrite on the prefixes /calico/ and /tortie/"),
     ("authentication failed", true, "check ETCD_USERNAME and ETCD_PASSWORD"),
     (
@@ -32,7 +37,7 @@ const ADVICE: [(&str, bool, &str); 11] = [
     ("larger than max", true, "etcd takes no object above its --max-request-bytes (1.5 MiB unless set)"),
     ("too many operations in txn", true, "start etcd with a larger --max-txn-ops (128 unless set)"),
     (
-        "database space exceeded",
+        NO_SPACE,
         false,
         "compact and defragment etcd (etcdctl compact, etcdctl defrag), then etcdctl alarm disarm; --quota-backend-bytes sets \
          the limit",
@@ -42,6 +47,7 @@ const ADVICE: [(&str, bool, &str); 11] = [
         false,
         "this member has lost the majority of its cluster: check the other members and the network between them",
     ),
+    (LEARNER, false, "this member is a learner: etcdctl member promote, or take it out of ETCD_ENDPOINTS"),
     (TIMED_OUT, false, "etcd is too slow or has lost its majority: check its disk and the other members"),
     ("too many requests", false, "etcd is overloaded: see the sizing in the guide to etcd"),
 ];
@@ -93,8 +99,8 @@ pub(super) fn refused(endpoints: &[String], doing: &str, said: &str) -> Error {
 pub(super) fn is_members(error: &etcd_client::Error) -> bool {
     match status(error) {
         Some((_, said)) => {
-            let is_without_majority = ["no leader", TIMED_OUT, "server stopped", "leader changed"];
-            !is_etcds(said) || is_without_majority.iter().any(|words| said.contains(words))
+            let is_no_working_member = ["no leader", TIMED_OUT, "server stopped", "leader changed", LEARNER];
+            !is_etcds(said) || is_no_working_member.iter().any(|words| said.contains(words))
         }
         // The stream was closed, the connection could not be made.
         None => true,
@@ -111,14 +117,17 @@ pub(super) fn is_not_taken(error: &etcd_client::Error) -> bool {
         }
         source = cause.source();
     }
-    status.message().contains("etcdserver: no leader")
+    ["etcdserver: no leader", "etcdserver: rpc not supported for learner"]
+        .iter()
+        .any(|words| status.message().contains(words))
 }
 
 /// Whether a write certainly did not happen. etcd's gRPC proxy passes the words on, and not always the code.
 pub(super) fn is_not_applied(error: &etcd_client::Error) -> bool {
     let is_refused = |(code, said): (i32, &str)| {
-        let is_known = ADVICE.iter().any(|(words, ..)| *words != TIMED_OUT && said.contains(words));
-        is_etcds(said) && (REFUSALS.contains(&code) || is_known)
+        let is_open = [TIMED_OUT, NO_SPACE].iter().any(|words| said.contains(words));
+        let is_known = ADVICE.iter().any(|(words, ..)| said.contains(words));
+        is_etcds(said) && !is_open && (REFUSALS.contains(&code) || is_known)
     };
     is_not_taken(error) || status(error).is_some_and(is_refused)
 }
@@ -194,4 +203,32 @@ fn status(error: &etcd_client::Error) -> Option<(i32, &str)> {
 /// Whether etcd itself, or its gRPC server, said it; everything else was made on the way.
 fn is_etcds(said: &str) -> bool {
     said.starts_with("etcdserver:") || said.starts_with("auth:") || said.contains("message larger than max")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (code, words; whether another member may do better; whether this one certainly did not take it; nor apply it)
+    #[test]
+    fn what_a_failed_write_may_have_done() {
+        use tonic::Code;
+        let rows = [
+            (Code::Unavailable, "etcdserver: no leader", true, true, true),
+            (Code::Unavailable, "etcdserver: rpc not supported for learner", true, true, true),
+            (Code::Unavailable, "etcdserver: request timed out", true, false, false),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded", false, false, false),
+            (Code::Unknown, "etcdserver: mvcc: database space exceeded", false, false, false),
+            (Code::ResourceExhausted, "etcdserver: too many requests", false, false, true),
+            (Code::InvalidArgument, "etcdserver: request is too large", false, false, true),
+            (Code::Unknown, "etcdserver: permission denied", false, false, true),
+            (Code::Unavailable, "connection reset: no leader", true, false, false),
+        ];
+        for (code, words, is_members_row, is_not_taken_row, is_not_applied_row) in rows {
+            let error = etcd_client::Error::GRpcStatus(tonic::Status::new(code, words));
+            assert_eq!(is_members(&error), is_members_row, "{words}");
+            assert_eq!(is_not_taken(&error), is_not_taken_row, "{words}");
+            assert_eq!(is_not_applied(&error), is_not_applied_row, "{words}");
+        }
+    }
 }
