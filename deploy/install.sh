@@ -38,7 +38,7 @@ for unit in $units; do
 done
 keep "$root/deploy/systemd/tortie.env" /etc/tortie/tortie.env
 keep "$root/deploy/systemd/10-tortie.conflist" /etc/cni/net.d/10-tortie.conflist
-run install -d -m 755 /var/lib/tortie
+run install -d -m 700 /var/lib/tortie
 say "# Describe this node and its pools (docs/examples), then start it:"
 say "calicoctl apply -f node.yaml -f pool.yaml"
 say "systemctl daemon-reload && systemctl enable --now $units"

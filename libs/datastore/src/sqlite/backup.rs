@@ -3,8 +3,8 @@
 //! A restored store is another life of the store: its revision is greater than every one that was seen before, and it has no
 //! history, so whoever watches is told [`Error::Compacted`] and lists again, and no revision means two things.
 
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::fs::{DirBuilder, File, Permissions};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
@@ -38,7 +38,7 @@ pub fn backup(path: &Path, to: &Path) -> Result<Report, Error> {
     }
     let failed = |e| fault::io(to, "write the backup", &e);
     // Takes the name: two backups do not overwrite each other.
-    File::create_new(to).map_err(failed)?;
+    File::options().write(true).create_new(true).mode(files::FILE_MODE).open(to).map_err(failed)?;
     let partial = files::beside(to, &format!(".partial-{}", std::process::id()));
     let made = copy(path, &partial).and_then(|report| {
         std::fs::rename(&partial, to).and_then(|()| sync_directory(to)).map_err(failed)?;
@@ -55,7 +55,8 @@ pub fn backup(path: &Path, to: &Path) -> Result<Report, Error> {
 fn copy(path: &Path, to: &Path) -> Result<Report, Error> {
     let connection = open_existing(path)?;
     schema::check_owner(&connection, path).map_err(|failure| failure.into_error(path, "open"))?;
-    // One read transaction that waits for nobody; SQLite syncs the file.
+    files::create_private(to).map_err(|e| fault::io(to, "write the backup", &e))?;
+    // One read transaction that waits for nobody; SQLite syncs the file, which may be there when it is empty.
     connection
         .execute("VACUUM INTO ?1", [to.to_string_lossy()])
         .map_err(|e| Failure::from(e).into_error(path, &format!("copy to {}", to.display())))?;
@@ -147,7 +148,7 @@ fn replace_file(path: &Path, from: &Path, revision: Revision) -> Result<Option<P
             users.join(", ")
         )));
     }
-    std::fs::create_dir_all(directory_of(path)).map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(files::DIRECTORY_MODE).create(directory_of(path)).map_err(failed)?;
     let new = files::beside(path, &format!(".restored-{}", std::process::id()));
     let made = make_replacement(path, from, &new, revision);
     let placed = made.and_then(|()| {
@@ -170,11 +171,12 @@ fn make_replacement(path: &Path, from: &Path, new: &Path, revision: Revision) ->
     let failed = |e| fault::io(path, "put the backup in place", &e);
     std::fs::copy(from, new).map_err(failed)?;
     // A damaged file still tells whose it is.
-    if let Ok(old) = std::fs::metadata(path) {
-        std::fs::set_permissions(new, old.permissions())
-            .and_then(|()| std::os::unix::fs::chown(new, Some(old.uid()), Some(old.gid())))
-            .map_err(failed)?;
-    }
+    let made_as = match std::fs::metadata(path) {
+        Ok(old) => std::fs::set_permissions(new, old.permissions())
+            .and_then(|()| std::os::unix::fs::chown(new, Some(old.uid()), Some(old.gid()))),
+        Err(_) => std::fs::set_permissions(new, Permissions::from_mode(files::FILE_MODE)),
+    };
+    made_as.map_err(failed)?;
     let mut connection = schema::open(new)?;
     rewrite(&mut connection, None, revision).map_err(|failure| failure.into_error(new, "restore"))?;
     // The last connection copies its WAL into the file, and removes it.

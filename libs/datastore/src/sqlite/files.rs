@@ -8,16 +8,34 @@
 //!
 //! SQLite cannot know that its `-wal` was taken away, or that the file was put in place of another. The revision in `-changed`
 //! is never ahead of the database, whatever crashes: a database that is behind it has lost acknowledged writes.
+//!
+//! The store holds passwords, and whoever can open `-changed` can hold its lock: all are made for their owner alone.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::stat::{Mode, SFlag, mknod};
 
 use super::notify;
 use crate::store::{Error, Revision};
 
 /// How long a file may be empty while another process makes it.
 const CREATION: Duration = Duration::from_secs(1);
+
+/// What new files and directories allow.
+pub(super) const FILE_MODE: u32 = 0o600;
+pub(super) const DIRECTORY_MODE: u32 = 0o700;
+
+/// Makes an empty file for its owner alone, where there is none: SQLite would let everybody read it. The file is not opened: to
+/// close it would drop the locks that this process has on it.
+pub(super) fn create_private(path: &Path) -> std::io::Result<()> {
+    match mknod(path, SFlag::S_IFREG, Mode::from_bits_truncate(FILE_MODE), 0) {
+        Ok(()) | Err(Errno::EEXIST) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
 
 /// `FILE` with something appended.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {

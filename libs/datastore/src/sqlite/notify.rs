@@ -5,7 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::io::Read;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,9 @@ impl Drop for Turn<'_> {
 impl Signal {
     pub(super) fn open(database: &Path) -> Result<Self, Error> {
         let path = files::beside(database, "-changed");
-        let file = File::options().create(true).truncate(false).read(true).write(true).open(&path);
+        let mut options = File::options();
+        options.create(true).truncate(false).read(true).write(true).mode(files::FILE_MODE);
+        let file = options.open(&path);
         let failed = |e| fault::io(database, &format!("write {}", path.display()), &e);
         let signal = Self { file: file.map_err(failed)? };
         // A full disk has no room for the first revision, but it can take the place of what is there.

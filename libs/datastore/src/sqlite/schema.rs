@@ -6,7 +6,8 @@
 //! | `log` | rev, seq, key, value (null: deleted) | the writes after `compacted`, for watches |
 //! | `meta` | name, value | `schema`, `revision`, `compacted` |
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -49,7 +50,10 @@ const TABLES: &str = "
 pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let directory = directory_of(path);
     if !directory.is_dir() {
-        std::fs::create_dir_all(directory)
+        DirBuilder::new()
+            .recursive(true)
+            .mode(files::DIRECTORY_MODE)
+            .create(directory)
             // The name must survive a power loss as the writes will.
             .and_then(|()| File::open(directory_of(directory))?.sync_all())
             .map_err(|e| {
@@ -59,6 +63,8 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
                 ))
             })?;
     }
+    // Where that fails, SQLite fails to open it, and says more.
+    let _ = files::create_private(path);
     let mut connection = Connection::open(path).map_err(|e| unavailable(path, "open", &e))?;
     prepare(&mut connection, path).map_err(|failure| failure.into_error(path, "open"))?;
     Ok(connection)

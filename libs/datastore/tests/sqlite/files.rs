@@ -275,6 +275,39 @@ pub fn is_root() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
+/// Passwords of BGP are in the store, and the lock of `-changed` is all that it takes to stop the writers.
+#[tokio::test]
+async fn nobody_else_may_read_or_lock_what_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("new/below/store.db");
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let assert_private = |path: &Path| {
+        for suffix in ["", "-wal", "-shm", "-changed"] {
+            let file = beside(path, suffix);
+            assert_eq!(mode(&file), 0o600, "{}", file.display());
+        }
+    };
+    let store = open(&path).await;
+    store.put(handle("a"), b"1".into()).await.unwrap();
+    assert_private(&path);
+    assert_eq!(mode(path.parent().unwrap()), 0o700);
+    let backup = directory.path().join("backup.db");
+    sqlite::backup(&path, &backup).unwrap();
+    assert_eq!(mode(&backup), 0o600);
+    // Also from a backup that everybody may read.
+    fs::set_permissions(&backup, fs::Permissions::from_mode(0o644)).unwrap();
+    let other = directory.path().join("other/store.db");
+    sqlite::restore(&other, &backup).unwrap();
+    let restored = open(&other).await;
+    restored.put(handle("a"), b"2".into()).await.unwrap();
+    assert_private(&other);
+    assert_eq!(mode(other.parent().unwrap()), 0o700);
+    // What an operator allows stays.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o660)).unwrap();
+    drop(open(&path).await);
+    assert_eq!(mode(&path), 0o660);
+}
+
 /// Values that would fail the other transactions of their commit are refused before.
 #[tokio::test]
 async fn a_value_beyond_the_limit_is_refused_by_name() {
