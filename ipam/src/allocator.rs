@@ -107,8 +107,10 @@ pub(crate) struct Versioned<T> {
 /// How an attempt ended that wrote, or tried to.
 pub(crate) enum Outcome {
     Done,
-    /// Lost to another writer, or not known: read again.
+    /// Lost to another writer: read again.
     Retry(datastore::Error),
+    /// Not known, and not seen to have happened: read again. Until something that the changes depend on has changed, they can still come.
+    Open(datastore::Error, Box<Changes>),
 }
 
 impl Ipam {
@@ -311,7 +313,10 @@ impl Ipam {
             }
             Err(E::Unknown(text)) => {
                 self.refresh(&changes, None).await;
-                if self.happened(&changes).await? { Ok(Outcome::Done) } else { Ok(Outcome::Retry(E::Unknown(text))) }
+                if self.happened(&changes).await? {
+                    return Ok(Outcome::Done);
+                }
+                Ok(Outcome::Open(E::Unknown(text), Box::new(changes)))
             }
             Err(error @ (E::AlreadyExists(_) | E::NotFound(_) | E::Conflict(_))) => {
                 self.refresh(&changes, Some(&error)).await;
@@ -334,7 +339,7 @@ impl Ipam {
     }
 
     /// Whether the store shows every address given that these changes give, if they give any.
-    async fn happened(&self, changes: &Changes) -> Result<bool, Error> {
+    pub(crate) async fn happened(&self, changes: &Changes) -> Result<bool, Error> {
         let mut gives = false;
         for (cidr, change) in changes.blocks.iter().filter(|(_, c)| !c.taken.is_empty()) {
             gives = true;

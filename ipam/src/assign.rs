@@ -19,6 +19,7 @@ use jiff::Timestamp;
 use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, key_of};
 use crate::attempt::{Attempt, Part, decode_affinity};
 use crate::changes::{AffinityChange, Changes};
+use crate::handle;
 use crate::pool::{self, Family, Reservations};
 
 /// What a workload, node or service wants.
@@ -170,7 +171,8 @@ impl Ipam {
             owners.entry(&request.owner).or_default().push(i);
         }
         for (owner, todo) in owners {
-            Batch { ipam: self, owner, requests, todo, outcomes: &mut outcomes }.run().await;
+            let mut open = Vec::new();
+            Batch { ipam: self, owner, requests, todo, outcomes: &mut outcomes, open: &mut open }.run().await;
             if self.known().is_none() {
                 continue;
             }
@@ -182,7 +184,8 @@ impl Ipam {
                 let got = outcomes[*i].as_ref().ok().cloned().unwrap_or_default();
                 outcomes[*i] = Ok(Assignment { message: None, ..got });
             }
-            Batch { ipam: &self.reading(), owner, requests, todo, outcomes: &mut outcomes }.run().await;
+            let outcomes = &mut outcomes;
+            Batch { ipam: &self.reading(), owner, requests, todo, outcomes, open: &mut open }.run().await;
         }
         outcomes
     }
@@ -197,6 +200,17 @@ struct Batch<'a> {
     todo: Vec<usize>,
     /// Of those that are not done, what they have got so far.
     outcomes: &'a mut Vec<Result<Assignment, Error>>,
+    /// Transactions with an unknown outcome, which may come yet. Of those and of the next only one can happen, since all are conditional
+    /// on the revision of the handle that they write.
+    open: &'a mut Vec<Open>,
+}
+
+/// A transaction with an unknown outcome.
+struct Open {
+    changes: Box<Changes>,
+    /// What each request has got if it happened.
+    parts: Vec<(usize, Part)>,
+    error: datastore::Error,
 }
 
 impl Batch<'_> {
@@ -278,16 +292,49 @@ impl Batch<'_> {
                 }
             }
         }
-        if let Outcome::Retry(error) = attempt.commit().await? {
-            return Ok(Some(error));
+        // The handles have been read: what comes after this changes them, and makes the commit fail.
+        for at in 0..self.open.len() {
+            if self.ipam.happened(&self.open[at].changes).await? {
+                let parts = self.open.swap_remove(at).parts;
+                self.open.clear();
+                self.finish(parts);
+                return Ok(None);
+            }
         }
+        let written = attempt.handles();
+        match attempt.commit().await? {
+            Outcome::Done => {}
+            Outcome::Retry(error) => return Ok(Some(error)),
+            Outcome::Open(error, changes) => {
+                self.open.push(Open { changes, parts, error: error.clone() });
+                return Ok(Some(error));
+            }
+        }
+        // Who gets nothing while something may come for it yet, is not told that it has nothing.
+        let mut known = Vec::new();
+        for (i, part) in parts {
+            let id = handle::sanitized(&self.requests[i].handle);
+            let open = self.open.iter().find(|o| o.changes.handles.contains_key(id));
+            match open.filter(|_| part.is_short() && !written.contains(id)) {
+                Some(open) => {
+                    self.outcomes[i] = Err(open.error.clone().into());
+                    self.todo.retain(|other| *other != i);
+                }
+                None => known.push((i, part)),
+            }
+        }
+        self.finish(known);
+        Ok(None)
+    }
+
+    /// What these requests have got is written.
+    fn finish(&mut self, parts: Vec<(usize, Part)>) {
         for (i, part) in parts {
             if !part.is_truncated {
                 self.todo.retain(|other| *other != i);
             }
             self.outcomes[i] = Ok(part.into_assignment());
         }
-        Ok(None)
     }
 }
 
@@ -342,7 +389,7 @@ impl<'a> Context<'a> {
             let mut changes = Changes::default();
             changes.affinity(&self.owner, cidr, AffinityChange::Delete(affinity.revision));
             block.into_iter().for_each(|b| changes.delete(b));
-            if let Outcome::Retry(error) = self.ipam.write_changes(changes).await? {
+            if let Outcome::Retry(error) | Outcome::Open(error, _) = self.ipam.write_changes(changes).await? {
                 tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
             }
         }

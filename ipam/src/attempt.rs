@@ -43,6 +43,11 @@ pub(crate) struct Part {
 }
 
 impl Part {
+    /// Whether it is less than was asked for.
+    pub fn is_short(&self) -> bool {
+        !self.shortfalls.is_empty()
+    }
+
     /// What the request has got, and if that is all that it can, why it is less than it asked for.
     pub fn into_assignment(self) -> Assignment {
         let is_short = !self.is_truncated && !self.shortfalls.is_empty();
@@ -619,6 +624,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
+    /// The handles that get addresses, and are written therefore.
+    pub fn handles(&self) -> BTreeSet<String> {
+        self.changes.handles.keys().cloned().collect()
+    }
+
     /// Writes what was taken, if anything was.
     pub async fn commit(mut self) -> Result<Outcome, Error> {
         if self.changes.blocks.is_empty() {
@@ -627,10 +637,15 @@ impl<'a> Attempt<'a> {
         let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
         let owner = &self.context.owner;
         let own = self.changes.blocks.iter().filter(|(_, c)| c.block.value.owner().as_ref() == Some(owner));
-        let own: Vec<IpNet> = own.map(|(cidr, _)| *cidr).collect();
-        for cidr in own {
+        let own: Vec<(IpNet, bool)> = own.map(|(cidr, change)| (*cidr, change.block.revision == 0)).collect();
+        for (cidr, is_new) in own {
             match self.affinities.get(&cidr) {
-                Some(affinity) if affinity.value == confirmed => {}
+                Some(affinity) if affinity.value == confirmed => {
+                    // No revision of a block that is not there says that the affinity is still there.
+                    if is_new {
+                        self.changes.checks.insert(Key::BlockAffinity(owner.clone(), cidr), affinity.revision);
+                    }
+                }
                 known => {
                     let change = AffinityChange::Confirm(known.map(|a| a.revision));
                     self.changes.affinity(owner, cidr, change);

@@ -144,7 +144,8 @@ async fn write_one(store: &dyn Store, op: Op) -> Result<Revision, StoreError> {
             return match (store.get(op.key()).await?, &op) {
                 (Some(kv), Op::Create(_, value) | Op::Update(_, value, _)) if kv.value == *value => Ok(kv.mod_revision),
                 (None, Op::Delete(..)) => Ok(0),
-                _ => last,
+                // Or it has happened, and another has written since.
+                _ => Err(StoreError::Unknown(format!("{} was written by another after it", op.key()))),
             };
         }
     }

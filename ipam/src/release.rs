@@ -261,7 +261,7 @@ impl Ipam {
                     perhaps.extend(numbers);
                     return Ok(perhaps.into_keys().collect());
                 }
-                Outcome::Retry(error) => {
+                Outcome::Retry(error) | Outcome::Open(error, _) => {
                     if matches!(error, datastore::Error::Unknown(_)) {
                         perhaps.extend(numbers);
                     }
@@ -316,9 +316,9 @@ impl Ipam {
                 let Some(releasing) = todo.get_mut(id) else { continue };
                 if before.revision == 0 {
                     // Gone; after an unknown outcome, it happened.
-                    let perhaps = std::mem::take(&mut releasing.perhaps);
-                    if self.are_free(id, &perhaps).await? {
-                        releasing.released.extend(perhaps);
+                    let unsure = std::mem::take(&mut releasing.unsure);
+                    if self.are_free(id, &unsure).await? {
+                        releasing.add(unsure);
                     }
                     let released = std::mem::take(&mut releasing.released);
                     todo.remove(id);
@@ -364,17 +364,24 @@ impl Ipam {
                     for id in written {
                         let Some(releasing) = todo.get_mut(&id) else { continue };
                         let released = std::mem::take(&mut releasing.perhaps);
-                        releasing.released.extend(released);
+                        releasing.add(released);
                         if releasing.is_all {
+                            // What it does not have any more, an earlier attempt has released.
+                            let unsure = std::mem::take(&mut releasing.unsure);
+                            releasing.add(unsure);
                             let released = std::mem::take(&mut releasing.released);
                             todo.remove(&id);
                             done.insert(id, Ok(released));
                         }
                     }
                 }
-                Outcome::Retry(error) => {
-                    if !matches!(error, datastore::Error::Unknown(_)) {
-                        todo.values_mut().for_each(|r| r.perhaps.clear());
+                Outcome::Retry(error) | Outcome::Open(error, _) => {
+                    let is_unknown = matches!(error, datastore::Error::Unknown(_));
+                    for releasing in todo.values_mut() {
+                        let perhaps = std::mem::take(&mut releasing.perhaps);
+                        if is_unknown {
+                            releasing.unsure.extend(perhaps);
+                        }
                     }
                     retries.again(error).await?;
                 }
@@ -428,4 +435,16 @@ struct Releasing {
     perhaps: Vec<IpAddr>,
     /// Whether nothing is left after it.
     is_all: bool,
+    /// What attempts with an unknown outcome may have released.
+    unsure: Vec<IpAddr>,
+}
+
+impl Releasing {
+    fn add(&mut self, addresses: Vec<IpAddr>) {
+        for ip in addresses {
+            if !self.released.contains(&ip) {
+                self.released.push(ip);
+            }
+        }
+    }
 }

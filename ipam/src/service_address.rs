@@ -92,7 +92,7 @@ impl Ipam {
             changes.write(block, vec![ip]);
             match self.write_changes(changes).await? {
                 Outcome::Done => return Ok(()),
-                Outcome::Retry(error) => retries.again(error).await?,
+                Outcome::Retry(error) | Outcome::Open(error, _) => retries.again(error).await?,
             }
         }
     }

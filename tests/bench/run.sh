@@ -3,6 +3,7 @@
 #   tests/bench/run.sh bgp [--peers tortie,bird,...] [--scenarios A,B,...] [--runs N] [--add]
 #   tests/bench/run.sh sim [arguments of bgp-sim]
 #   tests/bench/run.sh sqlite [arguments of sqlite-bench]
+#   tests/bench/run.sh ipam [arguments of ipam-bench: --scenarios a,b,c,d,e --data DIR]
 #   tests/bench/run.sh report
 # Builds what it needs and installs nothing. The rivals are Debian's bird2, frr, openbgpd and gobgpd.
 set -eu
@@ -58,6 +59,14 @@ sqlite)
     build sqlite-bench
     "$BENCH_BIN/sqlite-bench" --commit "$BENCH_COMMIT" --json "$results/sqlite.json" "$@"
     ;;
+ipam)
+    need etcd etcd-server
+    build ipam-bench
+    status=0
+    "$BENCH_BIN/ipam-bench" --commit "$BENCH_COMMIT" --json "$results/ipam.json" "$@" || status=$?
+    [ ! -e "$results/ipam.json" ] || report
+    exit "$status"
+    ;;
 report) report ;;
-*) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 2 ;;
+*) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 2 ;;
 esac

@@ -13,7 +13,7 @@ impl Ipam {
     pub async fn commit(&self, ops: Vec<Op>) -> Result<Option<datastore::Error>, Error> {
         match self.write(ops).await? {
             Outcome::Done => Ok(None),
-            Outcome::Retry(error) => Ok(Some(error)),
+            Outcome::Retry(error) | Outcome::Open(error, _) => Ok(Some(error)),
         }
     }
 }

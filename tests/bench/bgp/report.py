@@ -15,6 +15,7 @@ Rendered by `tests/bench/bgp/report.py` from `tests/bench/results`; change those
     tests/bench/run.sh bgp                                   # every scenario, three runs
     tests/bench/run.sh bgp --scenarios A,C --peers tortie,bird --runs 5
     tests/bench/run.sh sim                                   # the simulation
+    tests/bench/run.sh ipam                                  # address management
     tests/bench/run.sh report                                # this page again
 
 `tests/bench/README.md` says what is needed and how the measurements are made. Only ratios within one session mean
@@ -137,6 +138,27 @@ def simulation(data):
     yield ""
 
 
+def addresses(data):
+    m = data["machine"]
+    yield "## Address management"
+    yield ""
+    yield "`ipam-bench`: a single etcd or SQLite file on the same machine and disk; both sides of a ratio are taken in turn in one run."
+    yield "Goals are those of the ratio where there is one."
+    yield ""
+    yield f"{data['date']}; {m['cpus']} CPUs ({m['cpu']}), kernel {m['kernel']}; {data['commit']}."
+    yield ""
+    yield "| scenario | store | what | value | against | ratio | goal | |"
+    yield "| --- | --- | --- | ---: | --- | ---: | --- | --- |"
+    for r in data["rows"]:
+        unit = f" {r['unit']}" if r["unit"] else ""
+        against = f"{r['against']['what']}: {number(r['against']['value'])}{unit}" if r["against"] else ""
+        ratio = f"{r['ratio']:.2f}" if r["ratio"] is not None else ""
+        goal = f"≤ {r['limit']:g}" + (" ×" if r["against"] else "") if r["limit"] is not None else ""
+        verdict = {None: "", True: "met", False: "**not met**"}[r["met"]]
+        yield f"| {r['scenario']} | {r['store']} | {r['what']} | {number(r['value'])}{unit} | {against} | {ratio} | {goal} | {verdict} |"
+    yield ""
+
+
 def main():
     folder = sys.argv[1]
     lines = [INTRODUCTION]
@@ -150,6 +172,9 @@ def main():
     path = os.path.join(folder, "sim.json")
     if os.path.exists(path):
         lines += simulation(json.load(open(path)))
+    path = os.path.join(folder, "ipam.json")
+    if os.path.exists(path):
+        lines += addresses(json.load(open(path)))
     print("\n".join(lines).rstrip())
 
 

@@ -1,0 +1,636 @@
+//! One run from one seed: a world, clients that come and go in it, and at its end a settlement.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use api::key::AffinityOwner;
+use datastore::{DynStore, Error as StoreError};
+use ipam::{Assignment, Error, Ipam};
+use ipnet::IpNet;
+use jiff::SignedDuration;
+
+use crate::choices::Choices;
+use crate::judge::{Judge, Moment, Standing};
+use crate::setting::{Kind, Setting};
+use crate::task::{Done, Task};
+use crate::world::{Answer, Asked, CallId, ClientStore, Request, World};
+
+/// A call that takes more steps than this hangs.
+const MOST_STEPS_TO_SETTLE: usize = 200_000;
+
+/// What was done in one run, or many.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    pub operations: u64,
+    pub store_operations: u64,
+    pub writes: u64,
+    pub crashes: u64,
+    pub errors: u64,
+    pub unknown: u64,
+    pub late: u64,
+    pub assigned: u64,
+    pub released: u64,
+    pub refused: u64,
+    pub collected: u64,
+}
+
+impl Figures {
+    pub fn add(&mut self, other: &Figures) {
+        self.operations += other.operations;
+        self.store_operations += other.store_operations;
+        self.writes += other.writes;
+        self.crashes += other.crashes;
+        self.errors += other.errors;
+        self.unknown += other.unknown;
+        self.late += other.late;
+        self.assigned += other.assigned;
+        self.released += other.released;
+        self.refused += other.refused;
+        self.collected += other.collected;
+    }
+}
+
+/// Why a run failed, and how it came there.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub violation: String,
+    pub choices: Vec<u32>,
+    pub trace: Vec<String>,
+}
+
+/// The process that makes calls: one at a time, until it crashes and another comes in its place.
+struct Client {
+    node: String,
+    store: Arc<ClientStore>,
+    ipam: Ipam,
+    running: Option<Running>,
+    /// The handle of the call in which its predecessor crashed.
+    resumes: Option<String>,
+}
+
+struct Running {
+    call: CallId,
+    began: Moment,
+    task: Task,
+    future: Pin<Box<dyn Future<Output = Done>>>,
+}
+
+/// One step that could come next.
+#[derive(Clone, Copy)]
+enum Next {
+    Begin(usize),
+    Go(u64),
+    Answer(u64),
+    Late(u64),
+}
+
+/// The run.
+pub struct Episode {
+    kind: Kind,
+    choices: Choices,
+    setting: Setting,
+    world: Arc<World>,
+    judge: Judge,
+    clients: Vec<Client>,
+    calls: CallId,
+    handles: usize,
+    is_settling: bool,
+    /// Steps in which there was nothing to do.
+    idle_steps: usize,
+    /// How many addresses were taken, by family, since when.
+    taken: Vec<(Moment, [usize; 2])>,
+    pub figures: Figures,
+    /// What happened; a read with the call that it was for.
+    trace: Option<Vec<(Option<CallId>, String)>>,
+    /// The call that went on last.
+    current: CallId,
+}
+
+type Verdict = Result<(), String>;
+
+/// Runs an episode of about `operations` calls to its end.
+pub async fn run(choices: Choices, kind: Kind, operations: u64, traces: bool) -> Result<Figures, Failure> {
+    let mut episode = Episode::new(choices, kind, traces).await;
+    match episode.play(operations).await {
+        Ok(()) => Ok(episode.figures),
+        Err(violation) => {
+            let current = episode.current;
+            // Of the reads, those of the call that went wrong.
+            let trace = episode.trace.into_iter().flatten().filter(|(call, _)| call.is_none_or(|c| c == current));
+            let trace = trace.map(|(_, line)| line).collect();
+            Err(Failure { violation, choices: episode.choices.made().to_vec(), trace })
+        }
+    }
+}
+
+impl Episode {
+    async fn new(mut choices: Choices, kind: Kind, traces: bool) -> Self {
+        let setting = Setting::choose(&mut choices);
+        let memory = kind.store();
+        setting.write(&memory).await;
+        let world = World::new(memory);
+        let mut episode = Self {
+            kind,
+            choices,
+            judge: Judge::new(kind != Kind::Ordered),
+            world,
+            clients: vec![],
+            calls: 0,
+            handles: 0,
+            is_settling: false,
+            idle_steps: 0,
+            taken: vec![(0, [0, 0])],
+            figures: Figures::default(),
+            trace: traces.then(Vec::new),
+            current: 0,
+            setting,
+        };
+        episode.log(|e| format!("{:?}", e.setting));
+        for id in 0..episode.setting.clients {
+            let client = episode.new_client(id);
+            episode.clients.push(client);
+        }
+        episode
+    }
+
+    fn new_client(&mut self, id: usize) -> Client {
+        let skew = SignedDuration::from_millis(self.choices.below(4000) as i64);
+        let store = ClientStore::new(self.world.clone(), id, skew);
+        let shared: DynStore = store.clone();
+        let node = self.setting.nodes[id % self.setting.nodes.len()].clone();
+        let ipam = Ipam::with_environment(shared, store.clone());
+        let ipam = match self.kind {
+            Kind::Following => ipam.following([AffinityOwner::Host(node.clone())]),
+            Kind::Transactions | Kind::Ordered => ipam,
+        };
+        Client { node, store, ipam, running: None, resumes: None }
+    }
+
+    fn log(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = line(self);
+            if let Some(trace) = &mut self.trace {
+                trace.push((None, line));
+            }
+        }
+    }
+
+    async fn play(&mut self, operations: u64) -> Verdict {
+        while self.figures.operations < operations {
+            self.step()?;
+            self.let_tasks_run().await;
+        }
+        self.settle().await
+    }
+
+    /// What follows the store does so in tasks of its own.
+    async fn let_tasks_run(&mut self) {
+        if self.kind == Kind::Following {
+            tokio::task::yield_now().await;
+            if self.is_settling || self.choices.below(4) == 0 {
+                self.world.show();
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    // Steps
+
+    fn step(&mut self) -> Verdict {
+        self.world.step();
+        if !self.is_settling {
+            if self.choices.chance(2) {
+                let seconds = self.choices.below(90) as i64;
+                self.log(|_| format!("{seconds} s pass"));
+                self.world.pass(SignedDuration::from_secs(seconds));
+            }
+            if self.choices.chance(self.setting.crash_permille) {
+                self.crash();
+            }
+        }
+        let mut next = self.world.waiting(Self::next_of);
+        if !self.is_settling {
+            let idle = self.clients.iter().enumerate().filter(|(_, c)| c.running.is_none());
+            next.extend(idle.map(|(id, _)| Next::Begin(id)));
+        }
+        if next.is_empty() {
+            self.idle_steps += 1;
+            return if self.idle_steps > 1_000 { Err("every client waits, and for nothing".into()) } else { Ok(()) };
+        }
+        self.idle_steps = 0;
+        match *self.choices.pick(&next) {
+            Next::Begin(client) => self.begin(client),
+            Next::Go(id) => self.go(id),
+            Next::Answer(id) => self.answer(id),
+            Next::Late(id) => self.late(id),
+        }
+    }
+
+    fn next_of(id: u64, request: &Request) -> Option<Next> {
+        Some(match (&request.answer, request.is_detached) {
+            (_, true) => Next::Late(id),
+            (Some(_), _) => Next::Answer(id),
+            (None, _) => Next::Go(id),
+        })
+    }
+
+    fn begin(&mut self, client: usize) -> Verdict {
+        let task = self.choose_task(client);
+        self.start(client, task)
+    }
+
+    /// Begins a call of a client.
+    fn start(&mut self, client: usize, task: Task) -> Verdict {
+        self.calls += 1;
+        let call = self.calls;
+        self.figures.operations += 1;
+        self.log(|e| format!("client {client} on {} begins call {call}: {task:?}", e.clients[client].node));
+        match &task {
+            Task::Release { handle } => self.judge.begin(call, BTreeSet::from([handle.clone()]), true),
+            Task::ReleaseAddresses { addresses } => self.judge.begin_release_of(call, addresses),
+            task => self.judge.begin(call, task.handles().iter().cloned().collect(), false),
+        }
+        let client_of = &mut self.clients[client];
+        client_of.store.begin(call);
+        let future = task.clone().run(client_of.ipam.clone(), client_of.store.clone(), client_of.node.clone());
+        client_of.running = Some(Running { call, began: self.judge.now(), task, future });
+        self.poll(client)
+    }
+
+    /// Lets a client go on until it waits again or is done.
+    fn poll(&mut self, client: usize) -> Verdict {
+        let Some(running) = &mut self.clients[client].running else { return Ok(()) };
+        self.current = running.call;
+        let mut context = Context::from_waker(Waker::noop());
+        let polled = catch_unwind(AssertUnwindSafe(|| running.future.as_mut().poll(&mut context)));
+        match polled {
+            Ok(Poll::Pending) => Ok(()),
+            Ok(Poll::Ready(done)) => self.finish(client, &done),
+            Err(panic) => {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| s.to_string()));
+                Err(format!("client {client} panicked: {}", text.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// The store acts on a waiting operation, or fails to.
+    fn go(&mut self, id: u64) -> Verdict {
+        let (call, asked) = self.world.asked(id);
+        if matches!(asked, Asked::Sleep(_)) {
+            let answer = self.world.execute(&asked);
+            self.world.set_answer(id, answer);
+            return self.answer(id);
+        }
+        self.figures.store_operations += 1;
+        // A call reads more often than it writes, and a failed read ends it.
+        let permille = self.setting.fault_permille / if matches!(asked, Asked::Txn(_)) { 1 } else { 8 };
+        let faulty = !self.is_settling && self.choices.chance(permille);
+        let answer = match &asked {
+            Asked::Txn(_) if faulty => match self.choices.below(4) {
+                0 => Answer::Written(Err(unavailable())),
+                1 => Answer::Written(Err(unknown())),
+                2 => {
+                    let applied = self.execute(call, &asked)?;
+                    match applied {
+                        Answer::Written(Ok(_)) => Answer::Written(Err(unknown())),
+                        refused => refused,
+                    }
+                }
+                _ => {
+                    self.figures.unknown += 1;
+                    self.log(|_| format!("  call {call}: {}: no answer, may still come", shown(&asked)));
+                    let client = self.world.detach(id, Answer::Written(Err(unknown())));
+                    return client.map_or(Ok(()), |c| self.poll(c));
+                }
+            },
+            Asked::Get(_) if faulty => Answer::Got(Err(unavailable())),
+            // One that follows the store would wait for the real clock before it tries again.
+            Asked::List(_) if faulty && self.kind != Kind::Following => Answer::Listed(Err(unavailable())),
+            _ => self.execute(call, &asked)?,
+        };
+        match &answer {
+            Answer::Written(Err(StoreError::Unknown(_))) => self.figures.unknown += 1,
+            _ if faulty => self.figures.errors += 1,
+            _ => {}
+        }
+        self.log(|_| format!("  call {call}: {}: {}", shown(&asked), shown_answer(&answer)));
+        if let (Some(last), Answer::Got(_) | Answer::Listed(_)) = (self.trace.iter_mut().flatten().last(), &answer) {
+            last.0 = Some(call);
+        }
+        self.world.set_answer(id, answer);
+        // Most answers arrive at once.
+        if self.choices.below(4) < 3 { self.answer(id) } else { Ok(()) }
+    }
+
+    fn execute(&mut self, call: CallId, asked: &Asked) -> Result<Answer, String> {
+        let answer = self.world.execute(asked);
+        if let (Asked::Txn(txn), Answer::Written(Ok(_))) = (asked, &answer) {
+            self.figures.writes += 1;
+            self.current = call;
+            self.judge.commit(call, &txn.ops)?;
+            let mut taken = [0, 0];
+            for ip in self.judge.owners().keys() {
+                taken[usize::from(ip.is_ipv6())] += 1;
+            }
+            self.taken.push((self.judge.now(), taken));
+        }
+        Ok(answer)
+    }
+
+    fn answer(&mut self, id: u64) -> Verdict {
+        match self.world.deliver(id) {
+            Some(client) => self.poll(client),
+            None => Ok(()),
+        }
+    }
+
+    /// An operation that nobody waits for any more happens after all, or never.
+    fn late(&mut self, id: u64) -> Verdict {
+        // Some stay on the way for long.
+        if !self.is_settling && self.choices.below(8) > 0 {
+            return Ok(());
+        }
+        let (call, asked) = self.world.asked(id);
+        self.world.forget(id);
+        let happens = matches!(asked, Asked::Txn(_)) && self.choices.below(4) > 0;
+        if happens {
+            self.figures.late += 1;
+            let answer = self.execute(call, &asked)?;
+            self.log(|_| format!("  call {call}, late: {}: {}", shown(&asked), shown_answer(&answer)));
+        }
+        let open = self.world.waiting(|_, request| request.is_detached.then_some(request.call));
+        self.judge.close_all_but(&open.into_iter().collect());
+        Ok(())
+    }
+
+    /// A client that is in a call dies, and another takes its place.
+    fn crash(&mut self) {
+        let busy: Vec<usize> = (0..self.clients.len()).filter(|c| self.clients[*c].running.is_some()).collect();
+        if busy.is_empty() {
+            return;
+        }
+        let id = *self.choices.pick(&busy);
+        let new = self.new_client(id);
+        let old = std::mem::replace(&mut self.clients[id], new);
+        let Some(running) = old.running else { return };
+        self.figures.crashes += 1;
+        self.log(|_| format!("client {id} crashes in call {}", running.call));
+        if let Task::ReleaseAddresses { addresses } = &running.task {
+            self.judge.end_release_of(addresses);
+        }
+        self.judge.end_unknown(running.call);
+        self.clients[id].resumes = running.task.handles().first().cloned();
+        // What it asked for, and the store has not done, is on the way.
+        drop(running.future);
+    }
+
+    // Tasks
+
+    fn choose_task(&mut self, client: usize) -> Task {
+        let resumes = self.clients[client].resumes.take();
+        self.setting.choose_task(&mut self.choices, &self.judge, &mut self.handles, resumes)
+    }
+
+    fn finish(&mut self, client: usize, done: &Done) -> Verdict {
+        let Some(running) = self.clients[client].running.take() else { return Ok(()) };
+        let (id, node) = (running.call, self.clients[client].node.clone());
+        self.log(|_| format!("call {id} ends: {done:?}"));
+        if let Task::ReleaseAddresses { addresses } = &running.task {
+            self.judge.end_release_of(addresses);
+        }
+        if let Some(error) = done.error() {
+            self.figures.refused += 1;
+            if !running.task.may_fail_with(error) {
+                return Err(format!("call {id}, {:?}, failed: {error}", running.task));
+            }
+            self.judge.end_unknown(id);
+            return Ok(());
+        }
+        match (&running.task, done) {
+            (Task::Assign { handle, v4, v6, pools, is_repeated }, Done::Assigned(Ok(got))) => {
+                let addresses = addresses_of(got);
+                self.figures.assigned += addresses.len() as u64;
+                self.judge.assigned(id, handle, &addresses, *is_repeated)?;
+                self.judge.end_plain(id);
+                self.check_amount(&running, (*v4, *v6), !pools.is_empty() || *is_repeated, got)?;
+                self.check_place(&node, pools, *is_repeated, &addresses)
+            }
+            (Task::AssignMany { handles, amount, is_repeated }, Done::AssignedMany(all)) => {
+                for (handle, got) in handles.iter().zip(all) {
+                    match got {
+                        Ok(got) => {
+                            let addresses = addresses_of(got);
+                            self.figures.assigned += addresses.len() as u64;
+                            self.judge.assigned(id, handle, &addresses, *is_repeated)?;
+                            self.check_amount(&running, *amount, *is_repeated, got)?;
+                            self.check_place(&node, &[], *is_repeated, &addresses)?;
+                        }
+                        Err(error) if running.task.may_fail_with(error) => {
+                            self.figures.refused += 1;
+                            self.judge.failed(id, handle);
+                        }
+                        Err(error) => return Err(format!("call {id}, {handle}, failed: {error}")),
+                    }
+                }
+                self.judge.end_plain(id);
+                Ok(())
+            }
+            (Task::Take { handle, ip, .. }, Done::Taken(Ok(net))) => {
+                self.figures.assigned += 1;
+                if net.addr() != *ip {
+                    return Err(format!("{handle} asked for {ip} and got {net}"));
+                }
+                self.judge.assigned(id, handle, &[*ip], true)?;
+                self.judge.end_plain(id);
+                Ok(())
+            }
+            (Task::Release { handle }, Done::Released(Ok(addresses))) => {
+                self.figures.released += addresses.len() as u64;
+                self.judge.end_released(id, handle, addresses)
+            }
+            (Task::ReleaseAddresses { addresses }, Done::Released(Ok(unallocated))) => {
+                self.figures.released += (addresses.len() - unallocated.len()) as u64;
+                self.judge.end_released_addresses(id, addresses, unallocated)
+            }
+            _ => {
+                self.judge.end_plain(id);
+                Ok(())
+            }
+        }
+    }
+
+    /// Fewer than were asked for only where there were fewer, and then with a message.
+    fn check_amount(&self, running: &Running, want: (usize, usize), is_special: bool, got: &Assignment) -> Verdict {
+        let counts = [(want.0, got.v4.len()), (want.1, got.v6.len())];
+        let is_short = counts.iter().any(|(want, got)| got < want);
+        if is_short != got.message.is_some() {
+            return Err(format!("asked for {want:?}, and answered {got:?}"));
+        }
+        if is_special || !self.setting.lends_everything() {
+            return Ok(());
+        }
+        if counts.iter().any(|(want, got)| got > want) {
+            return Err(format!("asked for {want:?}, and answered {got:?}"));
+        }
+        for (family, (want, got)) in counts.into_iter().enumerate() {
+            let since = self.taken.partition_point(|(at, _)| *at < running.began).saturating_sub(1);
+            let most = self.taken[since..].iter().map(|(_, taken)| taken[family]).max().unwrap_or_default();
+            let free = self.setting.capacity(family).saturating_sub(most);
+            if got < want && free >= want {
+                return Err(format!("asked for {want} and got {got}, while {free} were free all the time"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Only of the pools, nothing reserved, and under strict affinity only of the node's blocks.
+    fn check_place(&self, node: &str, pools: &[IpNet], is_repeated: bool, addresses: &[IpAddr]) -> Verdict {
+        if is_repeated {
+            return Ok(());
+        }
+        for ip in addresses {
+            let of_family: Vec<&IpNet> = pools.iter().filter(|p| p.addr().is_ipv4() == ip.is_ipv4()).collect();
+            let is_in_pools = match of_family.as_slice() {
+                [] => self.setting.pools.iter().any(|p| p.cidr.contains(ip)),
+                pools => pools.iter().any(|p| p.contains(ip)),
+            };
+            if !is_in_pools {
+                return Err(format!("{ip} is of no pool that was asked for"));
+            }
+            if self.setting.reserved.iter().any(|net| net.contains(ip)) {
+                return Err(format!("{ip} is reserved"));
+            }
+            if self.setting.is_steady && self.setting.config.strict_affinity {
+                let owner = self.judge.blocks().find(|b| b.cidr().contains(ip)).and_then(|b| b.owner());
+                let is_kept = self.judge.owners().contains_key(ip);
+                if is_kept && owner != Some(AffinityOwner::Host(node.into())) {
+                    return Err(format!(
+                        "{ip} was given to {node} under strict affinity, and its block is {owner:?}'s"
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    // The end
+
+    /// Nothing new begins, and what is under way ends. Then what was told is what is stored, and after everybody who is uncertain has
+    /// released, and a collection, nothing is left over.
+    async fn settle(&mut self) -> Verdict {
+        self.log(|_| "settling".into());
+        self.is_settling = true;
+        self.quiesce().await?;
+        self.check_told()?;
+        for handle in self.judge.handles_that_are(Standing::Uncertain) {
+            self.complete(Task::Release { handle }).await?;
+        }
+        let before = self.judge.owners().len();
+        let dead = self.judge.handles_that_are(Standing::Gone).into_iter().collect();
+        self.complete(Task::Collect { dead }).await?;
+        self.figures.collected += (before - self.judge.owners().len()) as u64;
+        self.check_told()?;
+        if self.judge.owners() != self.judge.told() {
+            let (owners, told) = (self.judge.owners(), self.judge.told());
+            return Err(format!("after collection {owners:?} are stored, and {told:?} were told"));
+        }
+        if self.kind == Kind::Ordered {
+            self.complete(Task::Repair).await?;
+        }
+        self.judge.check_all()?;
+        let all: Vec<IpAddr> = self.judge.told().keys().copied().collect();
+        self.complete(Task::ReleaseAddresses { addresses: all }).await?;
+        if self.kind == Kind::Ordered {
+            self.complete(Task::Repair).await?;
+        }
+        self.judge.check_all()?;
+        match self.judge.owners().len() {
+            0 => Ok(()),
+            n => Err(format!("{n} addresses are left after everything was released")),
+        }
+    }
+
+    async fn quiesce(&mut self) -> Verdict {
+        for _ in 0..MOST_STEPS_TO_SETTLE {
+            if self.world.waiting(|_, _| Some(())).is_empty() {
+                return match self.clients.iter().position(|c| c.running.is_some()) {
+                    None => Ok(()),
+                    Some(client) => Err(format!("client {client} waits for nothing and does not end")),
+                };
+            }
+            self.step()?;
+            self.let_tasks_run().await;
+        }
+        Err(format!("not quiet after {MOST_STEPS_TO_SETTLE} steps"))
+    }
+
+    /// A call without faults, by itself.
+    async fn complete(&mut self, task: Task) -> Verdict {
+        self.start(0, task)?;
+        self.quiesce().await
+    }
+
+    fn check_told(&self) -> Verdict {
+        let told = self.judge.told();
+        if let Some((ip, handle)) = told.iter().find(|(ip, handle)| self.judge.owners().get(*ip) != Some(*handle)) {
+            return Err(format!(
+                "{handle} was told that it has {ip}, and the store says {:?}",
+                self.judge.owners().get(ip)
+            ));
+        }
+        let live = |handle: &String| self.judge.standing(handle) == Some(Standing::Live);
+        let untold = |(ip, handle): &(&IpAddr, &String)| live(handle) && told.get(*ip) != Some(*handle);
+        match self.judge.owners().iter().find(untold) {
+            Some((ip, handle)) => Err(format!("{handle} has {ip} in the store and was not told")),
+            None => Ok(()),
+        }
+    }
+}
+
+fn addresses_of(got: &Assignment) -> Vec<IpAddr> {
+    got.v4.iter().chain(&got.v6).map(|net| net.addr()).collect()
+}
+
+fn unavailable() -> StoreError {
+    StoreError::Unavailable("simulated outage".into())
+}
+
+fn unknown() -> StoreError {
+    StoreError::Unknown("simulated silence".into())
+}
+
+fn shown(asked: &Asked) -> String {
+    let Asked::Txn(txn) = asked else { return format!("{asked:?}") };
+    let of = |op: &datastore::Op| {
+        use datastore::Op;
+        match op {
+            Op::Create(key, value) => format!("create {key} {}", String::from_utf8_lossy(value)),
+            Op::Update(key, value, at) => format!("update {key} at {at} {}", String::from_utf8_lossy(value)),
+            Op::Put(key, value) => format!("put {key} {}", String::from_utf8_lossy(value)),
+            Op::Delete(key, at) => format!("delete {key} at {at:?}"),
+            Op::Check(key, at) => format!("check {key} at {at}"),
+        }
+    };
+    txn.ops.iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
+fn shown_answer(answer: &Answer) -> String {
+    match answer {
+        Answer::Got(Ok(Some(kv))) => format!("{} at {}", String::from_utf8_lossy(&kv.value), kv.mod_revision),
+        Answer::Listed(Ok(listing)) => {
+            let keys: Vec<String> = listing.items.iter().map(|kv| kv.key.to_string()).collect();
+            format!("{keys:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Whether the store failed, and nothing else.
+pub fn is_of_the_store(error: &Error) -> bool {
+    matches!(error, Error::Store(StoreError::Unavailable(_) | StoreError::Unknown(_)))
+}

@@ -1,0 +1,447 @@
+//! What must be true. The judge sees every write the store takes, and what every call was told, and knows nothing of how the allocator
+//! works.
+//!
+//! - **Told**: a caller that got an address has it until it, or somebody entitled to it, asks for its release. Meanwhile nobody else gets
+//!   it, and no write takes it away.
+//! - **Stored**: blocks never overlap and are well formed; with transactions, after every write a handle counts exactly the addresses
+//!   that it has, and blocks and affinities agree.
+//! - **Answers**: what a call returns was true at some moment while it ran, and is all that its own writes did.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use api::Key;
+use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
+use api::key::AffinityOwner;
+use datastore::Op;
+use ipam::block::Block;
+use ipnet::IpNet;
+
+use crate::world::CallId;
+
+/// Number of the write or answer, counted from the episode's start.
+pub type Moment = u64;
+
+/// What the model knows of a workload's handle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has exactly what its caller was told.
+    Live,
+    /// A call failed, crashed, or met another about the same handle: what it has is not known before it is asked or released.
+    Uncertain,
+    /// Released, and the caller was told so. What still turns up is for the collection.
+    Gone,
+}
+
+/// A call under way.
+#[derive(Debug)]
+struct Call {
+    began: Moment,
+    handles: BTreeSet<String>,
+    gained: BTreeSet<(String, IpAddr)>,
+    lost: BTreeSet<IpAddr>,
+    /// Another call is about one of the same handles or addresses.
+    is_contended: bool,
+}
+
+/// The judge.
+pub struct Judge {
+    is_exact: bool,
+    now: Moment,
+    blocks: BTreeMap<IpNet, Block>,
+    handles: BTreeMap<String, BTreeMap<String, usize>>,
+    affinities: BTreeMap<(AffinityOwner, IpNet), BlockAffinity>,
+    /// Who has which address by the blocks.
+    owners: BTreeMap<IpAddr, String>,
+    /// The same, counted by handle and block.
+    counts: BTreeMap<String, BTreeMap<String, usize>>,
+    /// Every change of an address's owner.
+    history: BTreeMap<IpAddr, Vec<(Moment, Option<String>)>>,
+    told: BTreeMap<IpAddr, String>,
+    standing: BTreeMap<String, Standing>,
+    calls: BTreeMap<CallId, Call>,
+    /// Calls that ended without an answer, while a write of theirs may still come: whom it would concern.
+    open: BTreeMap<CallId, BTreeSet<String>>,
+    /// Addresses that are being released whoever has them, and when that last ended.
+    released_at: BTreeMap<IpAddr, Moment>,
+}
+
+/// A violation, in words.
+pub type Verdict = Result<(), String>;
+
+impl Judge {
+    /// With `is_exact`, handles and affinities are checked after every write, else only where they are asked for.
+    pub fn new(is_exact: bool) -> Self {
+        Self {
+            is_exact,
+            now: 0,
+            blocks: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            affinities: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            history: BTreeMap::new(),
+            told: BTreeMap::new(),
+            standing: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            open: BTreeMap::new(),
+            released_at: BTreeMap::new(),
+        }
+    }
+
+    pub fn now(&self) -> Moment {
+        self.now
+    }
+
+    pub fn owners(&self) -> &BTreeMap<IpAddr, String> {
+        &self.owners
+    }
+
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        self.blocks.values()
+    }
+
+    /// What callers have and nobody is releasing.
+    pub fn told(&self) -> &BTreeMap<IpAddr, String> {
+        &self.told
+    }
+
+    pub fn standing(&self, handle: &str) -> Option<Standing> {
+        self.standing.get(handle).copied()
+    }
+
+    /// The handles of a standing, in order.
+    pub fn handles_that_are(&self, wanted: Standing) -> Vec<String> {
+        self.standing.iter().filter(|(_, s)| **s == wanted).map(|(h, _)| h.clone()).collect()
+    }
+
+    // Writes
+
+    /// The store took these operations, asked for by this call.
+    pub fn commit(&mut self, call: CallId, ops: &[Op]) -> Verdict {
+        self.now += 1;
+        let mut touched_handles = BTreeSet::new();
+        let mut touched_blocks = BTreeSet::new();
+        for op in ops {
+            let (key, value) = match op {
+                Op::Check(..) => continue,
+                Op::Create(key, value) | Op::Update(key, value, _) | Op::Put(key, value) => (key, Some(value)),
+                Op::Delete(key, _) => (key, None),
+            };
+            match key {
+                Key::IpamBlock(cidr) => {
+                    touched_blocks.insert(*cidr);
+                    self.write_block(call, *cidr, value, &mut touched_handles)?;
+                }
+                Key::IpamHandle(id) => {
+                    touched_handles.insert(id.clone());
+                    self.handles.remove(id);
+                    if let Some(value) = value {
+                        let handle: IpamHandle = serde_json::from_slice(value).map_err(|e| format!("{key}: {e}"))?;
+                        self.handles.insert(id.clone(), handle.block);
+                    }
+                }
+                Key::BlockAffinity(owner, cidr) => {
+                    touched_blocks.insert(*cidr);
+                    self.affinities.remove(&(owner.clone(), *cidr));
+                    if let Some(value) = value {
+                        let affinity = serde_json::from_slice(value).map_err(|e| format!("{key}: {e}"))?;
+                        self.affinities.insert((owner.clone(), *cidr), affinity);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if self.is_exact {
+            touched_handles.iter().try_for_each(|h| self.check_handle(h))?;
+            touched_blocks.iter().try_for_each(|b| self.check_affinity(b))?;
+        }
+        Ok(())
+    }
+
+    fn write_block(
+        &mut self,
+        call: CallId,
+        cidr: IpNet,
+        value: Option<&Vec<u8>>,
+        touched: &mut BTreeSet<String>,
+    ) -> Verdict {
+        let old = self.blocks.remove(&cidr);
+        let new = value.map(|value| read_block(cidr, value)).transpose()?;
+        if let (Some(old), Some(new)) = (&old, &new)
+            && new.stored() != old.stored()
+            && new.stored().sequence_number <= old.stored().sequence_number
+        {
+            return Err(format!("block {cidr} changed and its sequence number did not grow"));
+        }
+        let taken = |block: &Option<Block>| -> BTreeMap<IpAddr, String> {
+            let of = |b: &Block| b.allocated().map(|(ip, a)| (ip, a.handle_id.clone().unwrap_or_default())).collect();
+            block.as_ref().map(of).unwrap_or_default()
+        };
+        let (before, after) = (taken(&old), taken(&new));
+        if let Some(block) = new {
+            let overlaps = |other: &&IpNet| other.contains(&cidr) || cidr.contains(*other);
+            if let Some(other) = self.blocks.keys().find(overlaps) {
+                return Err(format!("block {cidr} overlaps block {other}"));
+            }
+            self.blocks.insert(cidr, block);
+        }
+        for (ip, handle) in &before {
+            if after.get(ip) != Some(handle) {
+                touched.insert(handle.clone());
+                self.lose(call, *ip, handle, cidr)?;
+            }
+        }
+        for (ip, handle) in &after {
+            if before.get(ip) != Some(handle) {
+                touched.insert(handle.clone());
+                self.gain(call, *ip, handle, cidr)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn gain(&mut self, call: CallId, ip: IpAddr, handle: &str, block: IpNet) -> Verdict {
+        if let Some(other) = self.owners.insert(ip, handle.into()) {
+            return Err(format!("{ip} is owned twice: by {other} and {handle}"));
+        }
+        if let Some(other) = self.told.get(&ip).filter(|h| *h != handle) {
+            return Err(format!("{ip} was given to {handle} while {other} has been told that it has it"));
+        }
+        *self.counts.entry(handle.into()).or_default().entry(block.to_string()).or_default() += 1;
+        self.history.entry(ip).or_default().push((self.now, Some(handle.into())));
+        if let Some(call) = self.calls.get_mut(&call) {
+            call.gained.insert((handle.into(), ip));
+        }
+        Ok(())
+    }
+
+    fn lose(&mut self, call: CallId, ip: IpAddr, handle: &str, block: IpNet) -> Verdict {
+        if self.told.get(&ip).is_some_and(|h| h == handle) {
+            return Err(format!(
+                "{ip} was taken from {handle}, which has been told that it has it and released nothing"
+            ));
+        }
+        self.owners.remove(&ip);
+        if let Some(counts) = self.counts.get_mut(handle) {
+            let key = block.to_string();
+            let left = counts.get(&key).copied().unwrap_or_default().saturating_sub(1);
+            if left == 0 {
+                counts.remove(&key);
+            } else {
+                counts.insert(key, left);
+            }
+            if counts.is_empty() {
+                self.counts.remove(handle);
+            }
+        }
+        self.history.entry(ip).or_default().push((self.now, None));
+        if let Some(call) = self.calls.get_mut(&call) {
+            call.lost.insert(ip);
+        }
+        Ok(())
+    }
+
+    fn check_handle(&self, handle: &str) -> Verdict {
+        let (stored, counted) = (self.handles.get(handle), self.counts.get(handle));
+        if stored == counted {
+            return Ok(());
+        }
+        Err(format!("handle {handle} says {stored:?}, and the blocks say {counted:?}"))
+    }
+
+    fn check_affinity(&self, cidr: &IpNet) -> Verdict {
+        let owner = self.blocks.get(cidr).and_then(Block::owner);
+        let claims: Vec<_> = self.affinities.iter().filter(|((_, block), _)| block == cidr).collect();
+        let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
+        match (&owner, claims.as_slice()) {
+            (None, []) => Ok(()),
+            (Some(owner), [((claimant, _), affinity)]) if claimant == owner && **affinity == confirmed => Ok(()),
+            _ => Err(format!("block {cidr} is {owner:?}'s, and its affinities are {claims:?}")),
+        }
+    }
+
+    /// Handles are exact, and blocks and affinities agree, everywhere.
+    pub fn check_all(&self) -> Verdict {
+        let handles: BTreeSet<&String> = self.handles.keys().chain(self.counts.keys()).collect();
+        handles.into_iter().try_for_each(|h| self.check_handle(h))?;
+        let blocks: BTreeSet<&IpNet> = self.blocks.keys().chain(self.affinities.keys().map(|(_, b)| b)).collect();
+        blocks.into_iter().try_for_each(|b| self.check_affinity(b))
+    }
+
+    // Calls
+
+    /// A call begins that is about these handles: to give them addresses, or (`releases`) to take what they have.
+    pub fn begin(&mut self, id: CallId, handles: BTreeSet<String>, releases: bool) {
+        self.now += 1;
+        let mut is_contended = false;
+        for other in self.calls.values_mut().filter(|c| !c.handles.is_disjoint(&handles)) {
+            other.is_contended = true;
+            is_contended = true;
+        }
+        if releases || is_contended {
+            self.told.retain(|_, holder| !handles.contains(holder));
+        }
+        let (gained, lost) = Default::default();
+        self.calls.insert(id, Call { began: self.now, handles, gained, lost, is_contended });
+    }
+
+    /// A call begins that releases addresses, whoever has them.
+    pub fn begin_release_of(&mut self, id: CallId, addresses: &[IpAddr]) {
+        let mut handles: BTreeSet<String> = BTreeSet::new();
+        for ip in addresses {
+            self.released_at.insert(*ip, Moment::MAX);
+            handles.extend(self.told.get(ip).cloned());
+            handles.extend(self.owners.get(ip).cloned());
+        }
+        self.begin(id, handles, true);
+    }
+
+    /// A call ended without an answer that says what it did, or its client died.
+    pub fn end_unknown(&mut self, id: CallId) {
+        let Some(call) = self.end(id) else { return };
+        call.handles.iter().for_each(|h| self.failed(id, h));
+    }
+
+    /// No write of these calls is to come any more.
+    pub fn close_all_but(&mut self, open: &BTreeSet<CallId>) {
+        self.open.retain(|id, _| open.contains(id));
+    }
+
+    /// A release of addresses is over, answered or not.
+    pub fn end_release_of(&mut self, addresses: &[IpAddr]) {
+        for ip in addresses {
+            self.released_at.insert(*ip, self.now);
+        }
+    }
+
+    /// A call is answered for one of its handles, which has these addresses. Those who ask without `is_repeated` get new ones each time.
+    /// [`Self::end_plain`] follows.
+    pub fn assigned(&mut self, id: CallId, handle: &str, got: &[IpAddr], is_repeated: bool) -> Verdict {
+        let Some(call) = self.calls.get(&id) else { return Ok(()) };
+        let answered: BTreeSet<IpAddr> = got.iter().copied().collect();
+        if answered.len() != got.len() {
+            return Err(format!("{handle} was told an address twice: {got:?}"));
+        }
+        let gained: BTreeSet<IpAddr> = call.gained.iter().filter(|(h, _)| h == handle).map(|(_, ip)| *ip).collect();
+        // Unless somebody else has released it meanwhile.
+        let is_kept = |ip: &&IpAddr| self.owners.get(*ip).is_some_and(|h| h == handle);
+        if let Some(ip) = gained.difference(&answered).find(is_kept) {
+            return Err(format!("{handle} was told {answered:?}, but the call took {ip} as well"));
+        }
+        if !is_repeated && !answered.is_subset(&gained) {
+            return Err(format!("{handle} was told {answered:?}, but the call took only {gained:?}"));
+        }
+        if let Some(ip) = answered.iter().find(|ip| !self.was(call.began, **ip, Some(handle))) {
+            return Err(format!("{handle} was told that it has {ip}, which it had at no moment of the call"));
+        }
+        let is_disturbed = got.iter().any(|ip| self.released_at.get(ip).is_some_and(|at| *at >= call.began));
+        let is_open = self.open.values().any(|handles| handles.contains(handle));
+        if call.is_contended || is_disturbed || is_open {
+            self.uncertain(handle);
+            return Ok(());
+        }
+        for ip in answered {
+            if let Some(other) = self.told.insert(ip, handle.into()).filter(|h| h != handle) {
+                return Err(format!("{handle} was told that it has {ip}, which {other} has been told before"));
+            }
+            if self.owners.get(&ip).is_none_or(|h| h != handle) {
+                return Err(format!("{handle} was told that it has {ip}, which it has not"));
+            }
+        }
+        if is_repeated || self.standing.get(handle) != Some(&Standing::Uncertain) {
+            self.standing.insert(handle.into(), Standing::Live);
+        }
+        Ok(())
+    }
+
+    /// A call failed for one of its handles. [`Self::end_plain`] follows.
+    pub fn failed(&mut self, id: CallId, handle: &str) {
+        self.uncertain(handle);
+        self.open.entry(id).or_default().insert(handle.into());
+    }
+
+    /// A call was answered: what the handle had, these addresses, is released.
+    pub fn end_released(&mut self, id: CallId, handle: &str, released: &[IpAddr]) -> Verdict {
+        let Some(call) = self.end(id) else { return Ok(()) };
+        let answered: BTreeSet<IpAddr> = released.iter().copied().collect();
+        if !call.lost.is_subset(&answered) {
+            return Err(format!(
+                "{handle}: {answered:?} were said to be released, but the call released {:?}",
+                call.lost
+            ));
+        }
+        let lost = |ip: &&IpAddr| !(self.was(call.began, **ip, Some(handle)) && self.was(call.began, **ip, None));
+        if let Some(ip) = answered.iter().find(lost) {
+            return Err(format!("{handle}: {ip} was said to be released, and it was not during the call"));
+        }
+        if call.is_contended {
+            self.uncertain(handle);
+            return Ok(());
+        }
+        if let Some((ip, _)) = self.owners.iter().find(|(_, h)| *h == handle) {
+            // A write of an earlier call may have come after all; it is no call's gain that is known.
+            let is_late = self.history[ip].last().is_some_and(|(at, _)| *at >= call.began);
+            if !is_late {
+                return Err(format!("{handle} was said to have nothing left, and has {ip}"));
+            }
+        }
+        self.standing.insert(handle.into(), Standing::Gone);
+        Ok(())
+    }
+
+    /// A call that releases addresses was answered: these were not allocated, and the others are free now, as far as `wanted` of them
+    /// go.
+    pub fn end_released_addresses(&mut self, id: CallId, wanted: &[IpAddr], unallocated: &[IpAddr]) -> Verdict {
+        let Some(call) = self.end(id) else { return Ok(()) };
+        if let Some(ip) = unallocated.iter().find(|ip| !wanted.contains(ip)) {
+            return Err(format!("{ip} was said to be unallocated, and nobody asked"));
+        }
+        if let Some(ip) = wanted.iter().find(|ip| !self.was(call.began, **ip, None)) {
+            return Err(format!("{ip} was said to be free, and it was not during the call"));
+        }
+        if let Some(ip) = call.lost.iter().find(|ip| unallocated.contains(ip)) {
+            return Err(format!("{ip} was said to be unallocated, and the call released it"));
+        }
+        call.handles.iter().for_each(|h| self.uncertain(h));
+        Ok(())
+    }
+
+    /// A call is over.
+    fn end(&mut self, id: CallId) -> Option<Call> {
+        self.now += 1;
+        self.calls.remove(&id)
+    }
+
+    /// A call ended of whose answer everything was said, or nothing is to be said.
+    pub fn end_plain(&mut self, id: CallId) {
+        self.end(id);
+    }
+
+    fn uncertain(&mut self, handle: &str) {
+        self.standing.insert(handle.into(), Standing::Uncertain);
+        self.told.retain(|_, holder| holder != handle);
+    }
+
+    /// Whether an address was a handle's (or nobody's) at some moment since `began`.
+    fn was(&self, began: Moment, ip: IpAddr, owner: Option<&str>) -> bool {
+        let Some(history) = self.history.get(&ip) else { return owner.is_none() };
+        let since = history.partition_point(|(at, _)| *at < began);
+        let at_start = since.checked_sub(1).and_then(|i| history[i].1.as_deref());
+        at_start == owner || history[since..].iter().any(|(_, o)| o.as_deref() == owner)
+    }
+}
+
+/// A stored block: it can be read, and nothing in it is left over.
+fn read_block(cidr: IpNet, value: &[u8]) -> Result<Block, String> {
+    let stored = serde_json::from_slice(value).map_err(|e| format!("block {cidr} cannot be read: {e}"))?;
+    let block = Block::from_stored(stored).map_err(|e| e.to_string())?;
+    if block.cidr() != cidr {
+        return Err(format!("block {} is stored as {cidr}", block.cidr()));
+    }
+    let used: BTreeSet<usize> = block.stored().allocations.iter().flatten().copied().collect();
+    if used.len() != block.stored().attributes.len() {
+        return Err(format!("block {cidr} has {} attributes and uses {}", block.stored().attributes.len(), used.len()));
+    }
+    Ok(block)
+}

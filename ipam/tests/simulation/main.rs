@@ -1,0 +1,101 @@
+//! A deterministic simulation of many clients of the allocator over one store: any interleaving of their store operations, crashes
+//! between any two of them, errors, and outcomes that are unknown, come true, or come true later ([`world`]). A model that knows what
+//! each caller was told is compared with the store after every step ([`judge`]).
+//!
+//! A run is made of episodes, each from a seed of its own. A failure prints the seed and a schedule that was cut as short as it could be.
+//!
+//!     SIM_OPERATIONS=1000000 cargo test --release -p ipam --test simulation     # longer
+//!     SEED=42 cargo test -p ipam --test simulation                              # one episode again
+//!     SIM_KIND=following cargo test -p ipam --test simulation                   # allocators that follow the store; or ordered
+
+mod choices;
+mod episode;
+mod judge;
+mod setting;
+mod task;
+mod world;
+
+use std::time::Duration;
+
+use choices::Choices;
+use episode::{Failure, Figures};
+use setting::Kind;
+
+/// Calls of one episode.
+const EPISODE: u64 = 300;
+/// Calls of one test, where nothing else is asked for.
+const OPERATIONS: u64 = 20_000;
+/// What may be spent on cutting a failure shorter.
+const SHRINKING: Duration = Duration::from_secs(20);
+/// Lines of a trace that are shown.
+const SHOWN: usize = 300;
+
+#[test]
+fn clients_of_a_store() {
+    let kind = match std::env::var("SIM_KIND").as_deref() {
+        Err(_) | Ok("transactions") => Kind::Transactions,
+        Ok("following") => Kind::Following,
+        Ok("ordered") => Kind::Ordered,
+        Ok(other) => panic!("SIM_KIND={other}: it is transactions, following or ordered"),
+    };
+    simulate(kind, OPERATIONS);
+}
+
+#[test]
+fn a_seed_always_gives_the_same_run() {
+    for kind in [Kind::Transactions, Kind::Following, Kind::Ordered] {
+        let figures = || format!("{:?}", run(Choices::from_seed(3), kind, false).map_err(|f| f.violation));
+        assert_eq!(figures(), figures(), "{kind:?}");
+    }
+}
+
+/// Runs episodes until there were enough operations; of `SIM_OPERATIONS` where that is given, and only the one of `SEED` where that is.
+fn simulate(kind: Kind, operations: u64) {
+    let operations = number("SIM_OPERATIONS").unwrap_or(operations);
+    if let Some(seed) = number("SEED") {
+        match run(Choices::from_seed(seed), kind, false) {
+            Ok(figures) => println!("seed {seed}: {figures:?}"),
+            Err(failure) => panic!("{}", report(seed, kind, failure)),
+        }
+        return;
+    }
+    let mut total = Figures::default();
+    let mut seed = 0;
+    while total.operations < operations {
+        seed += 1;
+        match run(Choices::from_seed(seed), kind, false) {
+            Ok(figures) => total.add(&figures),
+            Err(failure) => panic!("{}", report(seed, kind, failure)),
+        }
+    }
+    println!("{kind:?}: {seed} seeds, {total:?}");
+    assert!(total.crashes > 0 && total.late > 0 && total.unknown > 0 && total.assigned > 0, "{total:?}");
+}
+
+fn run(choices: Choices, kind: Kind, traces: bool) -> Result<Figures, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    runtime.block_on(episode::run(choices, kind, EPISODE, traces))
+}
+
+/// What a failure prints: its seed, and the trace of a schedule that fails as well and is shorter.
+fn report(seed: u64, kind: Kind, failure: Failure) -> String {
+    eprintln!("SEED={seed} (of {kind:?}): {}", failure.violation);
+    let length = failure.choices.len();
+    let fails = |made| run(Choices::replaying(made), kind, false).err().map(|f| f.choices);
+    let shorter = choices::shrink(failure.choices, SHRINKING, fails);
+    let again = run(Choices::replaying(shorter.clone()), kind, true).expect_err("a replay fails again");
+    let skipped = again.trace.len().saturating_sub(SHOWN);
+    format!(
+        "{}\n\nSEED={seed} (of {kind:?}) repeats this. {length} choices, cut to {}, after which: {}\n{}{}",
+        failure.violation,
+        shorter.len(),
+        again.violation,
+        if skipped > 0 { format!("... {skipped} lines\n") } else { String::new() },
+        again.trace[skipped..].join("\n"),
+    )
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable}={text} is not a number")))
+}
