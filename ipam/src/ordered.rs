@@ -131,25 +131,33 @@ async fn settle(store: &dyn Store, op: Op) {
     }
 }
 
-/// One conditional write, so often until its outcome is known.
+/// One conditional write, so often until its outcome is known. Once it is not, no failure of a later try says that the first has not
+/// happened.
 async fn write_one(store: &dyn Store, op: Op) -> Result<Revision, StoreError> {
-    let mut last = store.txn(Txn { ops: vec![op.clone()] }).await;
+    let write = || store.txn(Txn { ops: vec![op.clone()] });
+    let first = match write().await {
+        Err(StoreError::Unknown(text)) => StoreError::Unknown(text),
+        known => return known,
+    };
     for _ in 1..MAX_WRITES {
-        if !matches!(last, Err(StoreError::Unknown(_))) {
-            return last;
-        }
-        last = store.txn(Txn { ops: vec![op.clone()] }).await;
-        if matches!(last, Err(StoreError::AlreadyExists(_) | StoreError::NotFound(_) | StoreError::Conflict(_))) {
-            // Refused because the first has happened, or because of another's.
-            return match (store.get(op.key()).await?, &op) {
-                (Some(kv), Op::Create(_, value) | Op::Update(_, value, _)) if kv.value == *value => Ok(kv.mod_revision),
-                (None, Op::Delete(..)) => Ok(0),
-                // Or it has happened, and another has written since.
-                _ => Err(StoreError::Unknown(format!("{} was written by another after it", op.key()))),
-            };
+        match write().await {
+            Ok(revision) => return Ok(revision),
+            Err(StoreError::AlreadyExists(_) | StoreError::NotFound(_) | StoreError::Conflict(_)) => {
+                // Refused because the first has happened, or because of another's.
+                return match (store.get(op.key()).await, &op) {
+                    (Ok(Some(kv)), Op::Create(_, value) | Op::Update(_, value, _)) if kv.value == *value => {
+                        Ok(kv.mod_revision)
+                    }
+                    (Ok(None), Op::Delete(..)) => Ok(0),
+                    // Or it has happened, and another has written since.
+                    _ => Err(first),
+                };
+            }
+            Err(StoreError::Unknown(_)) => {}
+            Err(_) => break,
         }
     }
-    last
+    Err(first)
 }
 
 fn write_at(key: Key, value: Vec<u8>, before: Option<Revision>) -> Op {

@@ -62,8 +62,8 @@ pub struct Judge {
     calls: BTreeMap<CallId, Call>,
     /// Calls that ended without an answer, while a write of theirs may still come: whom it would concern.
     open: BTreeMap<CallId, BTreeSet<String>>,
-    /// Addresses that are being released whoever has them, and when that last ended.
-    released_at: BTreeMap<IpAddr, Moment>,
+    /// Addresses that calls are releasing whoever has them: how many, and when the last of them ended.
+    releases: BTreeMap<IpAddr, (usize, Moment)>,
 }
 
 /// A violation, in words.
@@ -85,7 +85,7 @@ impl Judge {
             standing: BTreeMap::new(),
             calls: BTreeMap::new(),
             open: BTreeMap::new(),
-            released_at: BTreeMap::new(),
+            releases: BTreeMap::new(),
         }
     }
 
@@ -290,7 +290,7 @@ impl Judge {
     pub fn begin_release_of(&mut self, id: CallId, addresses: &[IpAddr]) {
         let mut handles: BTreeSet<String> = BTreeSet::new();
         for ip in addresses {
-            self.released_at.insert(*ip, Moment::MAX);
+            self.releases.entry(*ip).or_default().0 += 1;
             handles.extend(self.told.get(ip).cloned());
             handles.extend(self.owners.get(ip).cloned());
         }
@@ -311,7 +311,9 @@ impl Judge {
     /// A release of addresses is over, answered or not.
     pub fn end_release_of(&mut self, addresses: &[IpAddr]) {
         for ip in addresses {
-            self.released_at.insert(*ip, self.now);
+            let (running, ended) = self.releases.entry(*ip).or_default();
+            *running = running.saturating_sub(1);
+            *ended = self.now;
         }
     }
 
@@ -335,7 +337,8 @@ impl Judge {
         if let Some(ip) = answered.iter().find(|ip| !self.was(call.began, **ip, Some(handle))) {
             return Err(format!("{handle} was told that it has {ip}, which it had at no moment of the call"));
         }
-        let is_disturbed = got.iter().any(|ip| self.released_at.get(ip).is_some_and(|at| *at >= call.began));
+        let may_lose = |(running, ended): &(usize, Moment)| *running > 0 || *ended >= call.began;
+        let is_disturbed = got.iter().any(|ip| self.releases.get(ip).is_some_and(may_lose));
         let is_open = self.open.values().any(|handles| handles.contains(handle));
         if call.is_contended || is_disturbed || is_open {
             self.uncertain(handle);
