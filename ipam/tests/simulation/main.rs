@@ -4,9 +4,8 @@
 //!
 //! A run is made of episodes, each from a seed of its own. A failure prints the seed and a schedule that was cut as short as it could be.
 //!
-//!     SIM_OPERATIONS=1000000 cargo test --release -p ipam --test simulation     # longer
-//!     SEED=42 cargo test -p ipam --test simulation                              # one episode again
-//!     SIM_KIND=following cargo test -p ipam --test simulation                   # allocators that follow the store; or ordered
+//!     SIM_OPERATIONS=1000000 cargo test --release -p ipam --test simulation              # longer
+//!     SEED=42 cargo test -p ipam --test simulation -- clients_that_follow_the_store      # one episode again
 
 mod choices;
 mod episode;
@@ -23,22 +22,24 @@ use setting::Kind;
 
 /// Calls of one episode.
 const EPISODE: u64 = 300;
-/// Calls of one test, where nothing else is asked for.
-const OPERATIONS: u64 = 20_000;
 /// What may be spent on cutting a failure shorter.
 const SHRINKING: Duration = Duration::from_secs(20);
 /// Lines of a trace that are shown.
 const SHOWN: usize = 300;
 
 #[test]
-fn clients_of_a_store() {
-    let kind = match std::env::var("SIM_KIND").as_deref() {
-        Err(_) | Ok("transactions") => Kind::Transactions,
-        Ok("following") => Kind::Following,
-        Ok("ordered") => Kind::Ordered,
-        Ok(other) => panic!("SIM_KIND={other}: it is transactions, following or ordered"),
-    };
-    simulate(kind, OPERATIONS);
+fn clients_of_a_store_with_transactions() {
+    simulate(Kind::Transactions, 20_000);
+}
+
+#[test]
+fn clients_that_follow_the_store() {
+    simulate(Kind::Following, 3_000);
+}
+
+#[test]
+fn clients_of_a_store_without_transactions() {
+    simulate(Kind::Ordered, 6_000);
 }
 
 #[test]
