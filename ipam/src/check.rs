@@ -24,6 +24,7 @@ use serde::Serialize;
 use self::fault::{Fault, faults, size_of};
 use self::snapshot::{Snapshot, User, UserKind};
 use crate::block::{address_at, owner_of};
+use crate::gc::TYPE_LOAD_BALANCER;
 
 /// The handle of addresses that Windows keeps in each block (Calico `ipam.WindowsReservedHandle`).
 const WINDOWS_HANDLE: &str = "windows-reserved-ipam-handle";
@@ -58,6 +59,11 @@ impl Allocation {
         !self.owners.is_empty()
     }
 
+    /// Whether it is the address of a service's load balancer.
+    pub fn is_of_service(&self) -> bool {
+        self.attr(attr::SERVICE).is_some() || self.attr(attr::TYPE) == Some(TYPE_LOAD_BALANCER)
+    }
+
     pub fn is_cooling(&self) -> bool {
         self.attribute.as_ref().is_some_and(|a| a.released_at.is_some())
     }
@@ -87,6 +93,11 @@ pub enum Problem {
         block: IpNet,
         handle: Option<String>,
         sequence_number: u64,
+        attributes: String,
+    },
+    /// Allocated to a service in a store that has no Services: who uses it is not known.
+    ServiceUnknown {
+        ip: IpAddr,
         attributes: String,
     },
     /// Used, and in no enabled pool.
@@ -194,6 +205,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Leaked { ip, attributes, .. } => write!(f, "{ip} leaked; attrs {attributes}"),
+            Self::ServiceUnknown { ip, attributes } => {
+                write!(f, "{ip} is a service's, and its Services are not in this store; attrs {attributes}")
+            }
             Self::NotInPool { ip, owners } => {
                 write!(f, "{ip} in use by {} is not in any active IP pool.", owners.join(", "))
             }
@@ -353,12 +367,16 @@ fn addresses(snapshot: &Snapshot, findings: &Findings, problems: &mut BTreeSet<P
             problems.insert(Problem::AllocatedTwice { ip: *ip, blocks });
         }
         for allocation in allocations.iter().filter(|a| !a.is_in_use() && !a.is_cooling()) {
-            problems.insert(Problem::Leaked {
-                ip: *ip,
-                block: allocation.block,
-                handle: allocation.handle().map(str::to_string),
-                sequence_number: allocation.sequence,
-                attributes: allocation.described(),
+            let attributes = allocation.described();
+            problems.insert(match allocation.is_of_service() && snapshot.lacks_services() {
+                true => Problem::ServiceUnknown { ip: *ip, attributes },
+                false => Problem::Leaked {
+                    ip: *ip,
+                    block: allocation.block,
+                    handle: allocation.handle().map(str::to_string),
+                    sequence_number: allocation.sequence,
+                    attributes,
+                },
             });
         }
     }

@@ -23,7 +23,7 @@ use api::key::{AffinityOwner, KeyRange};
 use datastore::{Error as StoreError, KeyValue, Op, Revision, Store, Txn};
 use ipnet::IpNet;
 
-use crate::allocator::{Error, Ipam, Versioned, decode, encode, readable_block};
+use crate::allocator::{Error, Ipam, Outcome, Versioned, decode, encode, readable_block};
 use crate::attempt::decode_affinity;
 use crate::changes::{AffinityChange, BlockChange, Changes, HandleChange, affinity, write_block, write_handle};
 
@@ -101,6 +101,32 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
         }
     }
     Ok(())
+}
+
+/// Writes a [`crate::check::repair::Mend`] one by one: the block before what counts it, so that a cut leaves no address with two.
+///
+/// # Errors
+/// [`Error::Store`].
+pub(crate) async fn write_mend(store: &dyn Store, ops: Vec<Op>) -> Result<Outcome, Error> {
+    use StoreError as E;
+    let (checks, mut writes): (Vec<Op>, Vec<Op>) = ops.into_iter().partition(|op| matches!(op, Op::Check(..)));
+    writes.sort_by_key(|op| !matches!(op.key(), Key::IpamBlock(_)));
+    let written = async {
+        for op in checks {
+            op.check(store.get(op.key()).await?.map(|kv| kv.mod_revision))?;
+        }
+        for op in writes {
+            write_one(store, op).await?;
+        }
+        Ok(())
+    };
+    match written.await {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error @ (E::AlreadyExists(_) | E::NotFound(_) | E::Conflict(_) | E::Unknown(_))) => {
+            Ok(Outcome::Retry(error))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What puts back what was written before a block was refused, in the order it was written.

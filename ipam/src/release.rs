@@ -54,10 +54,11 @@ impl ReleaseRequest {
         {
             return Err(not_the_same("handle", handle, attribute.handle_id.clone()));
         }
-        let sequence = block.sequence_of(self.address);
+        // What was given before there were numbers has the number 0.
+        let sequence = block.sequence_of(self.address).unwrap_or(0);
         match self.sequence_number {
-            Some(number) if sequence != Some(number) => {
-                Err(not_the_same("sequence number", &number.to_string(), sequence.map(|n| n.to_string())))
+            Some(number) if sequence != number => {
+                Err(not_the_same("sequence number", &number.to_string(), Some(sequence.to_string())))
             }
             _ => Ok(()),
         }

@@ -451,6 +451,39 @@ fn a_repair_mends_what_is_safe_and_can_be_repeated() {
 }
 
 #[test]
+fn a_repair_goes_on_as_long_as_something_comes_of_it() {
+    let fleet = Fleet::with_a_pod();
+    fleet.delete(WEP);
+    let of_pool = json!({"kind": "IPPool", "apiVersion": "projectcalico.org/v3", "metadata": {"name": "big"},
+        "spec": {"cidr": "10.1.0.0/16", "blockSize": 22}});
+    let allocations: Vec<usize> = vec![0; 1024];
+    let block = json!({"cidr": "10.1.0.0/22", "affinity": "host:node-1", "allocations": allocations, "unallocated": [],
+        "attributes": [{"handle_id": "big", "secondary": {"node": "node-1", "timestamp": "2026-08-22 10:00:00 +0000 UTC"}}],
+        "sequenceNumber": 1, "sequenceNumberForAllocation": {}, "deleted": false});
+    fleet.put_all(&[
+        ("/calico/resources/v3/projectcalico.org/ippools/big", &of_pool),
+        ("/calico/ipam/v2/assignment/ipv4/block/10.1.0.0-22", &block),
+        ("/calico/ipam/v2/host/node-1/ipv4/block/10.1.0.0-22", &json!({"state": "confirmed", "deleted": false})),
+        ("/calico/ipam/v2/handle/big", &json!({"block": {"10.1.0.0/22": 1024}, "deleted": false})),
+        ("/calico/ipam/v2/handle/x", &json!({"block": {}, "deleted": false})),
+    ]);
+    let dry = fleet.fails(&["ipam", "check", "--repair", "--dry-run", "-o", "report.json"]).stdout;
+    assert!(dry.ends_with("Dry run; 18 mends would be made, 0 problems would be left.\n"), "{dry}");
+    let report: Value = serde_json::from_slice(&std::fs::read(fleet.path("report.json")).unwrap()).unwrap();
+    assert_eq!(report["allocations"].as_object().unwrap().len(), 1025, "as it is, not as it would be");
+    assert_eq!(report["leakedHandles"][0]["ID"], "x");
+}
+
+#[test]
+fn no_report_is_written_while_a_user_cannot_be_read() {
+    let fleet = Fleet::with_a_pod();
+    fleet.put(WEP, &json!("x"));
+    let said = fleet.fails(&["ipam", "check", "-o", "report.json"]).stderr;
+    assert!(said.starts_with(&format!("no report is written: {WEP} cannot be read (")), "{said}");
+    assert!(!std::path::Path::new(&fleet.path("report.json")).exists());
+}
+
+#[test]
 fn a_repair_never_takes_what_is_in_use_or_was_assigned_just_now() {
     let fleet = Fleet::with_a_pod();
     let mut block = fleet.get(BLOCK).unwrap();

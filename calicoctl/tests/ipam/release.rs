@@ -66,6 +66,20 @@ fn an_address_that_was_assigned_anew_is_not_released() {
 }
 
 #[test]
+fn an_address_of_before_there_were_sequence_numbers_is_released() {
+    let fleet = leaking();
+    let mut block = fleet.get(BLOCK).unwrap();
+    for field in ["sequenceNumber", "sequenceNumberForAllocation"] {
+        block.as_object_mut().unwrap().remove(field);
+    }
+    fleet.put(BLOCK, &block);
+    fleet.fails(&["ipam", "check", "-o", "report.json"]);
+    let said = fleet.ok(&["ipam", "release", "--from-report=report.json"]);
+    assert!(said.contains("Released 1 IPs successfully"), "{said}");
+    assert_eq!(fleet.get(BLOCK).unwrap()["allocations"][0], Value::Null);
+}
+
+#[test]
 fn a_report_of_another_time_or_cluster_is_refused() {
     // (what changes, flags, the beginning of the error)
     type Row = (&'static str, fn(&Fleet), &'static [&'static str], &'static str);
@@ -176,7 +190,20 @@ fn addresses_are_released_by_themselves_by_handle_by_node_and_by_pool() {
             "IPPool pods is enabled, and workloads may use its addresses: disable it and drain them, or use --force\n",
             false,
         ),
-        (&[], &["--pool=10.0.0.0/25"], 1, "10.0.0.0/25 is a part of IPPool pods (10.0.0.0/24)\n", false),
+        (
+            &[],
+            &["--pool=10.0.0.0/25"],
+            1,
+            "10.0.0.0/25 is no pool that is gone: it overlaps IPPool pods (10.0.0.0-10.0.0.255)\n",
+            false,
+        ),
+        (
+            &[],
+            &["--pool=0.0.0.0/0"],
+            1,
+            "0.0.0.0/0 is no pool that is gone: it overlaps IPPool pods (10.0.0.0-10.0.0.255)\n",
+            false,
+        ),
         (
             &[POOL],
             &["--pool=pods"],
@@ -203,4 +230,15 @@ fn addresses_are_released_by_themselves_by_handle_by_node_and_by_pool() {
         assert_eq!(fleet.all() == before, *code == 1, "{args:?}: an error changes nothing");
     }
     assert!(Fleet::new().run(&["ipam", "release"]).stderr.contains("--from-report"));
+    let fleet = Fleet::with_a_pod();
+    fleet.delete(POOL);
+    fleet.put(
+        "/tortie/resources/loadbalancerippools/web",
+        &json!({"kind": "LoadBalancerIPPool", "apiVersion": "tortie.io/v1", "metadata": {"name": "web"},
+            "spec": {"blocks": [{"start": "10.0.0.8", "stop": "10.0.0.20"}]}}),
+    );
+    assert_eq!(
+        fleet.fails(&["ipam", "release", "--pool=10.0.0.0/16"]).stderr,
+        "10.0.0.0/16 is no pool that is gone: it overlaps LoadBalancerIPPool web (10.0.0.8-10.0.0.20)\n"
+    );
 }

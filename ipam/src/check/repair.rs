@@ -18,13 +18,15 @@ use crate::block::{Block, owner_of};
 /// How old an allocation that nobody uses must be before it is released: a workload is seen only after its address is assigned (Calico
 /// `leakGracePeriod`).
 pub const LEAK_GRACE: SignedDuration = SignedDuration::from_mins(15);
+/// How old it must be while the datastore is locked: who asked before may still be at it.
+const LOCKED_GRACE: SignedDuration = SignedDuration::from_mins(2);
 /// Most addresses that one transaction releases: each may change a handle of its own, and etcd takes 128 operations by default.
 const MAX_RELEASES: usize = 64;
 
 /// What is known beside the snapshot.
 #[derive(Clone, Copy, Debug)]
 pub struct Circumstances {
-    /// The datastore is locked: nobody assigns anything, so nothing is about to be used.
+    /// The datastore is locked: nobody assigns anything anew.
     pub is_locked: bool,
     /// How long a released address is kept from being assigned again.
     pub cooldown: SignedDuration,
@@ -68,6 +70,7 @@ pub fn plan(snapshot: &Snapshot, findings: &Findings, circumstances: Circumstanc
             Err(why) => left.push(Left { problem: problem.clone(), why: why.into() }),
         }
     }
+    left.sort_by(|a: &Left, b| a.problem.cmp(&b.problem));
     for (block, allocations) in leaks {
         planner.release(block, &allocations);
     }
@@ -92,6 +95,14 @@ impl<'a> Planner<'a> {
         leaks: &mut BTreeMap<IpNet, Vec<&'a Allocation>>,
     ) -> Result<(), &'static str> {
         match problem {
+            Problem::Leaked { .. } | Problem::BlockOfMissingNode { .. }
+                if self.snapshot.unreadable_user().is_some() =>
+            {
+                Err(
+                    "the record of a node, workload or service cannot be read, and it may use this; put that right first",
+                )
+            }
+            Problem::ServiceUnknown { .. } => Err("the Services of Calico on etcd are in Kubernetes; ask there"),
             Problem::Leaked { ip, block, .. } => {
                 let all = self.findings.allocations.get(ip).map(Vec::as_slice).unwrap_or_default();
                 let Some(allocation) = all.iter().find(|a| a.block == *block) else { return Ok(()) };
@@ -177,8 +188,14 @@ impl<'a> Planner<'a> {
 
     /// Whether an unused allocation may go.
     fn may_release(&self, allocation: &Allocation) -> Result<(), &'static str> {
+        let age = assigned_at(allocation).map(|at| self.snapshot.now.duration_since(at));
         if self.circumstances.is_locked {
-            return Ok(());
+            return match age {
+                Some(age) if age < LOCKED_GRACE => {
+                    Err("it was assigned less than 2 minutes ago, perhaps to who comes yet")
+                }
+                _ => Ok(()),
+            };
         }
         if allocation.attribute.is_none() {
             return Err("nothing says whose it is; lock the datastore and repair again");
@@ -186,8 +203,8 @@ impl<'a> Planner<'a> {
         if !allocation.node.is_empty() && !self.snapshot.nodes.contains(&allocation.node) {
             return Ok(());
         }
-        match assigned_at(allocation) {
-            Some(at) if self.snapshot.now.duration_since(at) >= LEAK_GRACE => Ok(()),
+        match age {
+            Some(age) if age >= LEAK_GRACE => Ok(()),
             Some(_) => Err("it was assigned less than 15 minutes ago, and its workload may yet be seen"),
             None => Err("nothing says when it was assigned; lock the datastore and repair again"),
         }

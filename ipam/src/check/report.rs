@@ -95,7 +95,9 @@ impl Report {
     /// The report of a check.
     pub fn new(cluster: &Cluster, snapshot: &Snapshot, findings: &Findings) -> Self {
         let allocations = findings.allocations.iter();
-        let allocations = allocations.map(|(ip, all)| (ip.to_string(), all.iter().map(reported).collect())).collect();
+        let allocations = allocations
+            .map(|(ip, all)| (ip.to_string(), all.iter().map(|a| reported(a, snapshot.lacks_services())).collect()))
+            .collect();
         let handles = findings.problems.iter().filter_map(|p| match p {
             Problem::HandleLeaked { handle } if !findings.handles_uncertain => {
                 let revision = snapshot.handles.get(handle)?.revision.to_string();
@@ -116,7 +118,12 @@ impl Report {
     }
 }
 
-fn reported(allocation: &Allocation) -> ReportedAllocation {
+fn reported(allocation: &Allocation, lacks_services: bool) -> ReportedAllocation {
+    // Whoever releases by a report must not take it for nobody's.
+    let mut owners = allocation.owners.clone();
+    if owners.is_empty() && lacks_services && allocation.is_of_service() {
+        owners.push("its Services are not in this store".into());
+    }
     let text = |name| allocation.attr(name).unwrap_or_default().to_string();
     ReportedAllocation {
         ip: allocation.ip.to_string(),
@@ -127,10 +134,10 @@ fn reported(allocation: &Allocation) -> ReportedAllocation {
         node: allocation.node.clone(),
         kind: text(attr::TYPE),
         creation_timestamp: text(attr::TIMESTAMP),
-        in_use: allocation.is_in_use(),
+        in_use: !owners.is_empty(),
         borrowed: allocation.is_borrowed,
         cooling_down: allocation.is_cooling(),
-        owners: allocation.is_in_use().then(|| allocation.owners.clone()),
+        owners: (!owners.is_empty()).then_some(owners),
     }
 }
 

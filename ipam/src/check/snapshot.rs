@@ -130,6 +130,17 @@ impl Snapshot {
         all.first().copied()
     }
 
+    /// A record of somebody who may use any address, as it cannot be read.
+    pub fn unreadable_user(&self) -> Option<&Unreadable> {
+        const USERS: &[Kind] = &[Kind::Node, Kind::WorkloadEndpoint, Kind::Pod, Kind::Service];
+        self.unreadable.iter().find(|u| u.key.kind().is_some_and(|k| USERS.contains(&k)))
+    }
+
+    /// Whether Services are kept elsewhere, as far as one can tell: Calico on etcd leaves them in Kubernetes.
+    pub fn lacks_services(&self) -> bool {
+        !self.users.iter().any(|u| u.kind == UserKind::Service)
+    }
+
     /// Whether an enabled pool has the address.
     pub fn is_in_active_pool(&self, ip: IpAddr) -> bool {
         self.pools.iter().any(|p| !p.disabled && p.range.contains(ip))
@@ -190,13 +201,19 @@ impl Snapshot {
                     Kind::Service => (UserKind::Service, service),
                     _ => return Ok(()),
                 };
+                if *kind == Kind::Node {
+                    // It is there, whatever it says.
+                    self.nodes.insert(name.clone());
+                }
                 let value: Value = self::read(kv)?;
-                let (texts, pod, on) = read(&value);
+                if !value.is_object() {
+                    return Err("it is no object".into());
+                }
+                let (texts, pod, on) = read(&value)?;
                 let addresses = texts.iter().map(|t| address(t)).collect::<Result<Vec<_>, _>>()?;
                 let mut user = User { kind: user_kind, namespace, name: name.clone(), pod, node: on, addresses };
                 match kind {
                     Kind::Node => {
-                        self.nodes.insert(name.clone());
                         user.node = Some(name.clone());
                         self.users.push(user);
                     }
@@ -213,8 +230,8 @@ impl Snapshot {
     }
 }
 
-/// Addresses, pod and node of an object.
-type Seen = (Vec<String>, Option<String>, Option<String>);
+/// Addresses, pod and node of an object; what is not as it should be makes the object one that cannot be read.
+type Seen = Result<(Vec<String>, Option<String>, Option<String>), String>;
 
 /// The addresses of a node's tunnels, of both families (Calico's check knows those of IPv4 only).
 fn node(value: &Value) -> Seen {
@@ -225,11 +242,19 @@ fn node(value: &Value) -> Seen {
         "/spec/wireguard/interfaceIPv6Address",
         "/spec/bgp/ipv4IPIPTunnelAddr",
     ];
-    (FIELDS.iter().filter_map(|f| text(value, f)).collect(), None, None)
+    let mut addresses = Vec::new();
+    for field in FIELDS {
+        addresses.extend(text(value, field)?);
+    }
+    Ok((addresses, None, None))
 }
 
 fn endpoint(value: &Value) -> Seen {
-    (texts(value, "/spec/ipNetworks"), text(value, "/spec/pod"), text(value, "/spec/node"))
+    let mut addresses = Vec::new();
+    for item in items(value, "/spec/ipNetworks")? {
+        addresses.push(item.as_str().map(str::to_string).ok_or("/spec/ipNetworks has what is no text")?);
+    }
+    Ok((addresses, text(value, "/spec/pod")?, text(value, "/spec/node")?))
 }
 
 /// The addresses of a pod that runs in a network of its own.
@@ -238,31 +263,41 @@ fn pod(value: &Value) -> Seen {
     let on_host = value.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     let mut addresses: Vec<String> = Vec::new();
     if !is_over && !on_host {
-        let ips = value.pointer("/status/podIPs").and_then(Value::as_array).into_iter().flatten();
-        addresses.extend(ips.filter_map(|ip| text(ip, "/ip")));
-        addresses.extend(text(value, "/status/podIP"));
+        for ip in items(value, "/status/podIPs")? {
+            addresses.extend(text(ip, "/ip")?);
+        }
+        addresses.extend(text(value, "/status/podIP")?);
         addresses.sort();
         addresses.dedup();
     }
-    (addresses, None, text(value, "/spec/nodeName"))
+    Ok((addresses, None, text(value, "/spec/nodeName")?))
 }
 
 /// The addresses of a service whose load balancer is ours.
 fn service(value: &Value) -> Seen {
-    let is_ours = text(value, "/spec/type").as_deref() == Some("LoadBalancer")
-        && text(value, "/spec/loadBalancerClass").is_none_or(|c| c == "calico" || c.starts_with("tortie.io/"));
-    let ingress = value.pointer("/status/loadBalancer/ingress").and_then(Value::as_array).into_iter().flatten();
-    let addresses = if is_ours { ingress.filter_map(|i| text(i, "/ip")).collect() } else { Vec::new() };
-    (addresses, None, None)
+    let is_ours = text(value, "/spec/type")?.as_deref() == Some("LoadBalancer")
+        && text(value, "/spec/loadBalancerClass")?.is_none_or(|c| c == "calico" || c.starts_with("tortie.io/"));
+    let mut addresses = Vec::new();
+    for ingress in items(value, "/status/loadBalancer/ingress")?.iter().filter(|_| is_ours) {
+        addresses.extend(text(ingress, "/ip")?);
+    }
+    Ok((addresses, None, None))
 }
 
-fn text(value: &Value, pointer: &str) -> Option<String> {
-    value.pointer(pointer)?.as_str().filter(|s| !s.is_empty()).map(str::to_string)
+fn text(value: &Value, pointer: &str) -> Result<Option<String>, String> {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone()).filter(|t| !t.is_empty())),
+        Some(_) => Err(format!("its {pointer} is no text")),
+    }
 }
 
-fn texts(value: &Value, pointer: &str) -> Vec<String> {
-    let items = value.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
-    items.filter_map(|i| i.as_str().map(str::to_string)).collect()
+fn items<'a>(value: &'a Value, pointer: &str) -> Result<&'a [Value], String> {
+    match value.pointer(pointer) {
+        None | Some(Value::Null) => Ok(&[]),
+        Some(Value::Array(items)) => Ok(items),
+        Some(_) => Err(format!("its {pointer} is no list")),
+    }
 }
 
 /// An address, or the address of a CIDR.

@@ -591,6 +591,63 @@ fn every_problem_is_found_and_mended_where_that_is_safe() {
 }
 
 #[test]
+fn while_a_user_cannot_be_read_nothing_that_it_may_use_is_released() {
+    let leaking = Lab::new().set(NODE, "/spec/ipv4VXLANTunnelAddr", json!(""));
+    let rows = [
+        NODE,
+        WEP,
+        "/tortie/resources/pods/default/web-0",
+        "/calico/resources/v3/projectcalico.org/nodes/node-2",
+        "/tortie/resources/services/default/other",
+    ];
+    let broken_fields = json!({"spec": {"type": 1, "nodeName": 1, "ipNetworks": 1, "ipv6VXLANTunnelAddr": 1}});
+    for path in rows {
+        for (circumstances, broken) in [(OPEN, json!("x")), (LOCKED, broken_fields.clone())] {
+            let mut lab = leaking.clone().put(path, broken);
+            let before = lab.0.clone();
+            let (done, left) = lab.repair(circumstances);
+            assert_eq!((done, &lab.0), (vec![], &before), "{path}");
+            assert!(left.iter().any(|l| l.starts_with("10.0.0.0 leaked")), "{path}: {left:?}");
+        }
+    }
+    let lab = Lab::new().set(NODE, "/spec/ipv4VXLANTunnelAddr", json!("none"));
+    let problems = lab.problems();
+    assert!(!problems.iter().any(|p| p.contains("does not exist")), "the node is there: {problems:?}");
+    assert_eq!(lab.snapshot().unreadable_user().map(|u| u.key.to_string()).as_deref(), Some(NODE));
+}
+
+#[test]
+fn addresses_of_services_that_another_store_has_are_left() {
+    let mut lab = Lab::new().drop("/tortie/resources/services/default/web");
+    let wanted = ["10.9.0.0 is a service's, and its Services are not in this store; attrs Main:lb-1"];
+    same("elsewhere", "found", &lab.problems(), &wanted);
+    let report = Report::new(&cluster(), &lab.snapshot(), &check(&lab.snapshot()));
+    let reported = &report.allocations.unwrap()["10.9.0.0"][0];
+    assert!(reported.in_use && reported.owners.is_some(), "{reported:?}");
+    let (done, left) = lab.repair(LOCKED);
+    same("elsewhere", "done", &done, &[]);
+    same("elsewhere", "left", &left, &wanted);
+    // With one of them here, all are.
+    lab = lab.put("/tortie/resources/services/default/other", json!({"spec": {"type": "ClusterIP"}}));
+    same("here", "found", &lab.problems(), &["10.9.0.0 leaked"]);
+}
+
+#[test]
+fn what_was_assigned_just_before_the_lock_has_two_minutes() {
+    for (timestamp, is_released) in [("11:58:30", false), ("11:57:59", true)] {
+        let mut lab = Lab::new().drop(WEP).drop("/tortie/resources/pods/default/web-0");
+        let text = json!(format!("2026-08-22 {timestamp} +0000 UTC"));
+        lab = lab.set(BLOCK, "/attributes/1/secondary/timestamp", text.clone()).set(
+            BLOCK6,
+            "/attributes/1/secondary/timestamp",
+            text,
+        );
+        let (done, left) = lab.repair(LOCKED);
+        assert_eq!((done.len(), left.len()), if is_released { (2, 0) } else { (0, 2) }, "{timestamp}: {done:?}");
+    }
+}
+
+#[test]
 fn in_a_locked_datastore_age_does_not_matter() {
     let mut lab = Lab::new().set(NODE, "/spec/ipv4VXLANTunnelAddr", json!(""));
     let (done, left) = lab.repair(LOCKED);

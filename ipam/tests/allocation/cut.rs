@@ -150,3 +150,33 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn without_transactions_a_check_mends_the_same() {
+    use ipam::check::{repair, snapshot};
+    let (_, store, ipam) = single_writes("10.0.0.0/28", 30).await;
+    ipam.auto_assign(&AssignRequest { num_v4: 6, ..request("a", "x") }).await.unwrap();
+    ipam.auto_assign(&request("b", "b.1")).await.unwrap();
+    store.delete(api::Key::resource(api::Kind::Node, None, "a"), None).await.unwrap();
+    store.put(api::Key::IpamHandle("lost".into()), br#"{"block":{}}"#.to_vec()).await.unwrap();
+    let circumstances = repair::Circumstances { is_locked: false, cooldown: jiff::SignedDuration::ZERO };
+    for _ in 0..10 {
+        let objects = store.list(&KeyRange::All).await.unwrap().items;
+        let snapshot = snapshot::Snapshot::new(&objects, jiff::Timestamp::now());
+        let (mends, _) = repair::plan(&snapshot, &ipam::check::check(&snapshot), circumstances);
+        for mend in mends {
+            assert!(ipam.commit(mend.ops).await.unwrap().is_none(), "{}", mend.what);
+        }
+    }
+    let held = audit(&store).await;
+    assert_eq!(held.keys().collect::<Vec<_>>(), ["b.1"]);
+    // What has changed since it was planned is left alone.
+    let objects = store.list(&KeyRange::All).await.unwrap().items;
+    store.delete(api::Key::resource(api::Kind::Node, None, "b"), None).await.unwrap();
+    let later = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(1);
+    let snapshot = snapshot::Snapshot::new(&objects, later);
+    let (mends, _) = repair::plan(&snapshot, &ipam::check::check(&snapshot), circumstances);
+    ipam.auto_assign(&request("c", "b.1")).await.unwrap();
+    assert_eq!(mends.len(), 1);
+    assert!(ipam.commit(mends[0].ops.clone()).await.unwrap().is_some());
+}

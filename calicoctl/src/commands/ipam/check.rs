@@ -1,6 +1,6 @@
 //! ipam check (Calico `calicoctl/commands/ipam/check.go`; its lines word for word, and ours for what it does not look at).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -24,16 +24,19 @@ use crate::output::print;
 const SECOND_LOOK: Duration = Duration::from_millis(300);
 /// Before something is changed, who is in the middle of an allocation has longer.
 const SECOND_LOOK_OF_REPAIR: Duration = Duration::from_secs(1);
-/// Most rounds of mends: each makes room for others, and there are few dependent ones.
-const MAX_ROUNDS: usize = 10;
+/// Most rounds of mends in a row in which nothing comes of them: others write the same records.
+const MAX_VAIN_ROUNDS: usize = 5;
+/// What came of a mend that was made, and of one that would be.
+const DONE: &str = "done";
+const DONE_IF: &str = "would be done";
 /// Nodes that are listed by their allocations (Calico).
 const TOP_NODES: usize = 20;
 
 /// Checks, reports and, where asked, repairs. Fails where problems are left.
 pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
-    let cluster = cluster::read(store.as_ref()).await?;
-    let (mut objects, mut snapshot, mut findings) = observe_twice(&store, &cluster, args.repair).await?;
-    let before = findings.clone();
+    let mut cluster = cluster::read(store.as_ref()).await?;
+    let (mut objects, mut snapshot, mut findings) = observe_twice(&store, args.repair).await?;
+    let before = (snapshot.clone(), findings.clone());
     let first = findings.problems.len();
     if args.format == Format::Text {
         print(&text(&snapshot, &findings, args));
@@ -42,17 +45,27 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
     let mut left = Vec::new();
     if args.repair {
         let cooldown = SignedDuration::from_secs(Ipam::new(store.clone()).config().await?.ip_cooldown_seconds.into());
-        let circumstances = Circumstances { is_locked: cluster.is_locked, cooldown };
-        for round in 0..MAX_ROUNDS {
+        let mut known = BTreeSet::new();
+        let mut vain = 0;
+        loop {
+            let circumstances = Circumstances { is_locked: cluster.is_locked, cooldown };
             let (mends, cannot) = repair::plan(&snapshot, &findings, circumstances);
             left = cannot;
             if mends.is_empty() {
                 break;
             }
+            if vain == MAX_VAIN_ROUNDS {
+                let again = findings.problems.iter().filter(|p| !left.iter().any(|l| l.problem == **p));
+                let again: Vec<Left> =
+                    again.map(|p| Left { problem: p.clone(), why: "it comes again".into() }).collect();
+                left.extend(again);
+                break;
+            }
+            vain += 1;
             for mend in mends {
                 let outcome = if args.dry_run {
                     imagine(&mut objects, &mend);
-                    "would be done".into()
+                    DONE_IF.into()
                 } else {
                     carry_out(&store, &mend).await?
                 };
@@ -61,17 +74,17 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
                         if args.dry_run { format!("would {}", mend.what) } else { format!("{}: {outcome}", mend.what) };
                     print(&format!("  {line}\n"));
                 }
+                if [DONE, DONE_IF].contains(&outcome.as_str()) && known.insert(mend.what.clone()) {
+                    vain = 0;
+                }
                 done.push((mend.what, outcome));
             }
-            if !args.dry_run {
-                objects = observe(&store).await?;
-            }
-            snapshot = Snapshot::new(&objects, Timestamp::now());
-            findings = check::check(&snapshot);
-            if round + 1 == MAX_ROUNDS {
-                left.extend(
-                    findings.problems.iter().map(|p| Left { problem: p.clone(), why: "it comes again".into() }),
-                );
+            if args.dry_run {
+                snapshot = Snapshot::new(&objects, Timestamp::now());
+                findings = check::check(&snapshot);
+            } else {
+                cluster = cluster::read(store.as_ref()).await?;
+                (objects, snapshot, findings) = observe_twice(&store, true).await?;
             }
         }
         if args.format == Format::Text {
@@ -79,13 +92,20 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
         }
     }
     if args.dry_run {
-        findings = before;
+        (snapshot, findings) = before;
     }
     if args.format == Format::Json {
         let document = document(&cluster, &snapshot, &findings, &done, &left);
         print(&(serde_json::to_string_pretty(&document)? + "\n"));
     }
     if let Some(path) = &args.output {
+        if let Some(user) = snapshot.unreadable_user() {
+            bail!(
+                "no report is written: {} cannot be read ({}), and addresses that it uses would be reported as leaked",
+                user.key,
+                user.reason
+            );
+        }
         let report = Report::new(&cluster, &snapshot, &findings);
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
@@ -98,16 +118,13 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
     }
 }
 
-/// Two looks, where the first finds something; what only one of them sees was an allocation under way. A locked datastore stands still.
-async fn observe_twice(
-    store: &DynStore,
-    cluster: &Cluster,
-    repairs: bool,
-) -> Result<(Vec<KeyValue>, Snapshot, Findings)> {
+/// Two looks, where the first finds something; what only one of them sees was an allocation under way: one that began before the datastore
+/// was locked, too.
+async fn observe_twice(store: &DynStore, repairs: bool) -> Result<(Vec<KeyValue>, Snapshot, Findings)> {
     let objects = observe(store).await?;
     let snapshot = Snapshot::new(&objects, Timestamp::now());
     let first = check::check(&snapshot);
-    if first.problems.is_empty() || cluster.is_locked {
+    if first.problems.is_empty() {
         return Ok((objects, snapshot, first));
     }
     tokio::time::sleep(if repairs { SECOND_LOOK_OF_REPAIR } else { SECOND_LOOK }).await;
@@ -145,7 +162,7 @@ fn imagine(objects: &mut Vec<KeyValue>, mend: &Mend) {
 /// Does one mend; what came of it.
 async fn carry_out(store: &DynStore, mend: &Mend) -> Result<String> {
     match Ipam::new(store.clone()).commit(mend.ops.clone()).await {
-        Ok(None) => Ok("done".into()),
+        Ok(None) => Ok(DONE.into()),
         Ok(Some(lost)) => Ok(format!("left for now, it has changed meanwhile ({lost})")),
         Err(error) => Err(error).context(mend.what.clone()),
     }
@@ -169,7 +186,7 @@ fn text(snapshot: &Snapshot, findings: &Findings, args: &CheckArgs) -> String {
     section(
         "Scanning for IPs that are allocated but not actually in use...\n",
         show_problems,
-        &|p| matches!(p, Problem::Leaked { .. }),
+        &|p| matches!(p, Problem::Leaked { .. } | Problem::ServiceUnknown { .. }),
         &|n| format!("Found {n} IPs that are allocated in IPAM but not actually in use.\n"),
     );
     section(
@@ -318,7 +335,7 @@ fn repaired(done: &[(String, String)], left: &[Left], dry_run: bool) -> String {
     for left in left {
         let _ = writeln!(out, "  cannot mend: {}: {}", left.problem.to_string().trim_end_matches('.'), left.why);
     }
-    let n = done.iter().filter(|(_, outcome)| outcome == "done").count();
+    let n = done.iter().filter(|(_, outcome)| outcome == DONE).count();
     if dry_run {
         let _ = writeln!(out, "Dry run; {} mends would be made, {} problems would be left.", done.len(), left.len());
     } else {

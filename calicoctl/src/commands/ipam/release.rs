@@ -4,10 +4,11 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use api::Key;
+use api::address_range::AddressRange;
 use api::key::AffinityOwner;
 use api::kind::Kind;
 use api::meta::WithSpec;
+use api::{Key, LoadBalancerIpPoolSpec};
 use datastore::{DynStore, Error, Op, Txn, typed};
 use ipam::check::report::{Cluster, LeakedIp, Report, ReportedHandle, agreed};
 use ipam::release::ReleaseRequest;
@@ -63,10 +64,18 @@ async fn pool_to_release(store: &DynStore, pool: &str, force: bool) -> Result<Ip
             found.metadata.name
         ),
         (Some(found), _) => Ok(found.body.spec.cidr),
-        (None, Some(cidr)) => match pools.iter().find(|p| p.body.spec.cidr.contains(&cidr)) {
-            Some(around) => bail!("{cidr} is a part of IPPool {} ({})", around.metadata.name, around.body.spec.cidr),
-            None => Ok(cidr),
-        },
+        (None, Some(cidr)) => {
+            let whole = AddressRange::from(cidr);
+            let (others, _) = typed::list::<WithSpec<LoadBalancerIpPoolSpec>>(store.as_ref()).await?;
+            let ranges = pools.iter().map(|p| (format!("IPPool {}", p.metadata.name), p.body.spec.cidr.into()));
+            let others = others.iter().flat_map(|p| {
+                p.body.spec.ranges().map(|range| (format!("LoadBalancerIPPool {}", p.metadata.name), range))
+            });
+            match ranges.chain(others).find(|(_, range): &(String, AddressRange)| range.overlaps(&whole)) {
+                Some((pool, range)) => bail!("{cidr} is no pool that is gone: it overlaps {pool} ({range})"),
+                None => Ok(cidr),
+            }
+        }
         (None, None) => bail!("resource does not exist: IPPool({pool}); for a pool that is gone give its CIDR"),
     }
 }
