@@ -169,7 +169,11 @@ fn replace_file(path: &Path, from: &Path, revision: Revision) -> Result<Option<P
 /// The backup as a store in a file of its own, with everything in the file when this returns.
 fn make_replacement(path: &Path, from: &Path, new: &Path, revision: Revision) -> Result<(), Error> {
     let failed = |e| fault::io(path, "put the backup in place", &e);
-    std::fs::copy(from, new).map_err(failed)?;
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(new).map_err(failed)?;
+    // What the backup's `-wal` holds is a part of it.
+    open_existing(from)?
+        .execute("VACUUM INTO ?1", [new.to_string_lossy()])
+        .map_err(|e| Failure::from(e).into_error(from, &format!("copy to {}", new.display())))?;
     // A damaged file still tells whose it is.
     let made_as = match std::fs::metadata(path) {
         Ok(old) => std::fs::set_permissions(new, old.permissions())

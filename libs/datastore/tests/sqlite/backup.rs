@@ -105,6 +105,23 @@ async fn a_damaged_store_in_use_is_not_replaced() {
     assert!(store.put(handle("b"), b"1".into()).await.unwrap() > revision + 2, "beyond what the damaged file had");
 }
 
+/// A store's files, copied as they are, are a backup too: what is in the `-wal` counts.
+#[tokio::test]
+async fn a_damaged_store_gets_what_the_backups_wal_holds() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    let store = open(&at("live.db")).await;
+    store.put(handle("a"), b"1".into()).await.unwrap();
+    for suffix in ["", "-wal"] {
+        std::fs::copy(at(&format!("live.db{suffix}")), at(&format!("backup.db{suffix}"))).unwrap();
+    }
+    assert!(std::fs::metadata(at("backup.db-wal")).unwrap().len() > 0);
+    std::fs::write(at("store.db"), vec![0xA5; 40960]).unwrap();
+    let restored = sqlite::restore(&at("store.db"), &at("backup.db")).unwrap();
+    assert_eq!((restored.report.problems.len(), restored.report.objects), (0, 1));
+    assert_eq!(open(&at("store.db")).await.get(&handle("a")).await.unwrap().unwrap().value, b"1");
+}
+
 #[tokio::test]
 async fn what_is_no_sound_backup_is_refused_and_the_store_left_alone() {
     let directory = tempfile::tempdir().unwrap();
