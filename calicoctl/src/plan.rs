@@ -19,7 +19,7 @@ use crate::retire;
 use crate::stored::{self, Stored};
 
 /// Most changes of one transaction; etcd's limit is 128 (`--max-txn-ops`).
-const CHUNK: usize = 100;
+pub const CHUNK: usize = 100;
 /// Bytes of one transaction; etcd's limit for a request is 1.5 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
 /// How often a plan is made again when somebody else writes at the same time.

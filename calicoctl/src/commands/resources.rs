@@ -1,5 +1,7 @@
 //! apply, create, replace, delete, validate.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use api::kind::Kind;
 
@@ -38,7 +40,8 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
     let store = open_store().await?;
     let mut missing = Vec::new();
     let mut going = Vec::new();
-    for name in &args.names {
+    let names: BTreeSet<&String> = args.names.iter().collect();
+    for name in names {
         match crate::stored::get(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
             Some(found) => going.push(found),
             None if args.skip_not_exists => {}
@@ -58,8 +61,8 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
         retire::pools(&store, &going).await?;
     }
     let ops: Vec<_> = going.into_iter().map(|found| datastore::Op::Delete(found.key, None)).collect();
-    let most = if store.has_transactions() { count } else { 1 };
-    for ops in ops.chunks(most.max(1)) {
+    let most = if store.has_transactions() { plan::CHUNK } else { 1 };
+    for ops in ops.chunks(most) {
         store.txn(datastore::Txn { ops: ops.to_vec() }).await?;
     }
     println!("Successfully deleted {count} '{kind}' resource(s)");

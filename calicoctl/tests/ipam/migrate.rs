@@ -54,6 +54,15 @@ fn an_export_is_what_calicos_import_reads() {
     let outcome = fleet.run(&["datastore", "migrate", "export"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
     assert!(outcome.stderr.contains("IPPools: 2 exported\n"), "{}", outcome.stderr);
+    assert!(!outcome.stderr.contains("Secret"), "{}", outcome.stderr);
+    let secret = "/tortie/resources/secrets/default/bgp";
+    fleet.put(
+        secret,
+        &json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "bgp", "namespace": "default"}}),
+    );
+    let with_secret = fleet.run(&["datastore", "migrate", "export"]).stderr;
+    assert!(with_secret.contains("warning: the export holds the content of 1 Secrets"), "{with_secret}");
+    fleet.delete(secret);
     assert!(outcome.stderr.contains("IPAM: 2 affinities, 2 blocks, 1 handles exported\n"), "{}", outcome.stderr);
     let parts: Vec<&str> = outcome.stdout.split("===\n").collect();
     assert_eq!(parts.len(), 3, "as Calico splits it");
@@ -63,6 +72,7 @@ fn an_export_is_what_calicos_import_reads() {
         [
             "IPPoolList",
             "BGPPeerList",
+            "HostEndpointList",
             "KubeControllersConfigurationList",
             "NodeList",
             "BGPConfigurationList",
@@ -101,6 +111,15 @@ fn nodes_get_the_names_that_kubernetes_has_for_them() {
     node["spec"]["orchRefs"] = json!([{"orchestrator": "k8s", "nodeName": "worker-1"}]);
     fleet.put(NODE, &node);
     fleet.put("/calico/ipam/v2/handle/vxlan-v6-tunnel-addr-node-1", &json!({"block": {}, "deleted": false}));
+    for (kind, plural) in
+        [("BGPPeer", "bgppeers"), ("HostEndpoint", "hostendpoints"), ("CalicoNodeStatus", "caliconodestatuses")]
+    {
+        fleet.put(
+            &format!("/calico/resources/v3/projectcalico.org/{plural}/of-node"),
+            &json!({"kind": kind, "apiVersion": "projectcalico.org/v3", "metadata": {"name": "of-node"},
+                "spec": {"node": "node-1"}}),
+        );
+    }
     let kept = fleet.run(&["datastore", "migrate", "export"]);
     assert!(kept.stderr.contains("warning: node node-1 is worker-1 in Kubernetes"), "{}", kept.stderr);
     assert!(kept.stdout.contains("host:node-1"));
@@ -115,7 +134,9 @@ fn nodes_get_the_names_that_kubernetes_has_for_them() {
     ] {
         assert!(text.contains(wanted), "{wanted}\n{text}");
     }
-    assert!(!text.contains("host:node-1") && !text.contains("host/node-1"), "{text}");
+    for gone in ["host:node-1", "host/node-1", "node: node-1", "\"node\": \"node-1\"", "node--1"] {
+        assert!(!text.contains(gone), "{gone}\n{text}");
+    }
 }
 
 #[test]
@@ -190,6 +211,24 @@ fn an_import_that_does_not_fit_writes_nothing() {
         assert!(outcome.stderr.contains(wanted), "{name}: {}", outcome.stderr);
         assert_eq!(to.all(), before, "{name}");
     }
+}
+
+#[test]
+fn objects_that_are_large_together_are_more_than_one_transaction() {
+    let from = filled();
+    let server = from.runtime.block_on(Etcd::start());
+    for n in 0..3 {
+        from.put(
+            &format!("/calico/resources/v3/projectcalico.org/bgpfilters/f{n}"),
+            &json!({"kind": "BGPFilter", "apiVersion": "projectcalico.org/v3", "spec": {},
+                "metadata": {"name": format!("f{n}"), "annotations": {"a": "x".repeat(900_000)}}}),
+        );
+    }
+    from.ok(&["datastore", "migrate", "lock"]);
+    std::fs::write(from.path("a.yaml"), from.ok(&["datastore", "migrate", "export"])).unwrap();
+    let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+    let outcome = run(&env, from.dir.path(), &["datastore", "migrate", "import", "-f", "a.yaml"]);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }
 
 #[test]

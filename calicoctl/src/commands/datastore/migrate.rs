@@ -8,7 +8,7 @@ mod export;
 mod import;
 
 use anyhow::{Context as _, Result};
-use api::kind::Kind;
+use api::kind::{CALICO_V3, Kind, TORTIE_V1};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -91,6 +91,16 @@ async fn lock(store: &dyn datastore::Store, locks: bool) -> Result<()> {
     cluster::change(store, |spec| spec["datastoreReady"] = (!locks).into())
         .await
         .with_context(|| format!("error updating ClusterInformation for {verb}"))
+}
+
+/// Whether the store is Kubernetes, which has Nodes, endpoints and its own kinds by itself.
+fn is_kubernetes(store: &dyn datastore::Store) -> bool {
+    !store.has_transactions()
+}
+
+/// Kinds of Kubernetes' API, and those that are made from them there.
+fn is_of_kubernetes(kind: Kind) -> bool {
+    !matches!(kind.api_version(), CALICO_V3 | TORTIE_V1) || kind == Kind::WorkloadEndpoint
 }
 
 /// The kinds of a file's first part.

@@ -8,7 +8,7 @@ use api::kind::Kind;
 use datastore::{DynStore, KeyValue};
 use serde_json::{Value, json};
 
-use super::{Record, Records, SEPARATOR, calicos_kinds};
+use super::{Record, Records, SEPARATOR, calicos_kinds, is_kubernetes, is_of_kubernetes};
 use crate::cli::datastore::ExportArgs;
 use crate::cluster;
 use crate::output::print;
@@ -48,7 +48,7 @@ pub async fn export(store: DynStore, args: &ExportArgs) -> Result<()> {
     let info = info.map(|kv| value(&kv)).transpose()?.unwrap_or_else(|| json!({}));
     out += &(serde_json::to_string_pretty(&info)? + "\n");
     out += SEPARATOR;
-    let records = records(&store, &nodes).await?;
+    let records = records(&store, &nodes, args.kubernetes_node_names).await?;
     out += &(serde_json::to_string_pretty(&records)? + "\n");
     print(&out);
     Ok(())
@@ -107,10 +107,21 @@ fn document(kv: &KeyValue, kind: Kind, nodes: &BTreeMap<String, String>) -> Resu
     if let Some(name) = renamed {
         value["metadata"]["name"] = name.into();
     }
+    rename_reference(&mut value, kind, nodes);
     Ok(value)
 }
 
-async fn records(store: &DynStore, nodes: &BTreeMap<String, String>) -> Result<Records> {
+/// Puts Kubernetes' name of a node in the place of the one that a resource refers to.
+fn rename_reference(value: &mut Value, kind: Kind, nodes: &BTreeMap<String, String>) {
+    if matches!(kind, Kind::BgpPeer | Kind::HostEndpoint | Kind::CalicoNodeStatus)
+        && let Some(node) = value.pointer_mut("/spec/node")
+        && let Some(other) = node.as_str().and_then(|n| nodes.get(n))
+    {
+        *node = other.as_str().into();
+    }
+}
+
+async fn records(store: &DynStore, nodes: &BTreeMap<String, String>, to_kubernetes: bool) -> Result<Records> {
     let mut records = Records::default();
     for range in [KeyRange::HostAffinities, KeyRange::VirtualAffinities] {
         for kv in store.list(&range).await?.items {
@@ -154,17 +165,20 @@ async fn records(store: &DynStore, nodes: &BTreeMap<String, String>) -> Result<R
         if matches!(kind, Kind::ClusterInformation | Kind::IpamConfiguration) {
             continue;
         }
+        // Kubernetes has its own, and makes endpoints from its pods; their names hold those of nodes.
+        if is_of_kubernetes(kind) && is_kubernetes(store.as_ref()) || kind == Kind::WorkloadEndpoint && to_kubernetes {
+            continue;
+        }
         let items = store.list(&KeyRange::Kind(kind)).await?.items;
         if !items.is_empty() {
             eprintln!("{kind}s: {} exported", items.len());
+            if kind == Kind::Secret {
+                eprintln!("warning: the export holds the content of {} Secrets: keep it from others", items.len());
+            }
         }
         for kv in items {
             let mut value = value(&kv)?;
-            if kind == Kind::WorkloadEndpoint
-                && let Some(name) = value.pointer("/spec/node").and_then(Value::as_str).and_then(|n| nodes.get(n))
-            {
-                value["spec"]["node"] = name.as_str().into();
-            }
+            rename_reference(&mut value, kind, nodes);
             records.tortie.push(Record { key: kv.key.to_string(), value, ttl: 0 });
         }
     }

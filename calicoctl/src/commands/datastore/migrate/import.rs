@@ -11,7 +11,7 @@ use api::kind::Kind;
 use datastore::{DynStore, Error, Op, Txn};
 use serde_json::Value;
 
-use super::{Record, Records, SEPARATOR, lock};
+use super::{Record, Records, SEPARATOR, is_kubernetes, is_of_kubernetes, lock};
 use crate::cli::datastore::ImportArgs;
 use crate::{cluster, yaml};
 
@@ -19,6 +19,8 @@ use crate::{cluster, yaml};
 const CHUNK: usize = 100;
 /// Bytes of one transaction; etcd's limit for a request is 1.5 MiB.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How often a Node of Kubernetes is written before others have written it too often.
+const ATTEMPTS: u32 = 10;
 /// Differences that are told before the rest is only counted.
 const MAX_SHOWN: usize = 20;
 /// Every so many objects are told on standard error.
@@ -42,7 +44,8 @@ struct File {
 
 /// Reads a file and writes what the store lacks.
 pub async fn import(store: DynStore, args: &ImportArgs) -> Result<()> {
-    let file = read(&args.filename)?;
+    let mut file = read(&args.filename)?;
+    let nodes = if is_kubernetes(store.as_ref()) { file.fit_for_kubernetes() } else { Vec::new() };
     for (kind, count) in &file.unknown {
         eprintln!("warning: {count} {kind} left out: this version has no such kind");
     }
@@ -71,6 +74,9 @@ pub async fn import(store: DynStore, args: &ImportArgs) -> Result<()> {
         }
         let already = if there > 0 { format!(", {there} were there already") } else { String::new() };
         println!("Successfully applied {} {what}{already}", missing.len());
+    }
+    if !nodes.is_empty() {
+        println!("Successfully updated {} of {} node(s)", update_nodes(&store, &nodes).await?, nodes.len());
     }
     println!(
         "Datastore information successfully imported. Please refer to the datastore migration documentation for next steps."
@@ -132,6 +138,24 @@ fn read(name: &str) -> Result<File> {
 }
 
 impl File {
+    /// Takes out what Kubernetes has by itself, which is told; the nodes, which exist there or do not.
+    fn fit_for_kubernetes(&mut self) -> Vec<Object> {
+        let mut left = BTreeMap::new();
+        for objects in [&mut self.resources, &mut self.others] {
+            objects.retain(|object| match object.key.kind().filter(|k| is_of_kubernetes(*k)) {
+                Some(kind) => {
+                    *left.entry(kind).or_insert(0) += 1;
+                    false
+                }
+                None => true,
+            });
+        }
+        for (kind, count) in left {
+            eprintln!("warning: {count} {kind} left out: Kubernetes has its own");
+        }
+        self.resources.extract_if(.., |o| o.key.kind() == Some(Kind::Node)).collect()
+    }
+
     fn add(&mut self, mut item: Value) -> Result<()> {
         let kind = item["kind"].as_str().unwrap_or_default().to_string();
         let Some(known) = Kind::from_document(&kind) else {
@@ -158,6 +182,31 @@ fn object(record: Record) -> Result<Object> {
     Ok(Object { key, value: record.value })
 }
 
+/// Gives Kubernetes' Nodes what the file says of them; how many there are.
+async fn update_nodes(store: &DynStore, nodes: &[Object]) -> Result<usize> {
+    let mut updated = 0;
+    'nodes: for node in nodes {
+        let name = node.key.name().unwrap_or_default();
+        for _ in 0..ATTEMPTS {
+            let Some(present) = store.get(&node.key).await? else {
+                eprintln!("warning: node {name} is skipped: it does not exist in Kubernetes");
+                continue 'nodes;
+            };
+            match store.update(node.key.clone(), go_json::to_vec(&node.value)?, present.mod_revision).await {
+                Ok(_) => {
+                    updated += 1;
+                    continue 'nodes;
+                }
+                // Its kubelet writes it, too.
+                Err(Error::Conflict(_) | Error::NotFound(_)) => {}
+                Err(error) => return Err(error).with_context(|| format!("node {name} cannot be updated")),
+            }
+        }
+        bail!("node {name} cannot be updated: others write it all the time; run the import again to continue");
+    }
+    Ok(updated)
+}
+
 /// What the store has of the file; fails where it has something else in its place, or records of IPAM that the file lacks: two allocations
 /// of one address could meet.
 async fn refuse_differences(store: &DynStore, sections: &[&Vec<Object>]) -> Result<BTreeMap<Key, ()>> {
@@ -165,7 +214,10 @@ async fn refuse_differences(store: &DynStore, sections: &[&Vec<Object>]) -> Resu
     let mut present = BTreeMap::new();
     let mut problems = Vec::new();
     let ranges = [KeyRange::Blocks, KeyRange::HostAffinities, KeyRange::VirtualAffinities, KeyRange::Handles];
-    let kinds = Kind::ALL.iter().filter(|k| !matches!(k, Kind::ClusterInformation | Kind::IpamConfiguration));
+    // What Kubernetes has by itself is not compared.
+    let is_its_own = |k: Kind| is_kubernetes(store.as_ref()) && (is_of_kubernetes(k) || k == Kind::Node);
+    let is_none = |k: Kind| matches!(k, Kind::ClusterInformation | Kind::IpamConfiguration);
+    let kinds = Kind::ALL.iter().filter(|k| !is_none(**k) && !is_its_own(**k));
     let mut found = Vec::new();
     for range in ranges.into_iter().chain(kinds.map(|k| KeyRange::Kind(*k))) {
         found.extend(store.list(&range).await?.items);
@@ -214,34 +266,25 @@ fn identity_apart(value: &Value) -> Value {
 async fn write(store: &DynStore, what: &str, objects: &[&Object]) -> Result<()> {
     let chunk = if store.has_transactions() { CHUNK } else { 1 };
     let mut ops = Vec::new();
-    let mut bytes = 0;
+    let (mut bytes, mut done) = (0, 0);
     for (place, object) in objects.iter().enumerate() {
         let value = go_json::to_vec(&with_identity(object))?;
+        if !ops.is_empty() && (ops.len() == chunk || bytes + value.len() > CHUNK_BYTES) {
+            commit(store, what, std::mem::take(&mut ops), done, objects.len()).await?;
+            (bytes, done) = (0, place);
+        }
         bytes += value.len();
         ops.push(Op::Create(object.key.clone(), value));
-        if ops.len() >= chunk || bytes >= CHUNK_BYTES || place + 1 == objects.len() {
-            bytes = 0;
-            match store.txn(Txn { ops: std::mem::take(&mut ops) }).await {
-                Ok(_) => {}
-                // In Kubernetes a node is made by its kubelet.
-                Err(Error::NotFound(_)) if object.key.kind() == Some(Kind::Node) && chunk == 1 => {
-                    eprintln!(
-                        "warning: node {} is skipped: it does not exist in Kubernetes",
-                        object.key.name().unwrap_or_default()
-                    );
-                }
-                Err(error) => {
-                    return Err(error).with_context(|| {
-                        format!("{place} of {} {what} imported; run the import again to continue", objects.len())
-                    });
-                }
-            }
-        }
         if (place + 1) % PROGRESS == 0 {
-            eprintln!("{} of {} {what} imported", place + 1, objects.len());
+            eprintln!("{done} of {} {what} imported", objects.len());
         }
     }
-    Ok(())
+    if ops.is_empty() { Ok(()) } else { commit(store, what, ops, done, objects.len()).await }
+}
+
+async fn commit(store: &DynStore, what: &str, ops: Vec<Op>, done: usize, all: usize) -> Result<()> {
+    let outcome = store.txn(Txn { ops }).await;
+    outcome.map(drop).with_context(|| format!("{done} of {all} {what} imported; run the import again to continue"))
 }
 
 /// A resource gets a uid and a time where the file has none, as `create` gives them.
@@ -255,4 +298,58 @@ fn with_identity(object: &Object) -> Value {
         metadata.entry("creationTimestamp").or_insert_with(now);
     }
     value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datastore::Listing;
+    use datastore::memory::MemoryStore;
+    use serde_json::json;
+
+    use super::*;
+
+    const NODES: &str = "/calico/resources/v3/projectcalico.org/nodes/";
+
+    fn key(path: &str) -> Key {
+        Key::parse(path).unwrap()
+    }
+
+    fn resource(path: &str, spec: Value) -> Object {
+        let name = key(path).name().unwrap_or_default().to_string();
+        Object { key: key(path), value: json!({"metadata": {"name": name}, "spec": spec}) }
+    }
+
+    /// A store that, as Kubernetes, has no transactions and Nodes of its own.
+    #[tokio::test]
+    async fn kubernetes_keeps_what_it_has_by_itself() {
+        let store: DynStore = Arc::new(MemoryStore::without_transactions());
+        store.put(key(&format!("{NODES}here")), br#"{"metadata":{"name":"here"},"spec":{}}"#.into()).await.unwrap();
+        let mut file = File {
+            resources: vec![
+                resource(&format!("{NODES}here"), json!({"bgp": {"asNumber": 64512}})),
+                resource(&format!("{NODES}away"), json!({})),
+                resource("/calico/resources/v3/projectcalico.org/ippools/p", json!({"cidr": "10.0.0.0/16"})),
+            ],
+            cluster: json!({}),
+            ipam: Vec::new(),
+            others: vec![
+                resource("/tortie/resources/secrets/default/s", json!({})),
+                resource("/tortie/resources/services/default/s", json!({})),
+                resource("/calico/resources/v3/projectcalico.org/workloadendpoints/default/w", json!({})),
+                resource("/tortie/resources/loadbalancerippools/l", json!({})),
+            ],
+            unknown: BTreeMap::new(),
+        };
+        let nodes = file.fit_for_kubernetes();
+        let left: Vec<&str> = file.resources.iter().chain(&file.others).filter_map(|o| o.key.name()).collect();
+        assert_eq!(left, ["p", "l"]);
+        assert!(refuse_differences(&store, &[&file.resources, &file.others]).await.unwrap().is_empty());
+        assert_eq!(update_nodes(&store, &nodes).await.unwrap(), 1);
+        let Listing { items, .. } = store.list(&KeyRange::Kind(Kind::Node)).await.unwrap();
+        assert_eq!(items.len(), 1, "the other is not made");
+        let written: Value = serde_json::from_slice(&items[0].value).unwrap();
+        assert_eq!(written["spec"]["bgp"]["asNumber"], 64512);
+    }
 }
