@@ -211,7 +211,8 @@ struct HandleView {
 #[derive(Clone, Debug)]
 struct Record {
     revision: u64,
-    blocks: Vec<IpNet>,
+    /// The blocks that it names; None where it cannot be read.
+    blocks: Option<Vec<IpNet>>,
 }
 
 /// A block, as far as it matters here.
@@ -362,8 +363,8 @@ impl Collector {
         self.dirty.insert(Subject::Affinity(owner.clone(), cidr));
     }
 
-    /// The record of a handle: the blocks that it names.
-    pub fn put_record(&mut self, handle: &str, blocks: Vec<IpNet>, revision: u64) {
+    /// The record of a handle: the blocks that it names. Of one that cannot be read (None) nothing is released.
+    pub fn put_record(&mut self, handle: &str, blocks: Option<Vec<IpNet>>, revision: u64) {
         self.handles.entry(Arc::from(handle)).or_default().record = Some(Record { revision, blocks });
         self.touch(handle);
     }
@@ -603,7 +604,8 @@ impl Collector {
     }
 
     fn names_unreadable(&self, view: &HandleView) -> bool {
-        view.record.as_ref().is_some_and(|r| r.blocks.iter().any(|b| self.unreadable.contains(b)))
+        let Some(record) = &view.record else { return false };
+        record.blocks.as_ref().is_none_or(|blocks| blocks.iter().any(|b| self.unreadable.contains(b)))
     }
 
     fn judge_block(&self, cidr: &IpNet) -> Option<(Verdict, Fingerprint)> {
@@ -611,6 +613,9 @@ impl Collector {
         let wait = self.settings.interval();
         let verdict = match &view.owner {
             None if view.is_empty => Verdict::Leaked { reason: Reason::NoOwner, wait },
+            Some(AffinityOwner::Host(node)) if !self.nodes.contains(node) && self.has_live_address(view, node) => {
+                Verdict::Kept
+            }
             Some(AffinityOwner::Host(node)) if !self.nodes.contains(node) => {
                 Verdict::Leaked { reason: Reason::NodeGone(node.clone()), wait: SignedDuration::ZERO }
             }
@@ -620,6 +625,17 @@ impl Collector {
             _ => Verdict::Kept,
         };
         Some((verdict, Fingerprint::Revision(view.sequence)))
+    }
+
+    /// Whether a node still uses an address of a block, where Kubernetes says what runs: then it is its Node object alone that is gone, and
+    /// perhaps for a moment.
+    fn has_live_address(&self, block: &BlockView, node: &str) -> bool {
+        let is_of_node = |ip: &IpAddr, handle: &Arc<str>| {
+            let slot = self.handles.get(handle).and_then(|view| view.slots.get(ip));
+            slot.is_some_and(|s| matches!(s.holder.as_ref(), Holder::Workload { node: Some(n), .. } if n == node))
+        };
+        self.settings.has_kubernetes
+            && block.handles.iter().any(|(ip, handle)| is_of_node(ip, handle) && self.judge_handle(handle).is_none())
     }
 
     /// Whether a node would have no block of this family without this one: of empty blocks alone the first stays.
@@ -748,6 +764,17 @@ impl Collector {
     }
 
     fn touch(&mut self, handle: &str) {
+        // Whether the block of a node that is gone stays depends on what it is used for.
+        if self.settings.has_kubernetes
+            && let Some(view) = self.handles.get(handle)
+        {
+            for ip in view.slots.keys() {
+                let Some((cidr, block)) = self.blocks.range(..=IpNet::from(*ip)).next_back() else { continue };
+                if matches!(&block.owner, Some(AffinityOwner::Host(node)) if !self.nodes.contains(node)) {
+                    self.dirty.insert(Subject::Block(*cidr));
+                }
+            }
+        }
         self.dirty.insert(Subject::Handle(handle.to_string()));
         self.dirty.insert(Subject::Record(handle.to_string()));
     }
@@ -770,7 +797,8 @@ impl Collector {
     }
 
     fn touch_records_of(&mut self, cidr: IpNet) {
-        let naming = self.handles.iter().filter(|(_, v)| v.record.as_ref().is_some_and(|r| r.blocks.contains(&cidr)));
+        let names = |record: &Record| record.blocks.as_ref().is_some_and(|blocks| blocks.contains(&cidr));
+        let naming = self.handles.iter().filter(|(_, v)| v.record.as_ref().is_some_and(names));
         let naming: HashSet<Arc<str>> = naming.map(|(h, _)| h.clone()).collect();
         self.touch_all(Some(naming));
         let of_block = self.affinities.iter().filter(|(_, cidrs)| cidrs.contains_key(&cidr));

@@ -73,7 +73,7 @@ pub async fn execute(store: &DynStore, ipam: &Ipam, release: &Release) -> Result
         Release::Record { handle, revision, .. } => {
             let key = Key::IpamHandle(handle.clone());
             let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == *revision) else { return Ok(false) };
-            let record: IpamHandle = serde_json::from_slice(&kv.value).unwrap_or_default();
+            let Ok(record) = serde_json::from_slice::<IpamHandle>(&kv.value) else { return Ok(false) };
             for cidr in ipam::handle::blocks(&record) {
                 let Some(kv) = store.get(&Key::IpamBlock(cidr)).await? else { continue };
                 if read_block(&kv.value).is_none_or(|b| !b.addresses_of(handle).is_empty()) {

@@ -7,7 +7,7 @@
 //! ```
 //! One task owns the state; dropping its future stops it between two writes or in one, either of which the next run takes up.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -72,7 +72,7 @@ pub struct Controller {
     /// What failed, to be planned again.
     failed: Dirty,
     /// What a dry run has said already.
-    said: BTreeSet<String>,
+    said: BTreeMap<String, Instant>,
     report: Arc<Mutex<Report>>,
 }
 
@@ -86,7 +86,7 @@ impl Controller {
             state: State::new(collection),
             clock: Clock::start(),
             failed: Dirty::default(),
-            said: BTreeSet::new(),
+            said: BTreeMap::new(),
             report,
         }
     }
@@ -180,7 +180,8 @@ impl Controller {
         if failed == 0 {
             report.last_error = None;
         }
-        failed == 0
+        // What the second plan left out, too.
+        failed == 0 && self.failed.is_empty()
     }
 
     /// Releases what nobody needs.
@@ -193,9 +194,7 @@ impl Controller {
                 _ => None,
             };
             if self.settings.is_dry_run {
-                if self.said.insert(text.clone()) {
-                    tracing::info!("would {text}");
-                }
+                self.say(text);
                 continue;
             }
             match collect::execute(&self.store, &self.ipam, &release).await {
@@ -216,10 +215,25 @@ impl Controller {
         round
     }
 
+    /// Says once what a dry run would do.
+    fn say(&mut self, text: String) {
+        let now = Instant::now();
+        match self.said.insert(text.clone(), now) {
+            None => tracing::info!("would {text}"),
+            Some(_) => return,
+        }
+        // What is not repeated by the resync is over.
+        self.said.retain(|_, at| now.duration_since(*at) < RESYNC * 3);
+    }
+
     async fn execute_all(&mut self, actions: Vec<Action>) -> Round {
         let mut round = Round::default();
         for action in actions {
             let text = describe(&action);
+            if self.settings.is_dry_run && action.is_collection() {
+                self.say(text);
+                continue;
+            }
             match self.execute(&action).await {
                 Ok(()) => {
                     round.done += 1;
@@ -398,8 +412,9 @@ fn describe(action: &Action) -> String {
         }
         Action::UpdatePool(pool) => format!("update the status of {}", pool.key()),
         Action::DeleteOfNode { node, key } => format!("delete {key} with node {node}"),
-        Action::ReleaseHandle { service, .. } => {
-            format!("release the load-balancer address of service {}/{}", service.0, service.1)
+        Action::ReleaseHandle { service, addresses, .. } => {
+            let addresses: Vec<String> = addresses.iter().map(|(ip, _)| ip.to_string()).collect();
+            format!("release {} of service {}/{}", addresses.join(", "), service.0, service.1)
         }
     }
 }

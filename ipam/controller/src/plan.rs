@@ -83,6 +83,11 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether it takes away what nobody needs any more: a dry run only says it.
+    pub fn is_collection(&self) -> bool {
+        matches!(self, Self::ReleaseHandle { .. } | Self::DeleteOfNode { .. })
+    }
+
     /// Marks what the action is about, to be planned again.
     pub fn mark(&self, dirty: &mut Dirty) {
         let name = |m: &api::Metadata| (m.namespace.clone().unwrap_or_default(), m.name.clone());
@@ -178,10 +183,8 @@ pub fn plan(state: &mut State, settings: &Settings, now: &str) -> Vec<Action> {
             slices::plan(state, name, &mut actions);
         }
     }
-    if !settings.is_dry_run {
-        for node in &dirty.nodes {
-            nodes::plan(state, node, settings, &mut actions);
-        }
+    for node in &dirty.nodes {
+        nodes::plan(state, node, settings, &mut actions);
     }
     // First of all what nobody wants: who wants it may come next.
     for handle in &dirty.handles {

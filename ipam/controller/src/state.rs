@@ -99,6 +99,8 @@ pub struct State {
     /// Why a service could not get its address when it was last tried.
     pub failures: BTreeMap<Name, String>,
     pub config: Config,
+    /// The grace period is of a configuration that was read.
+    is_grace_read: bool,
     pub is_in_sync: bool,
     pub dirty: Dirty,
     /// The labels that workloads are stored with, where those of their pods differ.
@@ -339,7 +341,7 @@ impl State {
             Key::BlockAffinity(owner, cidr) => return self.collector.put_affinity(owner, *cidr, kv.mod_revision),
             Key::IpamHandle(id) => {
                 let blocks = serde_json::from_slice::<IpamHandle>(&kv.value).map(|h| ipam::handle::blocks(&h));
-                return self.collector.put_record(id, blocks.unwrap_or_default(), kv.mod_revision);
+                return self.collector.put_record(id, blocks.ok(), kv.mod_revision);
             }
             _ => {}
         }
@@ -377,7 +379,10 @@ impl State {
             Kind::LoadBalancerIpPool => self.put_pool(name.1, kv),
             Kind::IpReservation => self.set_reservation(name.1, decoded(kv)),
             Kind::KubeControllersConfiguration if name.1 == DEFAULT => {
-                self.configure(decoded::<WithSpec<KubeControllersConfigurationSpec>>(kv).map(|c| c.body.spec));
+                match decoded::<WithSpec<KubeControllersConfigurationSpec>>(kv) {
+                    Some(configuration) => self.configure(Some(configuration.body.spec)),
+                    None => self.set_grace(None),
+                }
             }
             Kind::Node => {
                 self.collector.put_node(&name.1);
@@ -584,13 +589,33 @@ impl State {
     }
 
     fn configure(&mut self, spec: Option<KubeControllersConfigurationSpec>) {
+        let is_present = spec.is_some();
         let controllers = spec.map(|s| s.controllers).unwrap_or_default();
-        let grace = controllers.node.and_then(|n| n.leak_grace_period).and_then(|text| api::duration::parse(&text));
-        let grace = grace.and_then(|d| SignedDuration::try_from(d).ok()).unwrap_or(gc::DEFAULT_GRACE);
-        self.collector.set_settings(gc::Settings { grace, ..self.collector.settings() });
+        match controllers.node.and_then(|n| n.leak_grace_period) {
+            None => self.set_grace(Some(gc::DEFAULT_GRACE)),
+            Some(text) => {
+                let read = api::duration::parse(&text).and_then(|d| SignedDuration::try_from(d).ok());
+                if read.is_none() {
+                    tracing::warn!(leakGracePeriod = text, "a duration is ignored");
+                }
+                self.set_grace(read);
+            }
+        }
+        self.is_grace_read &= is_present;
         let assign = controllers.load_balancer.and_then(|l| l.assign_ips).unwrap_or_default();
         self.config.only_requested = assign == AssignIps::RequestedServicesOnly;
         self.mark_load_balancers();
+    }
+
+    /// Takes a grace period that was read. One that cannot be read (None) changes none that was; where none was, nothing is collected by
+    /// time.
+    fn set_grace(&mut self, read: Option<SignedDuration>) {
+        if read.is_none() && self.is_grace_read {
+            return;
+        }
+        self.is_grace_read = read.is_some();
+        let grace = read.unwrap_or(SignedDuration::ZERO);
+        self.collector.set_settings(gc::Settings { grace, ..self.collector.settings() });
     }
 
     /// Marks the services whose addresses pools decide.

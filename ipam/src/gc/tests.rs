@@ -239,7 +239,7 @@ fn affinities_and_handles_without_what_they_are_for_go() {
     for (revision, (node, cidr)) in owners.into_iter().enumerate() {
         collector.put_affinity(&host(node), net(cidr), revision as u64);
     }
-    collector.put_record("lost", vec![net("10.0.0.0/30")], 7);
+    collector.put_record("lost", Some(vec![net("10.0.0.0/30")]), 7);
     // Node b does not exist: what it holds goes at once.
     assert_eq!(words(&collector.observe(at(0))), ["affinity host:b 10.0.0.0/30", "affinity host:b 10.0.0.8/30"]);
     collector.delete_affinity(&host("b"), net("10.0.0.0/30"));
@@ -251,7 +251,7 @@ fn affinities_and_handles_without_what_they_are_for_go() {
 #[test]
 fn a_block_that_cannot_be_read_keeps_what_names_it() {
     let (mut collector, _) = lab();
-    collector.put_record("net.c1", vec![net("10.0.0.0/30"), net("10.0.0.4/30")], 3);
+    collector.put_record("net.c1", Some(vec![net("10.0.0.0/30"), net("10.0.0.4/30")]), 3);
     collector.put_affinity(&host("a"), net("10.0.0.4/30"), 4);
     collector.put_unreadable_block(net("10.0.0.4/30"));
     assert_eq!(collector.observe(at(0)), []);
@@ -259,6 +259,39 @@ fn a_block_that_cannot_be_read_keeps_what_names_it() {
     collector.delete_block(net("10.0.0.4/30"));
     collector.observe(at(0));
     assert_eq!(collector.candidates().count(), 2);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_stays() {
+    let (mut collector, _) = lab();
+    collector.put_record("lost", None, 3);
+    collector.put_record("net.c1", None, 4);
+    assert_eq!(collector.observe(at(0)), []);
+    assert_eq!(collector.candidates().count(), 0);
+    collector.put_record("lost", Some(vec![]), 5);
+    collector.observe(at(0));
+    assert_eq!(collector.candidates().count(), 1);
+}
+
+#[test]
+fn with_kubernetes_a_node_that_is_gone_keeps_the_blocks_of_what_runs() {
+    let mut collector = Collector::new(Settings { has_kubernetes: true, ..Settings::default() });
+    collector.put_node("a");
+    let mut used = block("10.0.0.0/30", &host("a"));
+    assign(&mut used, "10.0.0.1", "net.c1", &[("pod", "p1"), ("namespace", "test"), ("node", "a")]);
+    collector.put_block(&used);
+    collector.put_block(&block("10.0.0.4/30", &host("a")));
+    collector.put_pod(&name("p1"), PodView::default());
+    collector.observe(at(0));
+    collector.delete_node("a");
+    assert_eq!(words(&collector.observe(at(1))), ["block 10.0.0.4/30 false"], "what nothing runs on goes");
+    // The endpoint keeps it as the pod does.
+    collector.put_workload(&name("w1"), vec![ip("10.0.0.1")]);
+    collector.delete_pod(&name("p1"));
+    assert!(!words(&collector.observe(at(1))).iter().any(|w| w.contains("10.0.0.0")));
+    collector.delete_workload(&name("w1"));
+    let left = words(&collector.observe(at(1)));
+    assert!(left.iter().any(|w| w == "block 10.0.0.0/30 false"), "{left:?}");
 }
 
 /// What the store holds, in a small world.

@@ -28,7 +28,7 @@ pub struct KubeControllersConfigurationSpec {
     pub extra: Map<String, Value>,
 }
 
-/// A controller that is absent is off, where the object exists at all.
+/// A controller that is absent has the defaults of its fields: without `node`, addresses are collected after 15 minutes.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Controllers {

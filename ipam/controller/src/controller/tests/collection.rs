@@ -105,6 +105,10 @@ async fn the_grace_period_is_configured_and_zero_turns_collection_off() {
     let _lab = Lab::start(store.clone());
     tokio::time::sleep(GRACE * 10).await;
     assert_eq!(handles(&store).await.len(), 1);
+    // What is no duration turns nothing on.
+    configure("soon").await;
+    tokio::time::sleep(GRACE * 10).await;
+    assert_eq!(handles(&store).await.len(), 1);
     configure("1m").await;
     tokio::time::sleep(Duration::from_secs(59)).await;
     assert_eq!(handles(&store).await.len(), 1);
@@ -113,21 +117,67 @@ async fn the_grace_period_is_configured_and_zero_turns_collection_off() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_configuration_that_cannot_be_read_turns_nothing_on() {
+    for was_read in [false, true] {
+        let (_, store, ipam) = lab().await;
+        let settings = |value: Value| json!({"controllers": value});
+        let configure =
+            async |spec| put(&store, Kind::KubeControllersConfiguration, None, "default", settings(spec)).await;
+        if was_read {
+            configure(json!({"node": {"leakGracePeriod": "0s"}})).await;
+        } else {
+            configure(json!("all")).await;
+        }
+        assign(&ipam, "a", "net.c1", &POD).await;
+        let _lab = Lab::start(store.clone());
+        tokio::time::sleep(GRACE * 2).await;
+        configure(json!("all")).await;
+        tokio::time::sleep(GRACE * 4).await;
+        assert_eq!(handles(&store).await.len(), 1);
+        configure(json!({})).await;
+        tokio::time::sleep(GRACE * 2).await;
+        assert_eq!(handles(&store).await.len(), 0, "the default is for who says nothing");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handle_that_cannot_be_read_stays() {
+    let (_, store, _) = lab().await;
+    let key = Key::IpamHandle("net.c9".into());
+    store.put(key.clone(), br#"{"block": "all"}"#.to_vec()).await.unwrap();
+    let _lab = Lab::start(store.clone());
+    tokio::time::sleep(GRACE * 4).await;
+    assert!(store.get(&key).await.unwrap().is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dry_run_says_what_would_go_and_when() {
     let (memory, store, ipam) = lab().await;
     assign(&ipam, "a", "net.c1", &POD).await;
     put(&store, Kind::IpReservation, None, "r", json!({"reservedCIDRs": ["10.0.0.4/31", "10.0.0.6", "192.0.2.0/24"]}))
         .await;
+    // A service that is gone, and a peer of a node that is.
+    let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
+    let attributes = plan::service_attributes(&("test".into(), "gone".into()), None);
+    let (ip, block) = ("172.20.0.5".parse().unwrap(), "172.20.0.0/26".parse().unwrap());
+    ipam.assign_ip_in_block(ip, block, "lb.gone", attributes, owner).await.unwrap();
+    let body = WithSpec { spec: BgpPeerSpec { node: Some("c".into()), ..BgpPeerSpec::default() }, status: None };
+    typed::create(store.as_ref(), &BgpPeer::new(Metadata::named("tor-c"), body)).await.unwrap();
+    add_node(&store, "c").await;
     let settings = Settings { is_dry_run: true, ..settings() };
     let report = Arc::new(Mutex::new(Report::default()));
     let task = tokio::spawn(Controller::new(store.clone(), settings, report.clone()).run());
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "c")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
     let questions = report.lock().unwrap().questions.clone().unwrap();
     let (question, answer) = oneshot::channel();
     questions.send(question).await.unwrap();
     let snapshot = answer.await.unwrap();
-    let candidate = &snapshot.candidates[0];
-    assert_eq!(candidate["handle"], "net.c1");
+    let of = |field: &str, text: &str| snapshot.candidates.iter().find(|c| c[field] == text).unwrap();
+    assert_eq!(of("handle", "lb.gone")["reason"], "service test/gone does not exist");
+    assert_eq!(snapshot.candidates.iter().filter(|c| c["reason"] == "node c does not exist").count(), 1);
+    let candidate = of("handle", "net.c1");
     assert_eq!(candidate["reason"], "pod test/p1 has no workload endpoint");
     let time = |field: &str| candidate[field].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert_eq!(time("due").duration_since(time("since")), jiff::SignedDuration::from_mins(15));
@@ -209,6 +259,32 @@ async fn with_a_node_goes_what_was_its_own() {
         let held = Ipam::new(store.clone()).blocks().await.unwrap();
         assert!(held.iter().all(|b| b.affinity.as_deref() == Some("host:b")), "{held:?}");
     }
+}
+
+/// With Kubernetes, a Node object that is gone for a moment costs neither what is configured for it nor the block of what runs.
+#[tokio::test(start_paused = true)]
+async fn with_kubernetes_a_node_that_comes_back_has_what_it_had() {
+    let (_, store, ipam) = lab().await;
+    furnish(&store, &ipam).await;
+    let settings = Settings { has_kubernetes: true, ..settings() };
+    let task = tokio::spawn(Controller::new(store.clone(), settings, Arc::default()).run());
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let blocks = async || Ipam::new(store.clone()).blocks().await.unwrap();
+    let before = blocks().await;
+    typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "a")).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    add_node(&store, "a").await;
+    tokio::time::sleep(RESYNC * 2).await;
+    let (now, affinity) = (blocks().await, "host:a");
+    let of_a = |blocks: &[api::ipam::AllocationBlock]| {
+        blocks.iter().filter(|b| b.affinity.as_deref() == Some(affinity)).map(|b| b.cidr).collect::<Vec<_>>()
+    };
+    assert_eq!(of_a(&now), of_a(&before));
+    let paths = paths(&store).await;
+    for of_a in ["bgpconfigurations/node.a", "felixconfigurations/node.a", "tor-a", "net.p1", "a-k8s-p1-eth0"] {
+        assert!(paths.iter().any(|p| p.contains(of_a)), "{of_a} stays: {paths:?}");
+    }
+    task.abort();
 }
 
 #[tokio::test(start_paused = true)]
