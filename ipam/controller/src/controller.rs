@@ -124,6 +124,7 @@ impl Controller {
                     let now = Instant::now();
                     if now >= resync {
                         self.state.mark_all();
+                        self.forget_nodes();
                         resync = now + RESYNC;
                     }
                     if retry.is_some_and(|at| now >= at) {
@@ -265,6 +266,17 @@ impl Controller {
         for (ip, _) in addresses {
             let pool = pool_of(&self.state.pools, &IpNet::from(*ip)).to_string();
             *report.reclamations.entry((pool, node.unwrap_or_default().to_string())).or_default() += 1;
+        }
+    }
+
+    /// What was collected of nodes of which nothing is left is counted together: they would become more and more.
+    fn forget_nodes(&self) {
+        let mut report = self.report();
+        let collector = &self.state.collector;
+        let is_gone = |node: &str| !node.is_empty() && !collector.has_node(node) && !collector.has_traces_of(node);
+        for ((pool, node), n) in std::mem::take(&mut report.reclamations) {
+            let node = if is_gone(&node) { String::new() } else { node };
+            *report.reclamations.entry((pool, node)).or_default() += n;
         }
     }
 

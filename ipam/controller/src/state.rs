@@ -76,6 +76,8 @@ pub struct State {
     pub pods: BTreeMap<Name, Pod>,
     pub pools: BTreeMap<String, IpPool>,
     pub lb_pools: BTreeMap<String, LoadBalancerIpPool>,
+    /// Pools of both kinds that are there and cannot be read: each is kept as it was read last, if it was, and gives out nothing.
+    unreadable: BTreeSet<Key>,
     /// Addresses that are not given unasked.
     pub reservations: Reservations,
     ip_reservations: BTreeMap<String, IpReservation>,
@@ -234,6 +236,20 @@ impl State {
         IpNet::aggregate(&nets.collect())
     }
 
+    /// Whether a pool is there and cannot be read.
+    pub fn is_unreadable(&self, kind: Kind, pool: &str) -> bool {
+        self.unreadable.contains(&Key::resource(kind, None, pool))
+    }
+
+    /// The pools of a kind of which nothing is known but that they are there.
+    pub fn unknown_pools(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        let names = self.unreadable.iter().filter(move |key| key.kind() == Some(kind)).filter_map(Key::name);
+        names.filter(move |name| match kind {
+            Kind::IpPool => !self.pools.contains_key(*name),
+            _ => !self.lb_pools.contains_key(*name),
+        })
+    }
+
     /// The handle that has an address of a service.
     pub fn holder_of(&self, ip: IpAddr) -> Option<&str> {
         self.holders.get(&ip).map(String::as_str)
@@ -368,11 +384,15 @@ impl State {
             Kind::Pod => self.put_pod(name, kv),
             Kind::IpPool => {
                 let before = self.pools.get(&name.1).map(|p| p.body.spec.clone());
-                match decoded(kv) {
-                    Some(pool) => drop(self.pools.insert(name.1.clone(), pool)),
-                    None => drop(self.pools.remove(&name.1)),
-                }
-                if before != self.pools.get(&name.1).map(|p| p.body.spec.clone()) {
+                // One that cannot be read counts as it was read last.
+                let is_other = match decoded(kv) {
+                    Some(pool) => {
+                        self.pools.insert(name.1.clone(), pool);
+                        self.unreadable.remove(&kv.key)
+                    }
+                    None => self.unreadable.insert(kv.key.clone()),
+                };
+                if is_other || before != self.pools.get(&name.1).map(|p| p.body.spec.clone()) {
                     self.reread_pools();
                 }
             }
@@ -439,11 +459,13 @@ impl State {
             }
             Kind::IpPool => {
                 self.pools.remove(&name.1);
+                self.unreadable.remove(key);
                 self.reread_pools();
             }
             Kind::LoadBalancerIpPool => {
                 self.lb_pools.remove(&name.1);
                 self.lb_used.remove(&name.1);
+                self.unreadable.remove(key);
                 self.reread_pools();
             }
             Kind::IpReservation => self.set_reservation(name.1, None),
@@ -552,10 +574,16 @@ impl State {
     }
 
     fn put_pool(&mut self, name: String, kv: &KeyValue) {
-        let Some(pool) = decoded::<WithSpec<api::LoadBalancerIpPoolSpec>>(kv) else { return self.delete(&kv.key) };
+        let Some(pool) = decoded::<WithSpec<api::LoadBalancerIpPoolSpec>>(kv) else {
+            if self.unreadable.insert(kv.key.clone()) {
+                self.reread_pools();
+            }
+            return;
+        };
         let is_same = |p: &LoadBalancerIpPool| {
             p.body.spec == pool.body.spec && p.metadata.creation_timestamp == pool.metadata.creation_timestamp
         };
+        let was_unreadable = self.unreadable.remove(&kv.key);
         let is_known = self.lb_pools.get(&name).is_some_and(is_same);
         self.dirty.pools.insert(name.clone());
         if !is_known {
@@ -563,7 +591,7 @@ impl State {
             self.lb_used.insert(name.clone(), used as u128);
         }
         self.lb_pools.insert(name, pool);
-        if !is_known {
+        if !is_known || was_unreadable {
             self.reread_pools();
         }
     }

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::Service;
 use api::ip_pool::AllowedUse;
 use api::key::LOAD_BALANCER_OWNER;
 use api::load_balancer_ip_pool::{LoadBalancerIpPool, LoadBalancerIpPoolStatus};
 use api::service::{LoadBalancerIngress, ServiceSpec, ServiceStatus, ServiceType, TrafficPolicy};
+use api::{Kind, Service};
 use ipam::pool::{Family, fnv1a32};
 use ipnet::IpNet;
 use serde_json::Value;
@@ -485,29 +485,46 @@ impl<'a> Group<'a> {
     }
 
     fn has_ip_pool(&self, family: Family, named: &[IpNet]) -> bool {
-        let mut specs = self.state.pools.values().map(|p| &p.body.spec);
+        let readable = self.state.pools.iter().filter(|(name, _)| !self.state.is_unreadable(Kind::IpPool, name));
+        let mut specs = readable.map(|(_, p)| &p.body.spec);
         !named.is_empty()
             || specs.any(|s| !s.disabled && s.allows(AllowedUse::LoadBalancer) && Family::of(&s.cidr) == family)
     }
 
     /// Where an address is, as it concerns a service.
     fn home(&self, ip: IpAddr, (namespace, name): &Name, service: &Service) -> Home<'a> {
-        let mut specs = self.state.pools.values().map(|p| &p.body.spec);
-        let is_held = self.has.contains_key(&ip);
-        if let Some(spec) = specs.find(|s| s.allows(AllowedUse::LoadBalancer) && s.cidr.contains(&ip)) {
-            if spec.disabled && !is_held {
+        let mut specs = self.state.pools.iter().map(|(name, p)| (name, &p.body.spec));
+        let held = self.has.get(&ip);
+        let is_held = held.is_some();
+        if let Some((pool, spec)) = specs.find(|(_, s)| s.allows(AllowedUse::LoadBalancer) && s.cidr.contains(&ip)) {
+            if !is_held && (spec.disabled || self.state.is_unreadable(Kind::IpPool, pool)) {
                 return Home::None(false);
             }
             return Home::IpPool;
         }
         let holding = self.state.lb_pools.iter().find(|(_, p)| p.body.spec.contains(ip));
-        let Some((pool, found)) = holding else { return Home::None(!self.state.lb_pools.is_empty()) };
+        let Some((pool, found)) = holding else {
+            // It may be of a pool of which we know only that it is there.
+            let unknown = |kind: Kind| self.state.unknown_pools(kind);
+            let found = match held.map(|offer| offer.slot.pool.as_deref()) {
+                Some(Some(of)) => unknown(Kind::LoadBalancerIpPool).find(|name| *name == of).map(Home::Pool),
+                Some(None) => unknown(Kind::IpPool).next().map(|_| Home::IpPool),
+                None => None,
+            };
+            return found.unwrap_or(Home::None(!self.state.lb_pools.is_empty()));
+        };
         if !found.body.spec.selects(namespace, name, &service.metadata.labels) {
             let message = format!("{ip} is in LoadBalancerIPPool {pool}, whose serviceSelector does not match");
             return Home::Refused("PoolSelectorMismatch", message);
         }
         if !is_held && found.body.spec.disabled {
             return Home::Refused("PoolDisabled", format!("{ip} is in LoadBalancerIPPool {pool}, which is disabled"));
+        }
+        if !is_held && self.state.is_unreadable(Kind::LoadBalancerIpPool, pool) {
+            return Home::Refused(
+                "PoolUnreadable",
+                format!("{ip} is in LoadBalancerIPPool {pool}, which cannot be read"),
+            );
         }
         if !is_held && let Some(conflict) = self.state.conflicts.get(pool) {
             return Home::Refused("PoolConflict", format!("{ip} is in LoadBalancerIPPool {pool}, where {conflict}"));
@@ -562,6 +579,7 @@ fn serving_pools<'a>(
     state.lb_pools.iter().filter(move |(pool, found)| {
         let spec = &found.body.spec;
         !spec.disabled
+            && !state.is_unreadable(Kind::LoadBalancerIpPool, pool)
             && !state.conflicts.contains_key(*pool)
             && spec.selects(namespace, name, &service.metadata.labels)
     })
@@ -584,7 +602,7 @@ fn block_for(state: &State, pool: &str, ip: IpAddr) -> Option<IpNet> {
 
 /// The status of a LoadBalancerIPPool, if it has another.
 pub fn pool_status(state: &State, name: &str, now: &str) -> Option<Action> {
-    let pool = state.lb_pools.get(name)?;
+    let pool = state.lb_pools.get(name).filter(|_| !state.is_unreadable(Kind::LoadBalancerIpPool, name))?;
     let before = LoadBalancerIpPoolStatus::of(pool);
     let used = state.lb_used.get(name).copied().unwrap_or(0);
     let wanted = LoadBalancerIpPoolStatus::new(state.conflicts.get(name), pool.body.spec.total(), used, now, &before);

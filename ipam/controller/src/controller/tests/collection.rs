@@ -261,6 +261,24 @@ async fn with_a_node_goes_what_was_its_own() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_collected_of_nodes_that_are_gone_is_counted_together() {
+    let (_, store, ipam) = lab().await;
+    assign(&ipam, "a", "net.p1", &POD).await;
+    assign(&ipam, "b", "net.p2", &[("pod", "p2"), ("namespace", "test")]).await;
+    let report = Arc::new(Mutex::new(Report::default()));
+    let task = tokio::spawn(Controller::new(store.clone(), settings(), report.clone()).run());
+    tokio::time::sleep(GRACE + RESYNC).await;
+    let counted = || report.lock().unwrap().reclamations.clone();
+    assert_eq!(counted().get(&("pods".into(), "a".into())), Some(&1));
+    typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "a")).await.unwrap();
+    tokio::time::sleep(RESYNC * 2).await;
+    let counts = counted();
+    let of = |node: &str| counts.iter().filter(|((_, n), _)| n == node).map(|(_, n)| n).sum::<u64>();
+    assert_eq!((of("a"), of("b"), of("")), (0, 2, 2), "{counts:?}");
+    task.abort();
+}
+
 /// With Kubernetes, a Node object that is gone for a moment costs neither what is configured for it nor the block of what runs.
 #[tokio::test(start_paused = true)]
 async fn with_kubernetes_a_node_that_comes_back_has_what_it_had() {

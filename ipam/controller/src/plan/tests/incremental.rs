@@ -18,13 +18,13 @@ enum Event {
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
-        5 => (0..4u8, 0..6u8, 1..4u8, 0..3u8, 0..3u8, 0..4u8, 0..3u8).prop_map(
+        5 => (0..6u8, 0..6u8, 1..4u8, 0..3u8, 0..3u8, 0..4u8, 0..3u8).prop_map(
             |(index, kind, ports, key, selector, ip, age)| Event::Service { index, kind, ports, key, selector, ip, age }),
         3 => (0..3u8, 0..3u8, any::<bool>()).prop_map(|(index, label, port)| Event::Workload { index, label, port }),
         2 => (0..3u8, 0..3u8, any::<bool>()).prop_map(|(index, label, ready)| Event::Pod { index, label, ready }),
         1 => (0..4u8, any::<bool>()).prop_map(|(index, foreign)| Event::Slice { index, foreign }),
         2 => (0..3u8, 0..4u8).prop_map(|(index, state)| Event::Pool { index, state }),
-        3 => (0..5u8, 0..4u8).prop_map(|(what, index)| Event::Drop { what, index }),
+        3 => (0..5u8, 0..6u8).prop_map(|(what, index)| Event::Drop { what, index }),
     ];
     proptest::collection::vec(event, 1..25)
 }
@@ -40,7 +40,7 @@ fn apply(world: &mut World, event: &Event) {
             let ports: Vec<Value> = (0..*ports)
                 .map(|p| {
                     let target = if p == 1 { json!("http") } else { json!(8080) };
-                    json!({"name": format!("p{p}"), "port": 80 + u16::from(p) * u16::from(*index + 1), "targetPort": target})
+                    json!({"name": format!("p{p}"), "port": 80 + 10 * u16::from(p) + u16::from(*index % 3), "targetPort": target})
                 })
                 .collect();
             let mut document = service(&name, json!({"ports": ports}));
@@ -103,7 +103,7 @@ fn apply(world: &mut World, event: &Event) {
             }));
         }
         Event::Pool { index, state } => {
-            let range = json!({"start": format!("20.0.{index}.1"), "stop": format!("20.0.{index}.3")});
+            let range = json!({"start": format!("20.0.{index}.1")});
             let block = if *state == 1 { json!({"cidr": "20.0.0.0/30"}) } else { range };
             let selector = if *state == 3 { json!({"matchLabels": {"color": "red"}}) } else { json!({}) };
             let metadata =
@@ -149,6 +149,14 @@ proptest! {
                 if let Key::Resource { kind: Kind::Service, name, .. } = key {
                     world.ingress("test", name).into_iter().for_each(|ip| users.entry(ip).or_default().push(name.clone()));
                 }
+            }
+            for (ip, names) in users.iter().filter(|(_, names)| names.len() > 1) {
+                let services: Vec<&Service> = names.iter().map(|n| &world.state.services[&("test".into(), n.clone())]).collect();
+                let keys: std::collections::BTreeSet<Option<&str>> = services.iter().map(|s| sharing_key(s)).collect();
+                prop_assert!(keys.len() == 1 && !keys.contains(&None), "{} of {:?} with keys {:?}", ip, names, keys);
+                let mut ports: Vec<u16> = services.iter().flat_map(|s| &s.body.spec.ports).map(|p| p.port).collect();
+                ports.sort_unstable();
+                prop_assert!(ports.windows(2).all(|p| p[0] != p[1]), "{} of {:?} with ports {:?}", ip, names, ports);
             }
             let taken: std::collections::BTreeSet<String> = world.allocated().keys().map(ToString::to_string).collect();
             prop_assert!(taken.iter().all(|ip| users.contains_key(ip)), "unused: {:?} {:?}", taken, users);

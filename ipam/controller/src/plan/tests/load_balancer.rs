@@ -171,6 +171,46 @@ fn pools_that_change_under_use() {
     }
 }
 
+#[test]
+fn a_pool_that_cannot_be_read_takes_nothing_away_and_gives_nothing() {
+    let kinds = [
+        (pool("p", json!({"blocks": [{"cidr": "20.0.10.0/24"}]})), "blocks"),
+        (ip_pool("lb", "172.20.0.0/28"), "cidr"),
+    ];
+    for (readable, field) in kinds {
+        for starts_anew in [false, true] {
+            let mut world = World::new(&[readable.clone(), plain("web")]);
+            world.settle();
+            let before = world.ingress("test", "web");
+            assert_eq!(before.len(), 1);
+            let key = super::world::key_of(&readable);
+            world.change(&key, |p| p["spec"][field] = json!("10.0.0.0-10"));
+            if starts_anew {
+                world = World::new(&world.objects.values().cloned().collect::<Vec<_>>());
+            }
+            world.put(plain("new"));
+            world.settle();
+            assert_eq!(
+                (world.ingress("test", "web"), world.ingress("test", "new")),
+                (before.clone(), vec![]),
+                "{field}"
+            );
+            world.put(ip_pool("other", "172.30.0.0/28"));
+            world.settle();
+            assert!(world.ingress("test", "new")[0].starts_with("172.30.0."), "{field}");
+            assert_eq!((world.ingress("test", "web"), world.allocated().len()), (before.clone(), 2), "{field}");
+            world.put(readable.clone());
+            world.settle();
+            assert_eq!(world.ingress("test", "web"), before, "{field}");
+            // One that cannot be read may be deleted as any other.
+            world.change(&key, |p| p["spec"][field] = json!("10.0.0.0-10"));
+            world.delete(&key);
+            world.settle();
+            assert!(world.ingress("test", "web")[0].starts_with("172.30.0."), "{field}");
+        }
+    }
+}
+
 /// What a service's status says is its own: a pool that shrinks while all others are full, and a status that was pasted.
 #[test]
 fn an_address_is_in_the_status_of_who_has_it_only() {

@@ -124,7 +124,8 @@ impl World {
         if has.count() > assign.besides {
             return;
         }
-        let pools = self.state.pools.values().map(|p| p.body.spec.clone());
+        let readable = self.state.pools.iter().filter(|(name, _)| !self.state.is_unreadable(api::Kind::IpPool, name));
+        let pools = readable.map(|(_, p)| p.body.spec.clone());
         let is_meant = |cidr: &IpNet| assign.pools.is_empty() || assign.pools.contains(cidr);
         let usable: Vec<IpNet> = pools
             .filter(|s| !s.disabled && s.allows(api::ip_pool::AllowedUse::LoadBalancer))
