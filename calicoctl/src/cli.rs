@@ -18,7 +18,7 @@ const DEFAULT_RUN_DIR: &str = "/run/tortie";
 
 /// Manages Tortie's resources and shows its state
 ///
-/// The store is chosen by DATASTORE_TYPE (sqlite, etcdv3), SQLITE_PATH and ETCD_ENDPOINTS.
+/// The store is chosen by DATASTORE_TYPE (sqlite, etcdv3, kubernetes), SQLITE_PATH, ETCD_ENDPOINTS and KUBECONFIG.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
