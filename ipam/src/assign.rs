@@ -109,10 +109,14 @@ impl Assignment {
         }
     }
 
+    /// Adds an address once: one that somebody released while the request was under way can come again.
     pub(crate) fn add(&mut self, net: IpNet) {
-        match Family::of(&net) {
-            Family::V4 => self.v4.push(net),
-            Family::V6 => self.v6.push(net),
+        let of_family = match Family::of(&net) {
+            Family::V4 => &mut self.v4,
+            Family::V6 => &mut self.v6,
+        };
+        if !of_family.contains(&net) {
+            of_family.push(net);
         }
     }
 }

@@ -42,6 +42,16 @@ fn clients_of_a_store_without_transactions() {
     simulate(Kind::Ordered, 6_000);
 }
 
+/// A write without an answer, repeated into an outage; an address released and taken again in one call.
+#[test]
+fn seeds_that_failed() {
+    for seed in [10, 201, 203] {
+        if let Err(failure) = run(Choices::from_seed(seed), Kind::Ordered, false) {
+            panic!("{}", report(seed, Kind::Ordered, failure));
+        }
+    }
+}
+
 #[test]
 fn a_seed_always_gives_the_same_run() {
     for kind in [Kind::Transactions, Kind::Following, Kind::Ordered] {
