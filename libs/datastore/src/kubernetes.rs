@@ -48,6 +48,8 @@ use crate::store::{Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, Wa
 const PAGE: usize = 500;
 /// Listings that may be overtaken by a compaction before that is an error.
 const MAX_LISTINGS: usize = 3;
+/// Attempts at the status of an object that others write as well.
+const STATUS_ROUNDS: usize = 5;
 /// Rounds of an unconditional write against others who write the same.
 const MAX_ROUNDS: usize = 100;
 
@@ -176,18 +178,7 @@ impl Api {
 
     async fn create(&self, key: &Key, place: &Place, value: &[u8]) -> Result<Revision, Error> {
         match place.collection.form {
-            Form::Endpoint => {
-                let (present, object) =
-                    self.read(key, place).await?.ok_or_else(|| no_object(key, "there is no such Pod"))?;
-                if present.is_some() {
-                    return Err(Error::AlreadyExists(key.clone()));
-                }
-                return self.patch_endpoint(key, place, value, status::revision(&object)?).await.map_err(|e| match e {
-                    // Somebody else has written the pod; whether it has an endpoint now is for a new read to say.
-                    Error::Conflict(key) => Error::Unavailable(format!("{key}: its Pod has changed; try again")),
-                    e => e,
-                });
-            }
+            Form::Endpoint => return self.create_endpoint(key, place, value).await,
             Form::Node => {
                 return Err(match self.object(key, place).await? {
                     Some(_) => Error::AlreadyExists(key.clone()),
@@ -219,6 +210,31 @@ impl Api {
         self.write_status(key, place, object, created).await
     }
 
+    /// Writes the endpoint of a pod that has none. The pod is that of the key, and not one of the same name elsewhere.
+    async fn create_endpoint(&self, key: &Key, place: &Place, value: &[u8]) -> Result<Revision, Error> {
+        for _ in 0..MAX_ROUNDS {
+            let pod = self.object(key, place).await?.ok_or_else(|| no_object(key, "there is no such Pod"))?;
+            let revision = status::revision(&pod)?;
+            let other = match object::read(&place.collection, pod)? {
+                Seen::Present(kv) if kv.key == *key => return Err(Error::AlreadyExists(key.clone())),
+                Seen::Absent(free) if endpoint::are_of_one_pod(&free, key) => None,
+                Seen::Present(KeyValue { key: other, .. }) | Seen::Absent(other) => {
+                    Some(format!("the Pod is on another node, or has another interface: its endpoint is {other}"))
+                }
+                Seen::Foreign => Some("the Pod is on no node yet, or in its node's network".into()),
+            };
+            if let Some(why) = other {
+                return Err(no_object(key, &why));
+            }
+            match self.patch_endpoint(key, place, value, revision).await {
+                // Somebody else, the kubelet mostly, has written the pod.
+                Err(Error::Conflict(_)) => {}
+                outcome => return outcome,
+            }
+        }
+        Err(Error::Unavailable(format!("{}: {key} is written by others all the time", self.name)))
+    }
+
     async fn update(&self, key: &Key, place: &Place, value: &[u8], revision: Revision) -> Result<Revision, Error> {
         // For the API that is a write at whatever revision.
         if revision == 0 {
@@ -242,7 +258,8 @@ impl Api {
         self.write_status(key, place, object, updated).await
     }
 
-    /// Writes the status where the server keeps it apart; the revision after it.
+    /// Writes the status where the server keeps it apart; the revision after it. The object is written already: what fails here
+    /// is no conflict and no refusal of the whole.
     async fn write_status(
         &self,
         key: &Key,
@@ -255,20 +272,45 @@ impl Api {
         if !has_status || wanted.get("status").is_none_or(|s| written.get("status") == Some(s)) {
             return Ok(revision);
         }
+        let unknown = |error| match error {
+            Error::Unknown(text) => Error::Unknown(text),
+            other => Error::Unknown(other.to_string()),
+        };
         wanted["metadata"] = written["metadata"].clone();
+        for round in 0..STATUS_ROUNDS {
+            match self.put_status(key, place, &wanted).await {
+                Ok(None) => return Ok(revision),
+                Ok(Some(after)) if round == 0 => return Ok(after),
+                // Who goes on from here must read what others have written between.
+                Ok(Some(_)) => return Ok(revision),
+                Err(Error::Conflict(_)) => {}
+                Err(error) => return Err(unknown(error)),
+            }
+            let present = self.object(key, place).await.map_err(unknown)?.unwrap_or_default();
+            if present["metadata"]["uid"] != written["metadata"]["uid"]
+                || present.get("status") != written.get("status")
+            {
+                break;
+            }
+            wanted["metadata"] = present["metadata"].clone();
+        }
+        Err(Error::Unknown(format!("{}: {key} is written, but others write its status", self.name)))
+    }
+
+    /// The revision after it; `None` where the kind has no status of its own.
+    async fn put_status(&self, key: &Key, place: &Place, object: &Value) -> Result<Option<Revision>, Error> {
         let put = Request {
             method: Method::PUT,
             path: format!("{}/status", place.path()),
             content_type: JSON,
-            body: wanted.to_string().into_bytes(),
+            body: object.to_string().into_bytes(),
         };
         let answer = self.client.call(&put).await.map_err(Failure::of_write)?;
-        // A kind without a status of its own.
         if matches!(answer.status, 404 | 405) {
-            return Ok(revision);
+            return Ok(None);
         }
         let context = self.context(&place.collection, "write the status of", Some(key), true);
-        status::revision(&self.json(&context, &answer)?)
+        status::revision(&self.json(&context, &answer)?).map(Some)
     }
 
     async fn patch(&self, key: &Key, place: &Place, patch: &Value) -> Result<Revision, Error> {

@@ -8,6 +8,7 @@ use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use datastore::kubernetes::KubernetesStore;
 use datastore::kubernetes::config::KubernetesConfig;
+use datastore::watcher::{self, Update};
 use datastore::{Error, Event, Store};
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -260,6 +261,101 @@ async fn a_watch_from_the_past_or_the_future_of_another_life_is_compacted() {
         let outcome = store.watch(&KeyRange::Kind(Kind::IpPool), from).await;
         assert!(matches!(outcome.err(), Some(Error::Compacted(_))), "from {from}");
     }
+}
+
+/// (the pod's node and annotations, whether it is in its node's network; what the error says)
+#[tokio::test]
+async fn an_endpoint_is_written_on_its_own_pod_only() {
+    let key = Key::resource(Kind::WorkloadEndpoint, Some("default"), "node--1-k8s-web--0-eth0");
+    let address = json!({"cni.projectcalico.org/podIPs": "10.0.0.1"});
+    let second = json!({"cni.projectcalico.org/podIPs": "10.0.0.1", "tortie.io/endpoint": "{\"endpoint\":\"net1\"}"});
+    let rows = [
+        ("node-2", json!({}), false, "another node"),
+        ("node-2", address.clone(), false, "another node"),
+        ("node-1", second, false, "another interface"),
+        ("node-1", json!({}), true, "its node's network"),
+        ("", json!({}), false, "on no node"),
+    ];
+    for (node, annotations, is_host_network, text) in rows {
+        let mut pod = pod(5, node, annotations);
+        pod["spec"]["hostNetwork"] = is_host_network.into();
+        let player = Player::start(vec![ok(&pod), ok(&pod)]).await;
+        let store = player.connect().await;
+        let error = store.create(key.clone(), b"{\"spec\":{}}".into()).await.unwrap_err();
+        assert!(matches!(error, Error::Invalid(_)) && error.to_string().contains(text), "{node}: {error:?}");
+        assert_eq!(player.heard().len(), 1, "{node}: it is read, and not written");
+    }
+    // The kubelet writes the pod's status between the read and the write.
+    let free = |revision| ok(&pod(revision, "node-1", json!({})));
+    let plays = vec![free(5), refused(409, "Conflict"), free(6), ok(&pod(7, "node-1", address.clone()))];
+    let player = Player::start(plays).await;
+    assert_eq!(player.connect().await.create(key.clone(), b"{\"spec\":{}}".into()).await.unwrap(), 7);
+    let plays = vec![free(5), refused(409, "Conflict"), ok(&pod(6, "node-1", address))];
+    let player = Player::start(plays).await;
+    let outcome = player.connect().await.create(key.clone(), b"{\"spec\":{}}".into()).await;
+    assert!(matches!(&outcome, Err(Error::AlreadyExists(k)) if *k == key), "{outcome:?}");
+}
+
+fn pod(revision: u64, node: &str, annotations: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "spec": {"nodeName": node},
+        "metadata": {
+            "name": "web-0", "namespace": "default", "resourceVersion": revision.to_string(), "annotations": annotations,
+        },
+    })
+}
+
+/// The object is there when its status meets another writer: that is no conflict of the whole.
+#[tokio::test]
+async fn a_status_that_meets_another_writer_is_written_again() {
+    let value = br#"{"spec":{},"status":{"a":1}}"#;
+    let conflict = || refused(409, "Conflict");
+    let mut taken = object("p", 8);
+    taken["status"] = json!({"a": 2});
+    let rows = [
+        (vec![ok(&object("p", 7)), ok(&object("p", 8))], Some(8)),
+        // Who updates from 7 reads first what made 8.
+        (vec![ok(&object("p", 7)), conflict(), ok(&object("p", 8)), ok(&object("p", 9))], Some(7)),
+        (vec![ok(&object("p", 7)), conflict(), ok(&taken)], None),
+        (vec![ok(&object("p", 7)), refused(403, "Forbidden")], None),
+    ];
+    for (n, (plays, expected)) in rows.into_iter().enumerate() {
+        let count = plays.len();
+        let player = Player::start(plays).await;
+        let outcome = player.connect().await.create(pool("p"), value.into()).await;
+        match expected {
+            Some(revision) => assert_eq!(outcome.unwrap(), revision, "{n}"),
+            None => assert!(matches!(outcome, Err(Error::Unknown(_))), "{n}: {outcome:?}"),
+        }
+        assert_eq!(player.heard().len(), count, "{n}");
+    }
+}
+
+/// A record that becomes unreadable is gone, for who watches as for who lists.
+#[tokio::test]
+async fn a_record_that_becomes_unreadable_is_deleted() {
+    let block = |revision: u64, cidr: &str| {
+        json!({
+            "apiVersion": "crd.projectcalico.org/v1", "kind": "IPAMBlock",
+            "metadata": {"name": "10-0-0-0-26", "resourceVersion": revision.to_string()}, "spec": {"cidr": cidr},
+        })
+    };
+    let blocks = |revision: u64, items: Value| {
+        ok(&json!({"kind": "IPAMBlockList", "metadata": {"resourceVersion": revision.to_string()}, "items": items}))
+    };
+    let plays = vec![
+        blocks(10, json!([block(9, "10.0.0.0/26")])),
+        blocks(10, json!([])),
+        Play::Watch(vec![event("MODIFIED", block(11, "ten"))]),
+        blocks(11, json!([block(11, "ten")])),
+    ];
+    let player = Player::start(plays).await;
+    let mut updates = watcher::watch(Arc::new(player.connect().await), vec![KeyRange::Blocks]);
+    let key = Key::IpamBlock("10.0.0.0/26".parse().unwrap());
+    let mut next = async || tokio::time::timeout(Duration::from_secs(20), updates.recv()).await.unwrap().unwrap();
+    assert!(matches!(next().await, Update::Put(kv) if kv.key == key));
+    assert_eq!(next().await, Update::InSync);
+    assert_eq!(next().await, Update::Delete(key));
 }
 
 /// Service account tokens are renewed on disk: one that is refused is read again at once.

@@ -4,6 +4,7 @@
 //! plugin empties its annotation, when the pod is finished, or with the pod. What Calico's annotations have no place for (the
 //! MAC, the interface, annotations of the endpoint) is in one of ours.
 
+use api::key::Key;
 use api::workload::{LABEL_NAMESPACE, LABEL_ORCHESTRATOR, k8s_endpoint_name};
 use ipnet::IpNet;
 use serde_json::{Map, Value, json};
@@ -39,6 +40,18 @@ pub fn pod_of(name: &str) -> Option<String> {
         [_, "k8s", pod, _] if !pod.is_empty() => Some(pod.replace('\0', "-")),
         _ => None,
     }
+}
+
+/// Whether two endpoints are of the same pod on the same node, whatever their interfaces.
+pub fn are_of_one_pod(a: &Key, b: &Key) -> bool {
+    let pod = |key: &Key| match key {
+        Key::Resource { namespace, name, .. } => {
+            let parts: Vec<String> = name.replace("--", "\0").split('-').take(3).map(str::to_string).collect();
+            Some((namespace.clone(), parts))
+        }
+        _ => None,
+    };
+    pod(a) == pod(b)
 }
 
 /// The endpoint of a pod as it is now.

@@ -137,8 +137,9 @@ impl Watch {
             Ok(Seen::Absent(key)) => Event::Delete { key, revision },
             Ok(Seen::Foreign) => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "left out an object of the datastore");
-                return Ok(());
+                // It does not tell its key. A listing leaves it out, and so tells that what was there is not any more.
+                tracing::warn!(%error, "an object of the datastore became unreadable; listing again");
+                return Err(Error::Compacted(self.from));
             }
         };
         if event.key().to_string().starts_with(&self.prefix) {
