@@ -65,6 +65,16 @@ enum Write {
     Compact(Revision, Reply<()>),
 }
 
+impl Write {
+    /// Whether nobody waits for it any more: who gave up has told so, and it must not happen afterwards.
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Self::Txn(_, reply) => reply.is_closed(),
+            Self::Compact(_, reply) => reply.is_closed(),
+        }
+    }
+}
+
 struct Inner {
     path: PathBuf,
     identity: Identity,
@@ -162,7 +172,9 @@ impl Inner {
         Error::Unavailable(format!("sqlite {}: the store's thread ended", self.path.display()))
     }
 
+    /// Blocks.
     fn start_watch_thread(&self) -> Result<(), Error> {
+        self.identity.check()?;
         let mut thread = self.watch_thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             *thread = Some(WatchThread::start(&self.path, self.identity.clone(), self.head.clone())?);
@@ -196,12 +208,13 @@ impl WriteThread {
             };
             for write in pending {
                 // A caller that went away needs no answer.
-                match write {
-                    Write::Compact(revision, reply) => drop(reply.send(self.compact(revision))),
-                    Write::Txn(_, reply) => drop(reply.send(match &mut txn_outcomes {
-                        Ok(outcomes) => outcomes.next().expect("commit gave an outcome for each transaction"),
-                        Err(error) => Err(error.clone()),
-                    })),
+                match (write, &mut txn_outcomes) {
+                    (Write::Compact(_, reply), Err(error)) => drop(reply.send(Err(error.clone()))),
+                    (Write::Compact(revision, reply), Ok(_)) => drop(reply.send(self.compact(revision))),
+                    (Write::Txn(_, reply), Err(error)) => drop(reply.send(Err(error.clone()))),
+                    (Write::Txn(_, reply), Ok(outcomes)) => {
+                        drop(reply.send(outcomes.next().expect("commit gave an outcome for each transaction")));
+                    }
                 }
             }
             if has_trimmed {
@@ -216,13 +229,19 @@ impl WriteThread {
         }
     }
 
-    /// Waits for the lock, takes up what was queued meanwhile, and commits its transactions.
+    /// Waits for the lock, takes up what was queued meanwhile, and commits its transactions. Where the lock cannot be had, all
+    /// that is queued has waited, and fails with it.
     fn commit(&mut self, queue: &Receiver<Write>, pending: &mut Vec<Write>) -> Result<Batch, Error> {
         let failed = |failure: Failure| failure.into_error(&self.path, "write");
-        let turn = self.signal.turn().ok_or_else(|| fault::busy(&self.path))?;
-        let tx = schema::begin(&mut self.connection).map_err(|e| failed(e.into()))?;
-        drop(turn);
-        pending.extend(queue.try_iter().take(MAX_BATCH - 1));
+        let begun = match self.signal.turn() {
+            None => Err(fault::busy(&self.path)),
+            // The turn is given up with the block.
+            Some(_turn) => schema::begin(&mut self.connection).map_err(|e| failed(e.into())),
+        };
+        let room = if begun.is_ok() { MAX_BATCH - 1 } else { usize::MAX };
+        pending.extend(queue.try_iter().take(room));
+        let tx = begun?;
+        pending.retain(|write| !write.is_abandoned());
         let txns = pending.iter().filter_map(|write| match write {
             Write::Txn(txn, _) => Some(txn),
             Write::Compact(..) => None,
@@ -322,7 +341,9 @@ impl Store for SqliteStore {
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
-        self.inner.start_watch_thread()?;
+        let inner = self.inner.clone();
+        let started = tokio::task::spawn_blocking(move || inner.start_watch_thread()).await;
+        started.map_err(|_| self.inner.stopped())??;
         let head = self.inner.head.subscribe();
         let (prefix, cursor) = (range.prefix(), Cursor::after(from));
         let first = {

@@ -128,7 +128,7 @@ pub(super) struct WatchThread {
 impl WatchThread {
     pub(super) fn start(database: &Path, identity: Identity, head: watch::Sender<Revision>) -> Result<Self, Error> {
         let failed = |what: &str, e: std::io::Error| fault::io(database, what, &e);
-        let connection = schema::open(database)?;
+        let connection = schema::open_again(database)?;
         let inotify =
             Inotify::init().map_err(|e| failed("watch for changes (see fs.inotify.max_user_instances)", e))?;
         let signal = files::beside(database, "-changed");

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use api::key::Key;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::fault::{BUSY_TIMEOUT, Failure, directory_of, unavailable};
 use super::{files, notify};
@@ -68,6 +68,14 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     let mut connection = Connection::open(path).map_err(|e| unavailable(path, "open", &e))?;
     prepare(&mut connection, path).map_err(|failure| failure.into_error(path, "open"))?;
     Ok(connection)
+}
+
+/// One more connection to a store that is open: creates nothing.
+pub(super) fn open_again(path: &Path) -> Result<Connection, Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    Connection::open_with_flags(path, flags)
+        .and_then(|connection| connection.busy_timeout(BUSY_TIMEOUT).map(|()| connection))
+        .map_err(|e| unavailable(path, "open", &e))
 }
 
 /// A connection for the thread that writes: it waits for the lock without SQLite's pauses of up to 100 ms, and leaves checkpoints

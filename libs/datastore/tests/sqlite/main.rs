@@ -208,6 +208,13 @@ async fn a_file_that_is_removed_in_use_is_an_outage() {
         let text = outcome.unwrap_err().to_string();
         assert!(text.contains("removed or replaced") && text.contains("put the file in place"), "{text}");
     }
+    // The first watch of a store opens the file once more; it makes none.
+    let unwatched = directory.path().join("unwatched.db");
+    let second = open(&unwatched).await;
+    std::fs::rename(&unwatched, directory.path().join("gone")).unwrap();
+    let Err(error) = second.watch(&KeyRange::Handles, 0).await else { panic!("it watches a file that is gone") };
+    assert!(error.to_string().contains("removed or replaced"), "{error}");
+    assert!(!unwatched.exists());
     std::fs::rename(directory.path().join("away"), &path).unwrap();
     store.put(handle("b"), b"{}".into()).await.unwrap();
 }

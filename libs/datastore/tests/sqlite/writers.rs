@@ -175,13 +175,37 @@ async fn a_lock_that_is_not_given_back_is_an_error_that_says_so() {
     holder.execute_batch("BEGIN IMMEDIATE").unwrap();
     let other = open(&path).await;
     let started = Instant::now();
-    let (first, second) = tokio::join!(store.put(handle("a"), b"1".into()), other.put(handle("a"), b"2".into()));
-    for outcome in [first, second] {
+    let writes = (0..6).map(|n| store.put(handle("a"), vec![b'0' + n]));
+    let (first, second, compacted) =
+        tokio::join!(futures::future::join_all(writes), other.put(handle("a"), b"2".into()), store.compact(0));
+    for outcome in first.into_iter().chain([second]).map(|r| r.map(drop)).chain([compacted]) {
         let text = outcome.unwrap_err().to_string();
         assert!(text.contains("write lock for 10 s") && text.contains("fuser"), "{text}");
     }
-    assert!(started.elapsed() < Duration::from_secs(25), "both gave up");
+    assert!(started.elapsed() < Duration::from_secs(25), "all gave up together");
     assert_eq!(store.get(&handle("a")).await.unwrap(), None, "reads go on");
     holder.execute_batch("ROLLBACK").unwrap();
     store.put(handle("a"), b"1".into()).await.unwrap();
+}
+
+/// Who gave up waiting has told so: the write does not happen afterwards.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abandoned_write_does_not_happen() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let store = open(&path).await;
+    let holder = rusqlite::Connection::open(&path).unwrap();
+    holder.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let patience = Duration::from_millis(100);
+    assert!(tokio::time::timeout(patience, store.put(handle("abandoned"), b"1".into())).await.is_err());
+    assert!(tokio::time::timeout(patience, store.put(handle("queued"), b"1".into())).await.is_err());
+    let kept = tokio::spawn({
+        let store = store.clone();
+        async move { store.put(handle("kept"), b"1".into()).await }
+    });
+    tokio::time::sleep(patience).await;
+    holder.execute_batch("ROLLBACK").unwrap();
+    kept.await.unwrap().unwrap();
+    let keys: Vec<_> = store.list(&KeyRange::Handles).await.unwrap().items.into_iter().map(|kv| kv.key).collect();
+    assert_eq!(keys, [handle("kept")]);
 }
