@@ -34,14 +34,7 @@ impl Store for Fenced {
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision, Error> {
-        if self.store.has_transactions() {
-            return self.leadership.txn(txn.ops).await;
-        }
-        // Without transactions nothing can be conditional on two objects: the clock alone decides.
-        if !self.leadership.is_held() {
-            return Err(Error::Unavailable("this controller does not lead any more".into()));
-        }
-        self.store.txn(txn).await
+        self.leadership.txn(txn.ops).await
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {

@@ -195,7 +195,8 @@ impl Leadership {
     }
 
     /// The operations, on the condition that this process still leads: the store refuses them when another took over, however
-    /// late they reach it.
+    /// late they reach it. A store without transactions ([`crate::Store::has_transactions`]) cannot: there it is one operation, and
+    /// the clock alone says whether this process leads.
     ///
     /// # Errors
     /// Those of [`crate::Store::txn`]; [`Error::Conflict`] on the election's key when the leadership is over.
@@ -205,6 +206,9 @@ impl Leadership {
             let present = *term.borrow_and_update();
             if !present.is_held() {
                 return Err(Error::Conflict(self.key.clone()));
+            }
+            if !self.store.has_transactions() {
+                return self.store.txn(Txn { ops }).await;
             }
             let mut fenced = ops.clone();
             fenced.push(Op::Check(self.key.clone(), present.revision));

@@ -446,6 +446,29 @@ async fn writes_of_a_leader_are_fenced() {
     assert_eq!(store.get(&fence()).await.unwrap().unwrap().value, b"1");
 }
 
+/// Without transactions a write cannot depend on the record; it is made while the clock says that the lead is held.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_of_a_leader_in_a_store_without_transactions() {
+    let memory = MemoryStore::without_transactions();
+    let kept = Arc::new(Mutex::new(None));
+    let outcome = run_as_leader(election(&memory, "a"), std::future::pending(), |leadership| {
+        *kept.lock().unwrap() = Some(leadership.clone());
+        async move {
+            let written = leadership.txn(vec![Op::Put(fence(), b"1".into())]).await;
+            let other = Op::Put(Key::IpamHandle("other".into()), b"1".into());
+            let several = leadership.txn(vec![Op::Put(fence(), b"2".into()), other]).await;
+            (written, several)
+        }
+    });
+    let (written, several) = outcome.await.unwrap().unwrap();
+    written.unwrap();
+    assert!(matches!(several, Err(Error::Invalid(_))), "{several:?}");
+    let past = kept.lock().unwrap().take().unwrap();
+    let late = past.txn(vec![Op::Put(fence(), b"late".into())]).await;
+    assert!(matches!(&late, Err(Error::Conflict(Key::Election(_)))), "{late:?}");
+    assert_eq!(datastore::Store::get(&memory, &fence()).await.unwrap().unwrap().value, b"1");
+}
+
 #[tokio::test]
 async fn work_that_ends_releases_the_lead() {
     let memory = MemoryStore::new();
