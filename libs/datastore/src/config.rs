@@ -160,12 +160,13 @@ fn etcd_from_vars(var: impl Fn(&str) -> Option<String>) -> Result<EtcdConfig, Er
              ETCD_ENDPOINTS to what `dig +short SRV _etcd-client._tcp.{domain}` (or _etcd-client-ssl) prints"
         )));
     }
-    let text = var("ETCD_ENDPOINTS").ok_or_else(|| {
-        Error::Invalid(
-            "DATASTORE_TYPE=etcdv3 needs ETCD_ENDPOINTS, such as http://10.0.0.1:2379,http://10.0.0.2:2379".into(),
-        )
-    })?;
+    let text = var("ETCD_ENDPOINTS").unwrap_or_default();
     let endpoints: Vec<String> = text.split(',').map(|e| e.trim().to_string()).filter(|e| !e.is_empty()).collect();
+    if endpoints.is_empty() {
+        return Err(Error::Invalid(
+            "DATASTORE_TYPE=etcdv3 needs ETCD_ENDPOINTS, such as http://10.0.0.1:2379,http://10.0.0.2:2379".into(),
+        ));
+    }
     for endpoint in &endpoints {
         let host = endpoint.strip_prefix("http://").or_else(|| endpoint.strip_prefix("https://"));
         if host.is_none_or(str::is_empty) {

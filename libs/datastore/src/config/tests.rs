@@ -72,12 +72,13 @@ fn the_environment_chooses_the_store() {
 
 #[test]
 fn what_is_wrong_in_the_environment_is_named() {
-    let rows: [(Vars, &[&str]); 8] = [
+    let rows: [(Vars, &[&str]); 9] = [
         (&[("DATASTORE_TYPE", "etcd")], &["DATASTORE_TYPE=etcd", "sqlite, etcdv3 and kubernetes"]),
         (
             &[("KUBECONFIG", "/k"), ("K8S_INSECURE_SKIP_TLS_VERIFY", "maybe")],
             &["K8S_INSECURE_SKIP_TLS_VERIFY=maybe", "true and false"],
         ),
+        (&[("ETCD_ENDPOINTS", " , ")], &["needs ETCD_ENDPOINTS", "http://"]),
         (&[("DATASTORE_TYPE", "etcdv3")], &["needs ETCD_ENDPOINTS", "http://"]),
         (
             &[("ETCD_DISCOVERY_SRV", "x.org")],

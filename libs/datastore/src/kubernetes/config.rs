@@ -1,5 +1,6 @@
 //! How to reach the API server: `KUBECONFIG`, the `K8S_*` variables that Calico takes, or a pod's service account.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -14,7 +15,7 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const DEFAULT_NAMESPACE: &str = "kube-system";
 
 /// What the environment says about the API server.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct KubernetesConfig {
     /// Paths, separated by colons; the first that names a thing wins.
     pub kubeconfig: Option<String>,
@@ -32,6 +33,25 @@ pub struct KubernetesConfig {
     pub home: Option<PathBuf>,
     /// The namespace of our Leases.
     pub namespace: String,
+}
+
+/// Without the token: it may be logged.
+impl fmt::Debug for KubernetesConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesConfig")
+            .field("kubeconfig", &self.kubeconfig)
+            .field("context", &self.context)
+            .field("server", &self.server)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("ca_file", &self.ca_file)
+            .field("insecure", &self.insecure)
+            .field("in_cluster", &self.in_cluster)
+            .field("service_account", &self.service_account)
+            .field("home", &self.home)
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
 }
 
 impl KubernetesConfig {
