@@ -367,7 +367,10 @@ async fn ipam_records_are_calicos() {
 async fn resources_are_custom_resources() {
     let server = Server::shared().await;
     let store = server.open().await;
-    let spec = serde_json::from_value(json!({"cidr": "10.98.0.0/16", "natOutgoing": true})).unwrap();
+    // With what the CRD fills in, so that what is read is what was written.
+    let spec =
+        json!({"cidr": "10.98.0.0/16", "natOutgoing": true, "nodeSelector": "all()", "assignmentMode": "Automatic"});
+    let spec = serde_json::from_value(spec).unwrap();
     let mut metadata = Metadata::named("resources");
     metadata.labels.insert("a".into(), "b".into());
     metadata.annotations.insert("c".into(), "d".into());
