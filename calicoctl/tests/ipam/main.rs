@@ -233,6 +233,26 @@ Note: found 1 IP allocations without an explicit node association. Unable to det
 }
 
 #[test]
+fn blocks_of_a_load_balancers_pool_stand_with_it() {
+    let fleet = Fleet::with_a_pod();
+    fleet.delete(POOL);
+    fleet.put(
+        "/tortie/resources/loadbalancerippools/web",
+        &json!({"kind": "LoadBalancerIPPool", "apiVersion": "tortie.io/v1", "metadata": {"name": "web"},
+            "spec": {"blocks": [{"start": "10.0.0.8", "stop": "10.0.0.17"}]}}),
+    );
+    let wanted = "\
++----------+--------------------+-----------+------------+--------------+----------+
+| GROUPING | CIDR               | IPS TOTAL | IPS IN USE | IPS RESERVED | IPS FREE |
++----------+--------------------+-----------+------------+--------------+----------+
+| LB Pool  | 10.0.0.8-10.0.0.17 |        10 |    1 (10%) |       0 (0%) |  9 (90%) |
+| Block    | 10.0.0.8/29        |         8 |    1 (12%) |       0 (0%) |  7 (88%) |
++----------+--------------------+-----------+------------+--------------+----------+
+";
+    assert_eq!(fleet.ok(&["ipam", "show", "--show-blocks"]), wanted);
+}
+
+#[test]
 fn configure_changes_what_is_named_and_nothing_else() {
     let defaults = json!({"strict_affinity": false, "auto_allocate_blocks": true});
     let calicos = json!({"auto_allocate_blocks": true, "maxBlocksPerHost": 20, "ofTheFuture": {"a": 1}});

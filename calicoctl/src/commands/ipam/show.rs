@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::Result;
+use api::address_range::AddressRange;
 use api::ipam::{AllocationBlock, attr};
 use api::meta::WithSpec;
-use api::{IpPool, IpPoolSpec, IpReservationSpec};
+use api::{IpPool, IpPoolSpec, IpReservationSpec, LoadBalancerIpPoolSpec};
 use datastore::{DynStore, typed};
 use ipam::Ipam;
 use ipam::block::{address_at, owner_of};
@@ -37,8 +38,10 @@ pub async fn show(store: DynStore, args: &ShowArgs) -> Result<()> {
             .filter_map(|c| c.trim().parse().ok().or_else(|| c.trim().parse::<IpAddr>().ok().map(IpNet::from)))
             .collect(),
     );
+    let (others, _) = typed::list::<WithSpec<LoadBalancerIpPoolSpec>>(store.as_ref()).await?;
+    let ranges: Vec<AddressRange> = others.iter().flat_map(|p| p.body.spec.ranges()).collect();
     let blocks = Ipam::new(store).blocks().await?;
-    print(&usage(&pools, &blocks, &reserved, args.show_blocks));
+    print(&usage(&pools, &ranges, &blocks, &reserved, args.show_blocks));
     Ok(())
 }
 
@@ -132,7 +135,13 @@ struct Use {
     free: f64,
 }
 
-fn usage(pools: &[IpPool], blocks: &[AllocationBlock], reserved: &[IpNet], show_blocks: bool) -> String {
+fn usage(
+    pools: &[IpPool],
+    ranges: &[AddressRange],
+    blocks: &[AllocationBlock],
+    reserved: &[IpNet],
+    show_blocks: bool,
+) -> String {
     let mut rows = Vec::new();
     let pool_of = |b: &AllocationBlock| pools.iter().position(|p| overlaps(&p.body.spec.cidr, &b.cidr));
     for (place, pool) in pools.iter().enumerate() {
@@ -152,9 +161,20 @@ fn usage(pools: &[IpPool], blocks: &[AllocationBlock], reserved: &[IpNet], show_
             rows.extend(inside.iter().map(|b| row("Block", b.cidr, block_use(b, reserved))));
         }
     }
+    let range_of = |b: &AllocationBlock| match pool_of(b) {
+        Some(_) => None,
+        None => ranges.iter().position(|r| r.overlaps(&b.cidr.into())),
+    };
+    for (place, range) in ranges.iter().enumerate() {
+        rows.push(row("LB Pool", range, range_use(range, blocks, reserved)));
+        if show_blocks {
+            let inside = blocks.iter().filter(|b| range_of(b) == Some(place));
+            rows.extend(inside.map(|b| row("Block", b.cidr, block_use(b, reserved))));
+        }
+    }
     if show_blocks {
         // Blocks whose pool is gone still hold addresses.
-        let orphans = blocks.iter().filter(|b| pool_of(b).is_none());
+        let orphans = blocks.iter().filter(|b| pool_of(b).is_none() && range_of(b).is_none());
         rows.extend(orphans.map(|b| row("Block", b.cidr, block_use(b, reserved))));
     }
     table::pretty(
@@ -162,6 +182,27 @@ fn usage(pools: &[IpPool], blocks: &[AllocationBlock], reserved: &[IpNet], show_
         &["IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE"],
         &rows,
     )
+}
+
+/// Of the blocks that reach into a range, what lies in it.
+fn range_use(range: &AddressRange, blocks: &[AllocationBlock], reserved: &[IpNet]) -> Use {
+    let total = range.len() as f64;
+    let in_range = |ip: &IpAddr| range.contains(*ip);
+    let used: Vec<IpAddr> = blocks
+        .iter()
+        .filter(|b| range.overlaps(&b.cidr.into()))
+        .flat_map(|b| b.allocations.iter().enumerate().filter(|(_, s)| s.is_some()).map(|(o, _)| address_at(b.cidr, o)))
+        .filter(in_range)
+        .collect();
+    let overlap = |r: &IpNet| {
+        let (first, last) =
+            (AddressRange::from(*r).first().max(range.first()), AddressRange::from(*r).last().min(range.last()));
+        AddressRange::new(first, last).map_or(0.0, |both| both.len() as f64)
+    };
+    let reserved_total: f64 =
+        reserved.iter().filter(|r| range.overlaps(&(**r).into())).map(overlap).fold(0.0, |a, b| a + b);
+    let outside = used.iter().filter(|ip| !reserved.iter().any(|r| r.contains(*ip))).count() as f64;
+    Use { total, used: used.len() as f64, reserved: reserved_total, free: (total - reserved_total - outside).max(0.0) }
 }
 
 fn block_use(block: &AllocationBlock, reserved: &[IpNet]) -> Use {
@@ -194,7 +235,7 @@ fn size(cidr: &IpNet) -> f64 {
     2f64.powi(i32::from(cidr.max_prefix_len() - cidr.prefix_len()))
 }
 
-fn row(grouping: &str, cidr: IpNet, usage: Use) -> Vec<String> {
+fn row(grouping: &str, cidr: impl std::fmt::Display, usage: Use) -> Vec<String> {
     let share = |n: f64| format!("{} ({:.0}%)", general(n), 100.0 * n / usage.total);
     let cells = [general(usage.total), share(usage.used), share(usage.reserved), share(usage.free)];
     [grouping.into(), cidr.to_string()].into_iter().chain(cells).collect()
