@@ -97,10 +97,9 @@ rust_toolchain() {
     export PATH
 }
 
-# build_programs PROFILE: everything that the lab starts. The whole workspace, so that nothing is compiled again for the
-# tests. Sets `bin`.
+# build_programs PROFILE [OPTION...]: everything that the lab starts. Sets `bin`.
 build_programs() {
     bin=${CARGO_TARGET_DIR:-$root/target}/$1
     say "Building ($1; crates come from the registry on the first run)"
-    (cd "$root" && "$cargo" build --profile "$1" --locked --quiet --workspace) || fail "the build failed"
+    (cd "$root" && "$cargo" build --profile "$@" --locked --quiet --workspace) || fail "the build failed"
 }
