@@ -13,6 +13,9 @@ use crate::block::Assignee;
 use crate::changes::{Changes, HandleChange};
 use crate::handle;
 
+/// The load-balancer classes of services that get addresses, besides none.
+pub const LOAD_BALANCER_CLASSES: [&str; 2] = ["calico", "io.cilium/bgp-control-plane"];
+
 impl Ipam {
     /// As [`Self::assign_ip`], for an address of a pool that is no IPPool; where no block holds it, `block` is made. Whether the
     /// pool may give it is the caller's to know.

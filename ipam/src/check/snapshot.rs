@@ -15,6 +15,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::service_address::LOAD_BALANCER_CLASSES;
+
 /// A record, and the revision that it was read at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored<T> {
@@ -276,7 +278,7 @@ fn pod(value: &Value) -> Seen {
 /// The addresses of a service whose load balancer is ours.
 fn service(value: &Value) -> Seen {
     let is_ours = text(value, "/spec/type")?.as_deref() == Some("LoadBalancer")
-        && text(value, "/spec/loadBalancerClass")?.is_none_or(|c| c == "calico" || c.starts_with("tortie.io/"));
+        && text(value, "/spec/loadBalancerClass")?.is_none_or(|c| LOAD_BALANCER_CLASSES.contains(&c.as_str()));
     let mut addresses = Vec::new();
     for ingress in items(value, "/status/loadBalancer/ingress")?.iter().filter(|_| is_ours) {
         addresses.extend(text(ingress, "/ip")?);

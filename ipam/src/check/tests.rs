@@ -284,6 +284,19 @@ const ROWS: &[Row] = &[
         left: &[],
     },
     Row {
+        name: "a service of Cilium's class uses an address that is not allocated",
+        broken: |lab| {
+            lab.put(
+                "/tortie/resources/services/default/other",
+                json!({"spec": {"type": "LoadBalancer", "loadBalancerClass": "io.cilium/bgp-control-plane"},
+                    "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.1"}]}}}),
+            )
+        },
+        found: &["10.9.0.1 in use by"],
+        done: &[],
+        left: &["10.9.0.1 in use by"],
+    },
+    Row {
         name: "two services share an address",
         broken: |lab| {
             lab.put(

@@ -13,6 +13,7 @@ use api::load_balancer_ip_pool::{LoadBalancerIpPool, LoadBalancerIpPoolStatus};
 use api::service::{LoadBalancerIngress, ServiceSpec, ServiceStatus, ServiceType, TrafficPolicy};
 use api::{Kind, Service};
 use ipam::pool::{Family, fnv1a32};
+use ipam::service_address::LOAD_BALANCER_CLASSES;
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -32,8 +33,6 @@ const SHARING_NAMESPACES: [&str; 3] = [
     "lbipam.cilium.io/sharing-cross-namespace",
     "io.cilium/lb-ipam-sharing-cross-namespace",
 ];
-/// The load-balancer classes that are ours besides none.
-const CLASSES: [&str; 2] = ["calico", "io.cilium/bgp-control-plane"];
 /// Longest block of a LoadBalancerIPPool, by family; shorter where the pool's range or another's block leaves no room.
 const BLOCK_V4: u8 = 26;
 const BLOCK_V6: u8 = 122;
@@ -44,7 +43,7 @@ const MAX_PROBES: u128 = 1 << 20;
 pub fn wants_address(service: &Service) -> bool {
     let spec = &service.body.spec;
     let class = spec.extra.get("loadBalancerClass").and_then(Value::as_str);
-    spec.service_type == ServiceType::LoadBalancer && class.is_none_or(|c| CLASSES.contains(&c))
+    spec.service_type == ServiceType::LoadBalancer && class.is_none_or(|c| LOAD_BALANCER_CLASSES.contains(&c))
 }
 
 /// The handle of a service's addresses; a service without a uid was never stored.

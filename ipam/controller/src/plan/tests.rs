@@ -232,6 +232,7 @@ fn a_load_balancer_gets_an_address_then_its_status() {
         ("what the status has is kept", sticky, Some((Wish::Prefer(ip("172.20.0.9")), 0))),
         ("unless no pool has it", foreign, Some((Wish::Any, 0))),
         ("Calico's class", with(json!({"loadBalancerClass": "calico"})), Some((Wish::Any, 0))),
+        ("Cilium's class", with(json!({"loadBalancerClass": "io.cilium/bgp-control-plane"})), Some((Wish::Any, 0))),
         ("another's class", with(json!({"loadBalancerClass": "metallb"})), None),
         ("a wish outside the pools", with(json!({"loadBalancerIP": "192.0.2.1"})), None),
         ("a wish that is none", with(json!({"loadBalancerIP": "web"})), None),
