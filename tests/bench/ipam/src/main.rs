@@ -26,6 +26,9 @@ struct Arguments {
     /// The larger number of addresses of e
     #[arg(long, default_value_t = 100_000)]
     addresses: usize,
+    /// Print the octets that collectors of so many addresses each take for one address, and end
+    #[arg(long, hide = true)]
+    hold: Option<usize>,
     /// Write the results to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -67,15 +70,26 @@ impl Row {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(each) = arguments.hold {
+        return match many::hold(each, arguments.addresses) {
+            Ok(octets) => {
+                println!("{octets}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => failed(&error),
+        };
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.map_err(|e| e.to_string()).and_then(|r| r.block_on(measure(&arguments)));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &str) -> ExitCode {
+    eprintln!("error: {error}");
+    ExitCode::FAILURE
 }
 
 async fn measure(arguments: &Arguments) -> Result<(), String> {
@@ -95,6 +109,7 @@ async fn measure(arguments: &Arguments) -> Result<(), String> {
             }
         }
         if *scenario == 'e' {
+            rows.extend(many::memory(arguments.addresses)?);
             rows.extend(many::pure(arguments.addresses)?);
         }
         rows[before..].iter().for_each(|row| println!("{}", row.json()));
