@@ -1,29 +1,32 @@
 //! One run from one seed: a world, clients that come and go in it, and at its end a settlement.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use api::Key;
 use api::key::AffinityOwner;
 use datastore::{DynStore, Error as StoreError};
 use ipam::{Assignment, Error, Ipam};
 use ipnet::IpNet;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::choices::Choices;
 use crate::judge::{Judge, Moment, Standing};
 use crate::setting::{Kind, Setting};
 use crate::task::{Done, Task};
-use crate::world::{Answer, Asked, CallId, ClientStore, Request, World};
+use crate::world::{self, Answer, Asked, CallId, ClientStore, Request, World};
 
 /// A call that takes more steps than this hangs.
 const MOST_STEPS_TO_SETTLE: usize = 200_000;
 
 /// What was done in one run, or many.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
     pub operations: u64,
     pub store_operations: u64,
@@ -36,6 +39,28 @@ pub struct Figures {
     pub released: u64,
     pub refused: u64,
     pub collected: u64,
+    /// A hash of everything that happened, in order: two runs with the same did the same.
+    pub history: u64,
+}
+
+impl fmt::Debug for Figures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = [
+            ("operations", self.operations),
+            ("store operations", self.store_operations),
+            ("writes", self.writes),
+            ("crashes", self.crashes),
+            ("errors", self.errors),
+            ("unknown", self.unknown),
+            ("late", self.late),
+            ("assigned", self.assigned),
+            ("released", self.released),
+            ("refused", self.refused),
+            ("collected", self.collected),
+        ];
+        counts.iter().try_for_each(|(name, n)| write!(f, "{n} {name}, "))?;
+        write!(f, "history {:016x}", self.history)
+    }
 }
 
 impl Figures {
@@ -51,6 +76,7 @@ impl Figures {
         self.released += other.released;
         self.refused += other.refused;
         self.collected += other.collected;
+        self.history = hash_of(&(self.history, other.history));
     }
 }
 
@@ -104,10 +130,13 @@ pub struct Episode {
     /// How many addresses were taken, by family, since when.
     taken: Vec<(Moment, [usize; 2])>,
     pub figures: Figures,
+    history: DefaultHasher,
     /// What happened; a read with the call that it was for.
     trace: Option<Vec<(Option<CallId>, String)>>,
     /// The call that went on last.
     current: CallId,
+    /// When the tasks ran last.
+    passed: Timestamp,
 }
 
 type Verdict = Result<(), String>;
@@ -116,7 +145,7 @@ type Verdict = Result<(), String>;
 pub async fn run(choices: Choices, kind: Kind, operations: u64, traces: bool) -> Result<Figures, Failure> {
     let mut episode = Episode::new(choices, kind, traces).await;
     match episode.play(operations).await {
-        Ok(()) => Ok(episode.figures),
+        Ok(()) => Ok(Figures { history: episode.history.finish(), ..episode.figures }),
         Err(violation) => {
             let current = episode.current;
             // Of the reads, those of the call that went wrong.
@@ -145,8 +174,10 @@ impl Episode {
             idle_steps: 0,
             taken: vec![(0, [0, 0])],
             figures: Figures::default(),
+            history: DefaultHasher::new(),
             trace: traces.then(Vec::new),
             current: 0,
+            passed: world::START.parse().expect("a time"),
             setting,
         };
         episode.log(|e| format!("{:?}", e.setting));
@@ -179,6 +210,28 @@ impl Episode {
         }
     }
 
+    /// Takes an operation of the store into the history.
+    fn note(&mut self, call: CallId, asked: &Asked, answer: &Answer) {
+        let history = &mut self.history;
+        call.hash(history);
+        self.world.now().hash(history);
+        match asked {
+            Asked::Get(key) => key.hash(history),
+            Asked::List(range) => range.hash(history),
+            Asked::Txn(txn) => txn.ops.iter().for_each(|op| match op.key() {
+                // It holds a uid and the machine's time.
+                key @ Key::Resource { .. } => key.hash(history),
+                _ => format!("{op:?}").hash(history),
+            }),
+            Asked::Sleep(_) => {}
+        }
+        match answer {
+            Answer::Got(Ok(found)) => found.as_ref().map(|kv| kv.mod_revision).hash(history),
+            Answer::Listed(Ok(listing)) => listing.revision.hash(history),
+            other => format!("{other:?}").hash(history),
+        }
+    }
+
     async fn play(&mut self, operations: u64) -> Verdict {
         while self.figures.operations < operations {
             self.step()?;
@@ -189,12 +242,21 @@ impl Episode {
 
     /// What follows the store does so in tasks of its own.
     async fn let_tasks_run(&mut self) {
-        if self.kind == Kind::Following {
+        if self.kind != Kind::Following {
+            return;
+        }
+        // Their clock is the world's.
+        let passed = self.world.now().duration_since(self.passed);
+        self.passed = self.world.now();
+        tokio::time::advance(passed.unsigned_abs()).await;
+        if self.is_settling || self.choices.below(4) == 0 {
+            self.world.show();
             tokio::task::yield_now().await;
-            if self.is_settling || self.choices.below(4) == 0 {
-                self.world.show();
-                tokio::task::yield_now().await;
-            }
+        }
+        if !self.is_settling && self.choices.chance(self.setting.fault_permille / 30) {
+            self.log(|_| "every watch breaks".into());
+            self.figures.errors += 1;
+            self.world.break_watches();
         }
     }
 
@@ -248,6 +310,7 @@ impl Episode {
         self.calls += 1;
         let call = self.calls;
         self.figures.operations += 1;
+        format!("{task:?}").hash(&mut self.history);
         self.log(|e| format!("client {client} on {} begins call {call}: {task:?}", e.clients[client].node));
         match &task {
             Task::Release { handle } => self.judge.begin(call, BTreeSet::from([handle.clone()]), true),
@@ -309,8 +372,7 @@ impl Episode {
                 }
             },
             Asked::Get(_) if faulty => Answer::Got(Err(unavailable())),
-            // One that follows the store would wait for the real clock before it tries again.
-            Asked::List(_) if faulty && self.kind != Kind::Following => Answer::Listed(Err(unavailable())),
+            Asked::List(_) if faulty => Answer::Listed(Err(unavailable())),
             _ => self.execute(call, &asked)?,
         };
         match &answer {
@@ -318,6 +380,7 @@ impl Episode {
             _ if faulty => self.figures.errors += 1,
             _ => {}
         }
+        self.note(call, &asked, &answer);
         self.log(|_| format!("  call {call}: {}: {}", shown(&asked), shown_answer(&answer)));
         if let (Some(last), Answer::Got(_) | Answer::Listed(_)) = (self.trace.iter_mut().flatten().last(), &answer) {
             last.0 = Some(call);
@@ -361,6 +424,7 @@ impl Episode {
         if happens {
             self.figures.late += 1;
             let answer = self.execute(call, &asked)?;
+            self.note(call, &asked, &answer);
             self.log(|_| format!("  call {call}, late: {}: {}", shown(&asked), shown_answer(&answer)));
         }
         let open = self.world.waiting(|_, request| request.is_detached.then_some(request.call));
@@ -399,6 +463,7 @@ impl Episode {
     fn finish(&mut self, client: usize, done: &Done) -> Verdict {
         let Some(running) = self.clients[client].running.take() else { return Ok(()) };
         let (id, node) = (running.call, self.clients[client].node.clone());
+        format!("{id} {done:?}").hash(&mut self.history);
         self.log(|_| format!("call {id} ends: {done:?}"));
         if let Task::ReleaseAddresses { addresses } = &running.task {
             self.judge.end_release_of(addresses);
@@ -590,6 +655,12 @@ impl Episode {
             None => Ok(()),
         }
     }
+}
+
+fn hash_of(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn addresses_of(got: &Assignment) -> Vec<IpAddr> {

@@ -3,6 +3,8 @@
 //!
 //!     client's Ipam -> ClientStore -> Request in World ...schedule: execute... MemoryStore -> Judge
 //!                                                      ...schedule: answer...  -> the client goes on
+//!
+//! Watches are the world's own: they show what the schedule lets them ([`World::show`]), and wake in the order in which they were opened.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -14,8 +16,8 @@ use std::time::Duration;
 use api::key::{Key, KeyRange};
 use async_trait::async_trait;
 use datastore::memory::MemoryStore;
-use datastore::{Error, KeyValue, Listing, Revision, Store, Txn, WatchStream};
-use futures::{FutureExt, StreamExt};
+use datastore::{Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
+use futures::{FutureExt, Stream};
 use ipam::environment::Environment;
 use jiff::{SignedDuration, Timestamp};
 
@@ -25,6 +27,7 @@ use crate::choices::split_mix;
 pub const START: &str = "2026-01-01T00:00:00Z";
 /// How far time goes on with each step.
 const STEP: SignedDuration = SignedDuration::from_micros(20);
+const AT_ONCE: &str = "a store in memory does not wait";
 
 /// A call of a client, told apart from its other calls.
 pub type CallId = u64;
@@ -67,6 +70,15 @@ struct Slot(Mutex<(Option<Answer>, Option<Waker>)>);
 struct State {
     requests: BTreeMap<u64, Request>,
     made: u64,
+    /// Every change, with the path of its key, oldest first.
+    log: Vec<(String, Event)>,
+    /// The revision up to which watches have come: they are as late as the schedule has them.
+    shown: Revision,
+    /// Open watches by number: whom to wake.
+    watches: BTreeMap<u64, Option<Waker>>,
+    watches_made: u64,
+    /// Watches up to this number are broken.
+    broken: u64,
 }
 
 /// The store, its waiting operations, and the clock.
@@ -76,19 +88,17 @@ pub struct World {
     /// Since [`START`], in nanoseconds.
     elapsed: AtomicU64,
     randomness: Mutex<u64>,
-    /// The revision up to which watches have come: they are as late as the schedule has them.
-    shown: tokio::sync::watch::Sender<Revision>,
 }
 
 impl World {
+    /// A world whose store holds what `memory` does.
     pub fn new(memory: MemoryStore) -> Arc<Self> {
-        Arc::new(Self {
-            memory,
-            state: Mutex::default(),
-            elapsed: AtomicU64::new(0),
-            randomness: Mutex::new(0),
-            shown: tokio::sync::watch::Sender::new(0),
-        })
+        let all = memory.list(&KeyRange::All).now_or_never().expect(AT_ONCE).expect("it is up");
+        let mut log: Vec<_> = all.items.into_iter().map(|kv| (kv.key.to_string(), Event::Put(kv))).collect();
+        log.sort_by_key(|(_, event)| event.revision());
+        let state = State { log, ..State::default() };
+        let (elapsed, randomness) = (AtomicU64::new(0), Mutex::new(0));
+        Arc::new(Self { memory, state: Mutex::new(state), elapsed, randomness })
     }
 
     pub fn now(&self) -> Timestamp {
@@ -102,7 +112,16 @@ impl World {
 
     /// Watches show what was written until now.
     pub fn show(&self) {
-        self.shown.send_replace(self.memory.revision());
+        let mut state = self.state();
+        state.shown = self.memory.revision();
+        state.wake();
+    }
+
+    /// Every open watch ends.
+    pub fn break_watches(&self) {
+        let mut state = self.state();
+        state.broken = state.watches_made;
+        state.wake();
     }
 
     pub fn step(&self) {
@@ -123,16 +142,31 @@ impl World {
 
     /// Does what an operation asks; the answer is not given yet.
     pub fn execute(&self, asked: &Asked) -> Answer {
-        let done = "a store in memory does not wait";
         match asked {
-            Asked::Get(key) => Answer::Got(self.memory.get(key).now_or_never().expect(done)),
-            Asked::List(range) => Answer::Listed(self.memory.list(range).now_or_never().expect(done)),
-            Asked::Txn(txn) => Answer::Written(self.memory.txn(txn.clone()).now_or_never().expect(done)),
+            Asked::Get(key) => Answer::Got(self.memory.get(key).now_or_never().expect(AT_ONCE)),
+            Asked::List(range) => Answer::Listed(self.memory.list(range).now_or_never().expect(AT_ONCE)),
+            Asked::Txn(txn) => Answer::Written(self.write(txn.clone())),
             Asked::Sleep(time) => {
                 self.pass(SignedDuration::try_from(*time).expect("short"));
                 Answer::Slept
             }
         }
+    }
+
+    fn write(&self, txn: Txn) -> Result<Revision, Error> {
+        let revision = self.memory.txn(txn.clone()).now_or_never().expect(AT_ONCE)?;
+        let events = txn.ops.into_iter().filter_map(|op| {
+            let path = op.key().to_string();
+            match op {
+                Op::Check(..) => None,
+                Op::Create(key, value) | Op::Update(key, value, _) | Op::Put(key, value) => {
+                    Some((path, Event::Put(KeyValue { key, value, mod_revision: revision })))
+                }
+                Op::Delete(key, _) => Some((path, Event::Delete { key, revision })),
+            }
+        });
+        self.state().log.extend(events);
+        Ok(revision)
     }
 
     /// The store has acted; the client will hear of it with [`Self::deliver`].
@@ -164,6 +198,12 @@ impl World {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn wake(&mut self) {
+        self.watches.values_mut().filter_map(Option::take).for_each(Waker::wake);
     }
 }
 
@@ -236,6 +276,46 @@ impl Drop for Waiting {
     }
 }
 
+/// An open watch.
+struct Watching {
+    world: Arc<World>,
+    id: u64,
+    prefix: String,
+    /// Where in the log it goes on.
+    next: usize,
+    has_ended: bool,
+}
+
+impl Stream for Watching {
+    type Item = Result<Event, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.has_ended {
+            return Poll::Ready(None);
+        }
+        let world = self.world.clone();
+        let mut state = world.state();
+        if self.id <= state.broken {
+            self.has_ended = true;
+            return Poll::Ready(Some(Err(Error::Unavailable("the watch is broken".into()))));
+        }
+        while let Some((path, event)) = state.log.get(self.next).filter(|(_, e)| e.revision() <= state.shown) {
+            self.next += 1;
+            if path.starts_with(&self.prefix) {
+                return Poll::Ready(Some(Ok(event.clone())));
+            }
+        }
+        state.watches.insert(self.id, Some(context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.world.state().watches.remove(&self.id);
+    }
+}
+
 #[async_trait]
 impl Store for ClientStore {
     async fn get(&self, key: &Key) -> Result<Option<KeyValue>, Error> {
@@ -253,17 +333,15 @@ impl Store for ClientStore {
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
-        let events = self.world.memory.watch(range, from).await?;
-        let shown = self.world.shown.subscribe();
-        // Each event once it is shown.
-        let later = futures::stream::unfold((events, shown), |(mut events, mut shown)| async move {
-            let event = events.next().await?;
-            if let Ok(event) = &event {
-                shown.wait_for(|at| *at >= event.revision()).await.ok()?;
-            }
-            Some((event, (events, shown)))
-        });
-        Ok(Box::pin(later))
+        let mut state = self.world.state();
+        if from > self.world.memory.revision() {
+            return Err(Error::Compacted(from));
+        }
+        state.watches_made += 1;
+        let id = state.watches_made;
+        state.watches.insert(id, None);
+        let next = state.log.partition_point(|(_, event)| event.revision() <= from);
+        Ok(Box::pin(Watching { world: self.world.clone(), id, prefix: range.prefix(), next, has_ended: false }))
     }
 
     async fn txn(&self, txn: Txn) -> Result<Revision, Error> {

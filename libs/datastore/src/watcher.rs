@@ -13,11 +13,12 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::key::{Key, KeyRange};
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::store::{DynStore, Error, Event, KeyValue, Listing, Revision};
 
@@ -107,7 +108,9 @@ struct Follower {
 impl Follower {
     async fn run(mut self) {
         let updates = self.shared.updates.clone();
+        // In this order, so that a simulation repeats itself.
         tokio::select! {
+            biased;
             () = updates.closed() => {}
             Closed = self.follow() => {}
         }
@@ -159,7 +162,8 @@ impl Follower {
     /// Sends what differs between the listing and what was sent; InSync where this was the last first listing.
     async fn send_difference(&mut self, listing: Listing) -> Result<(), Closed> {
         let present: HashSet<Key> = listing.items.iter().map(|kv| kv.key.clone()).collect();
-        let vanished: Vec<Key> = self.sent.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        let mut vanished: Vec<Key> = self.sent.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        vanished.sort_unstable();
         for key in vanished {
             self.sent.remove(&key);
             self.shared.send(Update::Delete(key)).await?;
