@@ -78,6 +78,8 @@ async fn write_one(store: DynStore, name: String) {
 struct Disk {
     durable: Vec<u8>,
     cached: BTreeMap<usize, Vec<u8>>,
+    /// Without it nothing is done any more, and nothing answered.
+    has_power: bool,
     random: Random,
     flushes: u64,
     lost: u64,
@@ -118,6 +120,7 @@ impl Disk {
     }
 
     fn lose_power(&mut self) {
+        self.has_power = false;
         for (block, content) in std::mem::take(&mut self.cached) {
             let kept = match self.random.below(4) {
                 0 | 1 => BLOCK,
@@ -179,21 +182,22 @@ fn serve(mut stream: UnixStream, disk: &Mutex<Disk>) -> std::io::Result<()> {
         stream.read_exact(&mut request)?;
         let (flags, kind) = (be(&request[4..6]), be(&request[6..8]));
         let (offset, length) = (be(&request[16..24]) as usize, be(&request[24..]) as usize);
+        let mut data = vec![0; if kind == 1 { length } else { 0 }];
+        stream.read_exact(&mut data)?;
+        if kind == 3 {
+            // As disks do: the power goes while it waits, too.
+            std::thread::sleep(FLUSH);
+        }
+        let mut disk = disk.lock().unwrap();
         let mut answer = Vec::new();
         match kind {
-            0 => answer = disk.lock().unwrap().read(offset, length),
-            1 => {
-                let mut data = vec![0; length];
-                stream.read_exact(&mut data)?;
-                disk.lock().unwrap().write(offset, &data, flags & 1 == 1);
-            }
-            3 => {
-                // As disks do: the power goes while it waits, too.
-                std::thread::sleep(FLUSH);
-                disk.lock().unwrap().flush();
-            }
+            _ if !disk.has_power => return Ok(()),
+            0 => answer = disk.read(offset, length),
+            1 => disk.write(offset, &data, flags & 1 == 1),
+            3 => disk.flush(),
             _ => return Ok(()),
         }
+        drop(disk);
         stream.write_all(&REPLY.to_be_bytes())?;
         stream.write_all(&[0; 4])?;
         stream.write_all(&request[8..16])?;
@@ -395,7 +399,14 @@ fn new_disk(directory: &Path, random: Random) -> Disk {
     std::fs::File::create(&image).unwrap().set_len(DISK as u64).unwrap();
     let made = Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&image).status().unwrap();
     assert!(made.success());
-    Disk { durable: std::fs::read(&image).unwrap(), cached: BTreeMap::new(), random, flushes: 0, lost: 0 }
+    Disk {
+        durable: std::fs::read(&image).unwrap(),
+        cached: BTreeMap::new(),
+        has_power: true,
+        random,
+        flushes: 0,
+        lost: 0,
+    }
 }
 
 #[test]
@@ -423,6 +434,7 @@ fn power_loss_loses_no_acknowledged_write() {
     let started = Instant::now();
     loop {
         let is_last = started.elapsed() > duration;
+        disk.lock().unwrap().has_power = true;
         let mut guest = Guest::start(directory.path(), &kernel, &initramfs);
         let mut stored = BTreeMap::new();
         let found = loop {
@@ -452,12 +464,11 @@ fn power_loss_loses_no_acknowledged_write() {
             note(line);
         }
         assert!(guest.qemu.try_wait().unwrap().is_none(), "the guest ended by itself");
+        disk.lock().unwrap().lose_power();
         guest.qemu.kill().unwrap();
         guest.qemu.wait().unwrap();
-        // Nothing that qemu sent reaches the disk later.
         disconnected.recv_timeout(PATIENCE).expect("the connection ends with qemu");
-        disk.lock().unwrap().lose_power();
-        // What was acknowledged before the kill is still in the pipe.
+        // What was acknowledged before that is still in the pipe.
         while let Some(line) = guest.next(&["acknowledged"], None) {
             note(line);
         }
