@@ -57,7 +57,10 @@ sim)
     ;;
 sqlite)
     build sqlite-bench
-    "$BENCH_BIN/sqlite-bench" --commit "$BENCH_COMMIT" --json "$results/sqlite.json" "$@"
+    status=0
+    "$BENCH_BIN/sqlite-bench" --commit "$BENCH_COMMIT" --json "$results/sqlite.json" "$@" || status=$?
+    [ ! -e "$results/sqlite.json" ] || report
+    exit "$status"
     ;;
 ipam)
     need etcd etcd-server

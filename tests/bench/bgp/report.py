@@ -16,6 +16,7 @@ Rendered by `tests/bench/bgp/report.py` from `tests/bench/results`; change those
     tests/bench/run.sh bgp --scenarios A,C --peers tortie,bird --runs 5
     tests/bench/run.sh sim                                   # the simulation
     tests/bench/run.sh ipam                                  # address management
+    tests/bench/run.sh sqlite                                # watches of the SQLite store
     tests/bench/run.sh report                                # this page again
 
 `tests/bench/README.md` says what is needed and how the measurements are made. Only ratios within one session mean
@@ -159,6 +160,24 @@ def addresses(data):
     yield ""
 
 
+def watches(data):
+    m = data["machine"]
+    yield "## The SQLite store: from a write to the event"
+    yield ""
+    yield f"`sqlite-bench`: {data['writers']} processes of {data['clients']} clients that write, {data['watchers']} processes that watch, one file; {data['seconds']} s."
+    yield f"{m['processors']} CPUs ({m['cpu']}), kernel {m['kernel']}; {data['commit']}; {data['profile']} profile. {number(data['writes'])} writes, {data['missed']} events missed."
+    yield f"A process with ten idle watches used {data['idle_cpu_s']} s of CPU in {data['idle_wall_s']} s."
+    yield ""
+    yield "| ms | median | p90 | p99 | p99.9 | most | goal | |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | --- | --- |"
+    for key, what in (("acknowledgement", "from call to acknowledgement"), ("seen_after_call", "from call to event"), ("seen_after_acknowledgement", "from acknowledgement to event")):
+        r = data[key]
+        is_goal = key == "seen_after_acknowledgement"
+        goal = f"p99 ≤ {data['goal_p99_ms']} | {'met' if data['met'] else '**not met**'}" if is_goal else " | "
+        yield f"| {what} | " + " | ".join(number(r[k]) for k in ("p50_ms", "p90_ms", "p99_ms", "p999_ms", "max_ms")) + f" | {goal} |"
+    yield ""
+
+
 def main():
     folder = sys.argv[1]
     lines = [INTRODUCTION]
@@ -175,6 +194,9 @@ def main():
     path = os.path.join(folder, "ipam.json")
     if os.path.exists(path):
         lines += addresses(json.load(open(path)))
+    path = os.path.join(folder, "sqlite.json")
+    if os.path.exists(path):
+        lines += watches(json.load(open(path)))
     print("\n".join(lines).rstrip())
 
 
