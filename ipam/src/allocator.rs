@@ -14,6 +14,7 @@ use api::ip_pool::AllowedUse;
 use api::ipam::{AllocationBlock, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
+use api::node::ClusterInformationSpec;
 use api::{IpPool, IpReservationSpec, Key, NodeSpec};
 use datastore::{DynStore, KeyValue, Op, Revision, Txn, typed};
 use futures::future::join_all;
@@ -167,6 +168,18 @@ impl Ipam {
         Ok(self.read(Key::IpamConfig).await?.map(|v| v.value).unwrap_or_default())
     }
 
+    /// Whether the datastore is locked (ClusterInformation's `datastoreReady: false`), so that nothing of it may change.
+    ///
+    /// # Errors
+    /// [`Error::Store`].
+    pub async fn is_locked(&self) -> Result<bool, Error> {
+        if let Some(snapshot) = self.known() {
+            return Ok(snapshot.is_locked());
+        }
+        let cluster = typed::get::<WithSpec<ClusterInformationSpec>>(self.store.as_ref(), None, "default").await?;
+        Ok(cluster.is_some_and(|c| c.body.spec.datastore_ready == Some(false)))
+    }
+
     /// Writes the configuration; the last writer wins (Calico).
     ///
     /// # Errors
@@ -238,6 +251,13 @@ impl Ipam {
         self.peek(cidr).await
     }
 
+    /// Gives back a block that was not changed.
+    pub(crate) fn give_back(&self, block: Versioned<Block>) {
+        if let Some(snapshot) = self.known().filter(|_| block.revision != 0) {
+            snapshot.put_back(block);
+        }
+    }
+
     /// A block as it is stored.
     pub(crate) async fn peek(&self, cidr: IpNet) -> Result<Option<Versioned<Block>>, Error> {
         self.store.get(&Key::IpamBlock(cidr)).await?.as_ref().map(decode_block).transpose()
@@ -256,10 +276,10 @@ impl Ipam {
     /// not, the transaction says so.
     pub(crate) async fn new_handle(&self, id: &str) -> Result<Versioned<IpamHandle>, Error> {
         match self.known() {
-            Some(snapshot) => {
+            Some(snapshot) if !snapshot.is_unread(id) => {
                 Ok(snapshot.handle(id).unwrap_or(Versioned { value: IpamHandle::default(), revision: 0 }))
             }
-            None => self.handle(id).await,
+            _ => self.handle(id).await,
         }
     }
 
@@ -361,13 +381,14 @@ impl Ipam {
             Some(_) => {}
             None => keys.extend(changes.handles.keys().map(|id| Key::IpamHandle(id.clone()))),
         }
+        let before: Vec<Option<Revision>> = keys.iter().map(|key| snapshot.revision(key)).collect();
         let mut reads = Vec::new();
         for key in &keys {
             reads.push(self.store.get(key));
         }
-        for (key, read) in keys.iter().zip(join_all(reads).await) {
+        for ((key, before), read) in keys.iter().zip(before).zip(join_all(reads).await) {
             match read {
-                Ok(found) => snapshot.refreshed(key, found),
+                Ok(found) => snapshot.refreshed(key, before, found),
                 Err(error) => tracing::debug!(%key, %error, "what is followed could not be read again"),
             }
         }

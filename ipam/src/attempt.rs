@@ -20,7 +20,7 @@ use crate::allocator::{
     decode_block, in_block,
 };
 use crate::assign::{AssignRequest, Assignment, Context, shortfall};
-use crate::block::{Assignee, Block, BlockError};
+use crate::block::{Assignee, Block, BlockError, stored_attribute_len};
 use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
 use crate::index::{BlockIndex, Summary, start_of};
@@ -89,6 +89,11 @@ impl<'a> Item<'a> {
         self.pools.get(&family).map_or(&[], Vec::as_slice)
     }
 
+    /// About how many bytes an address of it adds to a block.
+    fn stored_len(&self) -> usize {
+        stored_attribute_len(self.handle, self.attributes.iter())
+    }
+
     fn assignee(&self) -> Assignee<'_> {
         Assignee { handle: self.handle, attributes: &self.attributes }
     }
@@ -136,7 +141,8 @@ impl<'a> Attempt<'a> {
     /// Whether another request would not fit.
     pub fn is_full(&self) -> bool {
         let one_at_a_time = !self.context.ipam.store.has_transactions();
-        !self.handles.is_empty() && (one_at_a_time || self.is_truncated || self.room() <= OPS_PER_BLOCK)
+        let is_large = self.size >= MAX_BYTES_PER_TXN;
+        !self.handles.is_empty() && (one_at_a_time || is_large || self.is_truncated || self.room() <= OPS_PER_BLOCK)
     }
 
     /// Whether a request for this handle is planned already.
@@ -216,7 +222,7 @@ impl<'a> Attempt<'a> {
                 ));
                 break;
             }
-            if self.is_without_room() {
+            if self.is_without_room(0) {
                 break;
             }
             let Some(claim) = self.claim(item, family).await? else { break };
@@ -326,12 +332,16 @@ impl<'a> Attempt<'a> {
             let Some(cidr) = self.claimable(item, family) else { return Ok(None) };
             self.tried.insert(cidr);
             let Some(mut block) = self.readable(cidr).await? else { continue };
-            block.value.thaw(self.context.now, cooldown(&self.context.config));
+            let has_thawed = block.value.thaw(self.context.now, cooldown(&self.context.config));
             let mut loser = None;
             match block.value.owner() {
                 Some(owner) if owner == self.context.owner => {}
-                Some(_) if !block.value.is_empty() || !self.is_old(&block.value) => continue,
-                None if !block.value.is_empty() => continue,
+                other if !block.value.is_empty() || other.is_some() && !self.is_old(&block.value) => {
+                    if !has_thawed {
+                        self.give_back(block);
+                    }
+                    continue;
+                }
                 other => {
                     if let Some(owner) = other {
                         let kv = self.context.ipam.store.get(&Key::BlockAffinity(owner.clone(), cidr)).await?;
@@ -381,7 +391,7 @@ impl<'a> Attempt<'a> {
         taken: &mut Vec<IpNet>,
     ) -> Result<(), Error> {
         for pool in item.pools(family) {
-            while taken.len() < want && !self.is_truncated && !self.is_without_room() {
+            while taken.len() < want && !self.is_truncated && !self.is_without_room(0) {
                 self.need_values().await?;
                 let is_new = |cidr: &IpNet| !self.tried.contains(cidr);
                 let next = self.ask(|index| index.first_roomy(pool.body.spec.cidr, self.start(pool), is_new));
@@ -406,7 +416,7 @@ impl<'a> Attempt<'a> {
     /// Takes up to `want` addresses of a block into the transaction.
     fn take(&mut self, item: &Item<'_>, mut block: Versioned<Block>, want: usize) -> Result<Vec<IpNet>, Error> {
         let context = self.context;
-        if self.is_without_room() {
+        if self.is_without_room(block.value.stored_len() + item.stored_len() * want.min(block.value.free())) {
             self.give_back(block);
             return Ok(vec![]);
         }
@@ -427,6 +437,7 @@ impl<'a> Attempt<'a> {
         let Some(change) = self.changes.blocks.get_mut(&cidr) else { return Ok(vec![]) };
         let taken = change.block.value.assign(want, item.assignee(), &context.reservations, context.strict())?;
         change.taken.extend(&taken);
+        self.size += item.stored_len() * taken.len();
         let count = change.block.value.addresses_of(item.handle).len();
         if !taken.is_empty() {
             self.count(item.handle, cidr, count);
@@ -450,6 +461,7 @@ impl<'a> Attempt<'a> {
             let cidr = *cidr;
             change.block.value.assign_address(ip, item.assignee(), context.strict())?;
             change.taken.push(ip);
+            self.size += item.stored_len();
             let count = change.block.value.addresses_of(item.handle).len();
             self.count(item.handle, cidr, count);
             return Ok(Some(in_block(ip, cidr)));
@@ -471,7 +483,7 @@ impl<'a> Attempt<'a> {
             self.give_back(block);
             return Ok(Some(net));
         }
-        if self.is_without_room() {
+        if self.is_without_room(block.value.stored_len() + item.stored_len()) {
             self.give_back(block);
             return Ok(None);
         }
@@ -533,22 +545,20 @@ impl<'a> Attempt<'a> {
         MAX_OPS_PER_TXN.saturating_sub(used + 1)
     }
 
-    /// Whether the transaction takes no further block; then it is truncated.
-    fn is_without_room(&mut self) -> bool {
+    /// Whether the transaction takes no further block, of so many bytes; then it is truncated.
+    fn is_without_room(&mut self, next: usize) -> bool {
         let blocks = self.changes.blocks.len();
         let is_full = blocks >= self.context.ipam.max_blocks()
             || self.room() < OPS_PER_BLOCK
-            || blocks > 0 && self.size >= MAX_BYTES_PER_TXN;
+            || blocks > 0 && self.size + next > MAX_BYTES_PER_TXN;
         self.is_truncated |= is_full;
         is_full
     }
 
     /// A block that was read and is not changed.
     fn give_back(&self, block: Versioned<Block>) {
-        if let Some(snapshot) = &self.snapshot
-            && block.revision != 0
-        {
-            snapshot.put_back(block);
+        if self.snapshot.is_some() {
+            self.context.ipam.give_back(block);
         }
     }
 
@@ -589,8 +599,11 @@ impl<'a> Attempt<'a> {
     async fn need_keys(&mut self) -> Result<(), Error> {
         let store = &self.context.ipam.store;
         match &self.snapshot {
-            Some(snapshot) if snapshot.is_index_doubtful() => snapshot.listed(&store.list(&KeyRange::Blocks).await?),
-            Some(_) => {}
+            Some(snapshot) => {
+                if let Some(doubts) = snapshot.doubts() {
+                    snapshot.listed(&store.list(&KeyRange::Blocks).await?, doubts);
+                }
+            }
             None if self.index.is_none() => {
                 self.index = Some(BlockIndex::new(&store.list_keys(&KeyRange::Blocks).await?.items));
             }

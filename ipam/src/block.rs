@@ -264,7 +264,12 @@ impl Block {
 
     /// About how many bytes it is stored in.
     pub(crate) fn stored_len(&self) -> usize {
-        self.holders.len() * 10 + self.live * 300
+        // Of each address: its entry or its place among the free, and the number of its allocation.
+        let attributes = self.entries.iter().flatten().map(|e| {
+            let secondary = e.attribute.secondary.iter().flatten();
+            stored_attribute_len(e.attribute.handle_id.as_deref().unwrap_or_default(), secondary)
+        });
+        self.holders.len() * 24 + attributes.sum::<usize>()
     }
 
     /// Whether no address is taken; a cooling one is.
@@ -647,6 +652,14 @@ impl PartialEq for Block {
 /// Whose block a stored one is.
 pub fn owner_of(stored: &AllocationBlock) -> Option<AffinityOwner> {
     owner_from(stored.affinity.as_deref(), stored.host_affinity.as_deref())
+}
+
+/// About how many bytes the attributes of an address are stored in.
+pub(crate) fn stored_attribute_len<'a>(
+    handle: &str,
+    secondary: impl Iterator<Item = (&'a String, &'a String)>,
+) -> usize {
+    handle.len() + secondary.map(|(name, value)| name.len() + value.len() + 6).sum::<usize>() + 80
 }
 
 pub(crate) fn owner_from(affinity: Option<&str>, host_affinity: Option<&str>) -> Option<AffinityOwner> {

@@ -1,4 +1,4 @@
-//! What a program that runs for long knows of the store: pools, reservations, configuration, its owners' nodes, affinities and blocks,
+//! What a program that runs for long knows of the store: pools, reservations, configuration, whether it is locked, its owners' nodes, affinities and blocks,
 //! and of every other block a summary. An allocation is planned on it and written under the revisions that it was planned on, so
 //! that what it does not know yet can make an allocation fail and be planned again, but not make it wrong.
 //!
@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use api::ipam::{AffinityState, BlockAffinity, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
+use api::node::ClusterInformationSpec;
 use api::{IpPool, IpReservation, Key, Kind, NodeSpec};
 use datastore::watcher::{self, Update};
 use datastore::{DynStore, KeyValue, Listing, Revision, typed};
@@ -43,6 +44,7 @@ pub(crate) struct Snapshot {
 struct State {
     owners: Vec<AffinityOwner>,
     config: IpamConfig,
+    is_locked: bool,
     pools: BTreeMap<Key, IpPool>,
     reservations: BTreeMap<Key, IpReservation>,
     /// Of the owners' nodes.
@@ -58,8 +60,12 @@ struct State {
     made: HashSet<Key>,
     /// Keys that we deleted and have not heard of yet, with the revision: a write that comes now may be older.
     deleted: HashMap<Key, Revision>,
-    /// A pool has changed: blocks of another size may have been made since the blocks were last heard of.
-    is_index_doubtful: bool,
+    /// Handles that were read and cannot be decoded.
+    unread_handles: HashSet<String>,
+    /// How often a pool has changed: each time, blocks of another size may have been made since the blocks were last heard of.
+    doubts: u64,
+    /// How many of these doubts a listing of the blocks has settled.
+    settled_doubts: u64,
     all_pools: Arc<Vec<IpPool>>,
     all_reservations: Arc<Reservations>,
 }
@@ -81,11 +87,13 @@ impl Snapshot {
             KeyRange::Kind(Kind::Node),
             KeyRange::Blocks,
             KeyRange::IpamConfig,
+            KeyRange::Kind(Kind::ClusterInformation),
         ];
         ranges.extend(owners.iter().cloned().map(KeyRange::AffinitiesOf));
         let state = State {
             owners,
             config: IpamConfig::default(),
+            is_locked: false,
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             labels: HashMap::new(),
@@ -96,7 +104,9 @@ impl Snapshot {
             written: HashMap::new(),
             made: HashSet::new(),
             deleted: HashMap::new(),
-            is_index_doubtful: true,
+            unread_handles: HashSet::new(),
+            doubts: 1,
+            settled_doubts: 0,
             all_pools: Arc::default(),
             all_reservations: Arc::default(),
         };
@@ -128,6 +138,11 @@ impl Snapshot {
         self.state().config.clone()
     }
 
+    /// Whether the datastore is locked.
+    pub fn is_locked(&self) -> bool {
+        self.state().is_locked
+    }
+
     pub fn pools(&self) -> Arc<Vec<IpPool>> {
         self.state().all_pools.clone()
     }
@@ -148,6 +163,11 @@ impl Snapshot {
             return None;
         }
         Some(state.affinities.get(owner).into_iter().flatten().map(|(cidr, a)| (*cidr, a.clone())).collect())
+    }
+
+    /// Whether the store holds a handle that cannot be decoded.
+    pub fn is_unread(&self, id: &str) -> bool {
+        self.state().unread_handles.contains(id)
     }
 
     /// A handle that we wrote.
@@ -173,15 +193,16 @@ impl Snapshot {
         question(&self.state().index)
     }
 
-    /// Whether the blocks must be listed before one is made.
-    pub fn is_index_doubtful(&self) -> bool {
-        self.state().is_index_doubtful
+    /// The doubts so far, where the blocks must be listed before one is made.
+    pub fn doubts(&self) -> Option<u64> {
+        let state = self.state();
+        (state.doubts != state.settled_doubts).then_some(state.doubts)
     }
 
-    /// Takes a listing of all blocks that was begun after the doubt arose.
-    pub fn listed(&self, listing: &Listing) {
+    /// Takes a listing of all blocks that was begun after so many doubts; those that arose meanwhile stay.
+    pub fn listed(&self, listing: &Listing, doubts: u64) {
         let mut state = self.state();
-        state.is_index_doubtful = false;
+        state.settled_doubts = state.settled_doubts.max(doubts);
         for kv in &listing.items {
             if let Key::IpamBlock(cidr) = &kv.key
                 && state.index.revision(cidr).is_none_or(|known| known < kv.mod_revision)
@@ -247,8 +268,10 @@ impl Snapshot {
         }
         if state.handles.len() > MAX_HANDLES {
             state.handles.clear();
+            state.unread_handles.clear();
         }
         for (id, change) in changes.handles {
+            state.unread_handles.remove(&id);
             if change.after.block.is_empty() {
                 state.handles.remove(&id);
             } else {
@@ -257,18 +280,38 @@ impl Snapshot {
         }
     }
 
-    /// Takes what a key holds now, where a conflict showed that we had it wrong.
-    pub fn refreshed(&self, key: &Key, found: Option<KeyValue>) {
+    /// The revision at which a key is known, to be told to [`Self::refreshed`].
+    pub fn revision(&self, key: &Key) -> Option<Revision> {
+        self.state().revision(key)
+    }
+
+    /// Takes what a key holds, where a conflict showed that we had it wrong. It was known at revision `before` when the read began: what
+    /// has been learnt since is newer than what was read, unless its revision says otherwise.
+    pub fn refreshed(&self, key: &Key, before: Option<Revision>, found: Option<KeyValue>) {
         let mut state = self.state();
+        let known = state.revision(key);
+        let is_newer = |kv: &KeyValue| known.is_some_and(|known| known < kv.mod_revision);
+        if known != before && !found.as_ref().is_some_and(is_newer) {
+            return;
+        }
         state.made.remove(key);
         state.written.remove(key);
         state.deleted.remove(key);
         match (key, found) {
             (Key::IpamHandle(id), Some(kv)) => match decode(&kv) {
-                Ok(handle) => drop(state.handles.insert(id.clone(), handle)),
-                Err(_) => drop(state.handles.remove(id)),
+                Ok(handle) => {
+                    state.unread_handles.remove(id);
+                    state.handles.insert(id.clone(), handle);
+                }
+                Err(_) => {
+                    state.handles.remove(id);
+                    state.unread_handles.insert(id.clone());
+                }
             },
-            (Key::IpamHandle(id), None) => drop(state.handles.remove(id)),
+            (Key::IpamHandle(id), None) => {
+                state.handles.remove(id);
+                state.unread_handles.remove(id);
+            }
             (_, Some(kv)) => {
                 if state.revision(key).is_none_or(|known| known < kv.mod_revision) {
                     state.written.insert(key.clone(), kv.mod_revision);
@@ -317,11 +360,15 @@ impl Snapshot {
 }
 
 impl State {
-    /// The revision at which a block or an affinity is known.
+    /// The revision at which a block, an affinity, a pool or a handle is known.
     fn revision(&self, key: &Key) -> Option<Revision> {
         match key {
             Key::IpamBlock(cidr) => self.index.revision(cidr),
             Key::BlockAffinity(owner, cidr) => self.affinities.get(owner)?.get(cidr).map(|a| a.revision),
+            Key::IpamHandle(id) => self.handles.get(id).map(|h| h.revision),
+            Key::Resource { kind: Kind::IpPool, .. } => {
+                self.pools.get(key)?.metadata.resource_version.as_deref()?.parse().ok()
+            }
             _ => None,
         }
     }
@@ -332,17 +379,25 @@ impl State {
                 Ok(config) => self.config = config,
                 Err(error) => tracing::warn!(%error, "the IPAM configuration cannot be read; the last one is kept"),
             },
+            Key::Resource { kind: Kind::ClusterInformation, .. } => {
+                if let Some(cluster) = decoded::<WithSpec<ClusterInformationSpec>>(&kv) {
+                    self.is_locked = cluster.body.spec.datastore_ready == Some(false);
+                }
+            }
             Key::IpamBlock(cidr) => self.put_block(*cidr, &kv),
             Key::BlockAffinity(owner, cidr) => {
                 self.affinities.entry(owner.clone()).or_default().insert(*cidr, decode_affinity(&kv));
             }
             Key::Resource { kind: Kind::IpPool, .. } => {
-                if let Some(pool) = decoded(&kv) {
-                    self.pools.insert(kv.key, pool);
-                    self.pools_changed();
+                // One that cannot be read gives nothing, whatever it was before.
+                match decoded(&kv) {
+                    Some(pool) => drop(self.pools.insert(kv.key, pool)),
+                    None => drop(self.pools.remove(&kv.key)),
                 }
+                self.pools_changed();
             }
             Key::Resource { kind: Kind::IpReservation, .. } => {
+                // One that cannot be read any more still reserves what it did: too few addresses are better than a reserved one.
                 if let Some(reservation) = decoded(&kv) {
                     self.reservations.insert(kv.key, reservation);
                     self.reservations_changed();
@@ -371,6 +426,7 @@ impl State {
     fn delete(&mut self, key: &Key) {
         match key {
             Key::IpamConfig => self.config = IpamConfig::default(),
+            Key::Resource { kind: Kind::ClusterInformation, .. } => self.is_locked = false,
             Key::IpamBlock(cidr) => {
                 self.index.remove(cidr);
                 self.blocks.remove(cidr);
@@ -402,7 +458,7 @@ impl State {
     }
 
     fn pools_changed(&mut self) {
-        self.is_index_doubtful = true;
+        self.doubts += 1;
         self.all_pools = Arc::new(self.pools.values().cloned().collect());
     }
 
@@ -416,3 +472,6 @@ impl State {
 fn decoded<B: api::meta::Body>(kv: &KeyValue) -> Option<api::Resource<B>> {
     typed::decode(kv).inspect_err(|error| tracing::warn!(%error, "left out an object of the datastore")).ok()
 }
+
+#[cfg(test)]
+mod tests;
