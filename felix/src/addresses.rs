@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use datastore::DynStore;
-use ipam::wire::{ASSIGN_PATH, AssignCall, Assigned, Failure, RELEASE_PATH, ReleaseCall, Released, Verdict};
+use ipam::wire::{ASSIGN_PATH, AssignCall, Assigned, DEADLINE, Failure, RELEASE_PATH, ReleaseCall, Released, Verdict};
 use ipam::{AffinityOwner, Ipam, Queue};
 
 #[derive(Clone)]
@@ -35,25 +35,42 @@ pub fn router(store: &DynStore, node: &str) -> Router {
 }
 
 async fn assign(State(context): State<Context>, Json(call): Json<AssignCall>) -> Response {
-    if let Some(refusal) = context.refuses(&call.node) {
+    if let Some(refusal) = context.refuses(&call.node).await {
         return refusal;
     }
-    let outcome = async { context.queue.assign(context.ipam.resolve(call).await?).await };
-    answer(outcome.await.map(Assigned::from))
+    let outcome = in_time(context.queue.assign_call(&context.ipam, call)).await;
+    answer(outcome.map(Assigned::from))
 }
 
 async fn release(State(context): State<Context>, Json(call): Json<ReleaseCall>) -> Response {
-    if let Some(refusal) = context.refuses(&call.node) {
+    if let Some(refusal) = context.refuses(&call.node).await {
         return refusal;
     }
-    answer(context.queue.release(call.handle).await.map(|addresses| Released { addresses }))
+    let outcome = in_time(context.queue.release(call.handle)).await;
+    answer(outcome.map(|addresses| Released { addresses }))
+}
+
+/// One deadline for the whole of a call. What is under way by then goes on: who asks again, or asks the store, finds it done.
+async fn in_time<T>(outcome: impl Future<Output = Result<T, ipam::Error>>) -> Result<T, ipam::Error> {
+    tokio::time::timeout(DEADLINE, outcome).await.unwrap_or_else(|_| {
+        let text = format!("the datastore has not answered within {} s", DEADLINE.as_secs());
+        Err(datastore::Error::Unknown(text).into())
+    })
 }
 
 impl Context {
-    /// The plugin of another node with the same run directory goes to the store by itself.
-    fn refuses(&self, node: &str) -> Option<Response> {
-        let error = format!("this is felix of node {}, not of {node}: is nodename the same for both?", self.node);
-        (node != self.node).then(|| (StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error })).into_response())
+    /// The plugin of another node with the same run directory goes to the store by itself; so does one that finds the datastore locked.
+    async fn refuses(&self, node: &str) -> Option<Response> {
+        let error = if node != self.node {
+            format!("this is felix of node {}, not of {node}: is nodename the same for both?", self.node)
+        } else {
+            match in_time(self.ipam.is_locked()).await {
+                Ok(false) => return None,
+                Ok(true) => "the datastore is locked".into(),
+                Err(error) => error.to_string(),
+            }
+        };
+        Some((StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error })).into_response())
     }
 }
 
@@ -73,6 +90,7 @@ mod tests {
     use std::sync::Arc;
 
     use api::meta::WithSpec;
+    use api::node::{ClusterInformation, ClusterInformationSpec};
     use api::{IpPool, IpPoolSpec, Metadata, Node, NodeSpec};
     use datastore::memory::MemoryStore;
     use datastore::typed;
@@ -109,5 +127,24 @@ mod tests {
         let reply = status::post_json(server.socket(), RELEASE_PATH, &call).await.unwrap();
         let released: Released = serde_json::from_slice(&reply.body).unwrap();
         assert_eq!(released.addresses, [assigned.addresses[0].addr()]);
+    }
+
+    #[tokio::test]
+    async fn while_the_datastore_is_locked_nothing_is_given_or_taken() {
+        let store: DynStore = Arc::new(MemoryStore::new());
+        let spec = ClusterInformationSpec { datastore_ready: Some(false), ..Default::default() };
+        let body = WithSpec { spec, status: None };
+        typed::create(store.as_ref(), &ClusterInformation::new(Metadata::named("default"), body)).await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let server = status::serve(directory.path(), "felix", router(&store, "n")).await.unwrap();
+        let assign = AssignCall { node: "n".into(), handle: "net.1".into(), num_v4: 1, ..Default::default() };
+        let release = ReleaseCall { node: "n".into(), handle: "net.1".into() };
+        for reply in [
+            status::post_json(server.socket(), ASSIGN_PATH, &assign).await.unwrap(),
+            status::post_json(server.socket(), RELEASE_PATH, &release).await.unwrap(),
+        ] {
+            let failure: Failure = serde_json::from_slice(&reply.body).unwrap();
+            assert_eq!((reply.status, failure.error.as_str()), (503, "the datastore is locked"));
+        }
     }
 }

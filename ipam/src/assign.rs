@@ -23,7 +23,7 @@ use crate::handle;
 use crate::pool::{self, Family, Reservations};
 
 /// What a workload, node or service wants.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct AssignRequest {
     pub num_v4: usize,
     pub num_v6: usize,
@@ -181,7 +181,11 @@ impl Ipam {
                 continue;
             }
             // What is followed may be a moment old: no request fails for that.
-            let is_short = |i: &usize| outcomes[*i].as_ref().map_or(true, |got| got.message.is_some());
+            let is_short = |i: &usize| match &outcomes[*i] {
+                Ok(got) => got.message.is_some(),
+                // A store that does not answer does not answer the second time either, and the caller waits.
+                Err(error) => !is_down(error),
+            };
             let todo: Vec<usize> =
                 (0..requests.len()).filter(|i| requests[*i].owner == *owner).filter(is_short).collect();
             for i in &todo {
@@ -193,6 +197,11 @@ impl Ipam {
         }
         outcomes
     }
+}
+
+/// Whether the store did not answer.
+fn is_down(error: &Error) -> bool {
+    matches!(error, Error::Store(datastore::Error::Unavailable(_) | datastore::Error::Unknown(_)))
 }
 
 /// Requests of one owner that share transactions.
@@ -222,6 +231,7 @@ impl Batch<'_> {
         let mut retries = self.retries();
         let mut context = None;
         let mut has_cleaned = false;
+        let mut is_alone = false;
         while !self.todo.is_empty() {
             let read = match context.take() {
                 Some(known) => known,
@@ -240,7 +250,7 @@ impl Batch<'_> {
                     return self.fail_all(&error);
                 }
             }
-            match self.round(&read).await {
+            match self.round(&read, is_alone).await {
                 Ok(None) => {
                     retries = self.retries();
                     context = Some(read);
@@ -253,6 +263,12 @@ impl Batch<'_> {
                     if let Err(error) = retries.again(lost).await {
                         return self.fail_all(&error);
                     }
+                }
+                // The transaction is refused, and one of them is why: which, is seen when each is alone.
+                Err(error) if !is_down(&error) && !is_alone && self.todo.len() > 1 => is_alone = true,
+                Err(error) if !is_down(&error) && is_alone => {
+                    let i = self.todo.remove(0);
+                    self.outcomes[i] = Err(error);
                 }
                 Err(error) => return self.fail_all(&error),
             }
@@ -272,13 +288,13 @@ impl Batch<'_> {
         }
     }
 
-    /// Plans as many requests as fit, and writes them. A race that was lost is returned.
-    async fn round(&mut self, context: &Context<'_>) -> Result<Option<datastore::Error>, Error> {
+    /// Plans as many requests as fit, or only the first, and writes them. A race that was lost is returned.
+    async fn round(&mut self, context: &Context<'_>, is_alone: bool) -> Result<Option<datastore::Error>, Error> {
         let mut attempt = Attempt::read(context).await?;
         let mut parts: Vec<(usize, Part)> = Vec::new();
         for i in self.todo.clone() {
             let request = &self.requests[i];
-            if attempt.is_full() {
+            if attempt.is_full() || is_alone && !parts.is_empty() {
                 break;
             }
             if attempt.has_handle(&request.handle) {
@@ -383,11 +399,16 @@ impl<'a> Context<'a> {
             if selected.iter().any(|p| p.contains(&cidr)) {
                 continue;
             }
-            let block = match self.ipam.block(cidr).await {
+            let mut block = match self.ipam.block(cidr).await {
                 Err(Error::Store(datastore::Error::Corrupt { .. })) => continue,
-                block => block?.filter(|b| b.value.owner().as_ref() == Some(&self.owner)),
+                Ok(Some(block)) if block.value.owner().as_ref() != Some(&self.owner) => {
+                    self.ipam.give_back(block);
+                    None
+                }
+                block => block?,
             };
-            if block.as_ref().is_some_and(|b| !b.value.is_empty()) {
+            if let Some(block) = block.take_if(|b| !b.value.is_empty()) {
+                self.ipam.give_back(block);
                 continue;
             }
             let mut changes = Changes::default();

@@ -9,11 +9,13 @@ use std::net::IpAddr;
 use api::ipam::{AllocationAttribute, IpamConfig};
 use api::key::{AffinityOwner, KeyRange};
 use api::{Key, Kind};
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
-use crate::allocator::{Error, Ipam, MAX_OPS_PER_TXN, Outcome, Retries, Versioned, cooldown, readable_block};
+use crate::allocator::{
+    Error, Ipam, MAX_BYTES_PER_TXN, MAX_OPS_PER_TXN, Outcome, Retries, Versioned, cooldown, readable_block,
+};
 use crate::block::Block;
 use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
@@ -203,9 +205,11 @@ impl Ipam {
         if wanted.len() > MAX_ADDRESSES_PER_TXN
             && let Some(block) = self.block(cidr).await?
         {
-            for request in &wanted {
-                block.value.attribute_of(request.address).map_or(Ok(()), |a| request.check(&block.value, a))?;
-            }
+            let is_right =
+                |r: &&ReleaseRequest| block.value.attribute_of(r.address).map_or(Ok(()), |a| r.check(&block.value, a));
+            let outcome = wanted.iter().try_for_each(is_right);
+            self.give_back(block);
+            outcome?;
         }
         for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
             let released = self.release_in(cidr, chunk, config).await?;
@@ -234,10 +238,14 @@ impl Ipam {
                     // It happened, and the address is somebody else's by now.
                     continue;
                 }
-                request.check(&block.value, attribute)?;
+                if let Err(error) = request.check(&block.value, attribute) {
+                    self.give_back(block);
+                    return Err(error);
+                }
                 addresses.insert(ip);
             }
             if addresses.is_empty() {
+                self.give_back(block);
                 return Ok(perhaps.into_keys().collect());
             }
             let numbers: Vec<_> = addresses.iter().map(|ip| (*ip, block.value.sequence_of(*ip))).collect();
@@ -309,11 +317,22 @@ impl Ipam {
                 for id in &ids {
                     reads.push(self.handle(id));
                 }
-                try_join_all(reads).await?
+                join_all(reads).await
             };
             let mut changes = Changes::default();
             let mut blocks: BTreeMap<IpNet, Option<Versioned<Block>>> = BTreeMap::new();
+            // Bytes of the blocks.
+            let mut size = 0;
             for (id, before) in ids.iter().zip(held) {
+                let before = match before {
+                    // It is that handle's error alone.
+                    Err(error @ Error::Store(datastore::Error::Corrupt { .. })) => {
+                        todo.remove(id);
+                        done.insert(id.clone(), Err(error));
+                        continue;
+                    }
+                    before => before?,
+                };
                 let Some(releasing) = todo.get_mut(id) else { continue };
                 if before.revision == 0 {
                     // Gone; after an unknown outcome, it happened.
@@ -335,6 +354,7 @@ impl Ipam {
                 }
                 releasing.perhaps.clear();
                 let mut after = before.value.clone();
+                let mut unread = None;
                 for cidr in handle::blocks(&before.value) {
                     if !blocks.contains_key(&cidr) {
                         let is_full = blocks.len() >= self.max_blocks()
@@ -342,9 +362,23 @@ impl Ipam {
                         if is_full {
                             break;
                         }
-                        blocks.insert(cidr, self.block(cidr).await?);
+                        let block = match self.block(cidr).await {
+                            // What it has there stays, and the rest goes.
+                            Err(error @ Error::Store(datastore::Error::Corrupt { .. })) => {
+                                unread = Some(error);
+                                continue;
+                            }
+                            block => block?,
+                        };
+                        let len = block.as_ref().map_or(0, |b| b.value.stored_len());
+                        if size > 0 && size + len > MAX_BYTES_PER_TXN {
+                            block.into_iter().for_each(|b| self.give_back(b));
+                            break;
+                        }
+                        size += len;
+                        blocks.insert(cidr, block);
                     }
-                    after.block.remove(&cidr.to_string());
+                    after.block.retain(|text, _| text.parse().ok() != Some(cidr));
                     // A block that is gone has taken its addresses with it.
                     let Some(Some(block)) = blocks.get_mut(&cidr) else { continue };
                     let mine = block.value.addresses_of(id);
@@ -354,6 +388,17 @@ impl Ipam {
                 // What is left in the handle but no CIDR names no address.
                 after.block.retain(|cidr, _| cidr.parse::<IpNet>().is_ok());
                 releasing.is_all = after.block.is_empty();
+                if !releasing.is_all && after.block == before.value.block {
+                    match unread {
+                        Some(error) => {
+                            todo.remove(id);
+                            done.insert(id.clone(), Err(error));
+                        }
+                        // Its blocks have no room in this transaction.
+                        None => break,
+                    }
+                    continue;
+                }
                 changes.handles.insert(id.clone(), HandleChange { before, after });
             }
             for block in blocks.into_values().flatten() {

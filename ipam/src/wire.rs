@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use api::key::AffinityOwner;
 use api::service::NamespaceBody;
@@ -21,9 +22,14 @@ use serde::{Deserialize, Serialize};
 use crate::allocator::{Error, Ipam};
 use crate::assign::{AssignRequest, Assignment};
 use crate::pool::Family;
+use crate::queue::Queue;
 
 pub const ASSIGN_PATH: &str = "/ipam/assign";
 pub const RELEASE_PATH: &str = "/ipam/release";
+/// How long the plugin waits for an answer.
+pub const PLUGIN_WAIT: Duration = Duration::from_secs(10);
+/// When felix answers 503 at the latest: before the plugin stops waiting.
+pub const DEADLINE: Duration = Duration::from_secs(8);
 
 /// A workload's addresses; what its handle has already counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,5 +168,30 @@ impl Ipam {
             cidrs.push(cidr);
         }
         Ok(cidrs)
+    }
+}
+
+impl Queue {
+    /// Assigns what a call asks for. What is followed may be a moment old, and with it what the call was taken for: a refusal counts
+    /// only where the store itself says the same.
+    ///
+    /// # Errors
+    /// As [`Ipam::resolve`] and [`Queue::assign`].
+    pub async fn assign_call(&self, ipam: &Ipam, call: AssignCall) -> Result<Assignment, Error> {
+        let mut first = None;
+        let outcome = match ipam.resolve(call.clone()).await {
+            Ok(request) => self.assign(first.insert(request).clone()).await,
+            Err(error) => Err(error),
+        };
+        let is_refused = match &outcome {
+            Ok(got) => got.message.is_some(),
+            Err(error) => Verdict::of(error) != Verdict::TryAgain,
+        };
+        if !is_refused || ipam.known().is_none() {
+            return outcome;
+        }
+        let request = ipam.reading().resolve(call).await?;
+        // The allocator has asked the store by itself.
+        if first.as_ref() == Some(&request) { outcome } else { self.assign(request).await }
     }
 }

@@ -6,26 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use api::Key;
 use api::ipam::attr;
 use datastore::DynStore;
 use ipam::Ipam;
-use ipam::wire::{ASSIGN_PATH, AssignCall, Assigned, Failure, RELEASE_PATH, ReleaseCall, Released, Verdict};
+use ipam::wire::{
+    ASSIGN_PATH, AssignCall, Assigned, Failure, PLUGIN_WAIT, RELEASE_PATH, ReleaseCall, Released, Verdict,
+};
 use ipnet::IpNet;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::gc;
-use crate::plugin::open_store;
+use crate::plugin::{check_ready, open_store};
 use crate::program::Call;
 use crate::protocol::{AddResult, Attachment, Command, Error, ResultIp, code};
 use crate::workload::Workload;
-
-/// How long felix may take; longer than a store that is down takes to be found so.
-const FELIX_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs one call.
 ///
@@ -37,7 +35,7 @@ pub async fn run(call: Call) -> Result<Option<Value>, Error> {
         Command::Del => del(&call).await.map(|()| None),
         Command::Check => check(&call, open_store(&call.conf).await?).await.map(|()| None),
         Command::Status => ready(&call).await.map(|()| None),
-        Command::Gc => gc::addresses(&call, open_store(&call.conf).await?).await.map(|()| None),
+        Command::Gc => gc::addresses(&call, ready_store(&call).await?).await.map(|()| None),
         Command::Version => unreachable!("answered before the configuration is read"),
     }
 }
@@ -105,7 +103,7 @@ async fn release(call: &Call, node: String, handle: String) -> Result<Vec<IpAddr
     if let Some(Released { addresses }) = ask_felix(call, RELEASE_PATH, &request).await? {
         return Ok(addresses);
     }
-    let released = Ipam::new(open_store(&call.conf).await?).release_by_handle(&request.handle).await;
+    let released = Ipam::new(ready_store(call).await?).release_by_handle(&request.handle).await;
     released.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot release the addresses").because(e))
 }
 
@@ -115,7 +113,7 @@ async fn release(call: &Call, node: String, handle: String) -> Result<Vec<IpAddr
 /// That the request cannot be met, whoever is asked.
 async fn ask_felix<T: Serialize, R: DeserializeOwned>(call: &Call, path: &str, body: &T) -> Result<Option<R>, Error> {
     let socket = call.conf.felix_socket();
-    let reply = match tokio::time::timeout(FELIX_WAIT, status::post_json(&socket, path, body)).await {
+    let reply = match tokio::time::timeout(PLUGIN_WAIT, status::post_json(&socket, path, body)).await {
         Ok(Ok(reply)) => reply,
         Ok(Err(error)) => {
             tracing::debug!(%error, "felix is not asked");
@@ -140,8 +138,15 @@ async fn ask_felix<T: Serialize, R: DeserializeOwned>(call: &Call, path: &str, b
     }
 }
 
+/// The store, unless it is locked. felix refuses then too, and leaves the words to the plugin.
+async fn ready_store(call: &Call) -> Result<DynStore, Error> {
+    let store = open_store(&call.conf).await?;
+    check_ready(&store).await?;
+    Ok(store)
+}
+
 async fn assign_alone(call: &Call, request: AssignCall) -> Result<Assigned, Error> {
-    let ipam = Ipam::new(open_store(&call.conf).await?);
+    let ipam = Ipam::new(ready_store(call).await?);
     let outcome = async { ipam.ensure_assigned(&ipam.resolve(request).await?).await };
     outcome.await.map(Assigned::from).map_err(no_address)
 }
@@ -198,6 +203,7 @@ fn refused(verdict: Verdict, reason: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use api::meta::WithSpec;
+    use api::node::{ClusterInformation, ClusterInformationSpec};
     use api::{IpPool, IpPoolSpec, Metadata, Node, NodeSpec};
     use datastore::typed;
 
@@ -236,6 +242,21 @@ mod tests {
         let asked = ask_felix::<_, Released>(&call, RELEASE_PATH, &request).await.unwrap();
         assert_eq!(asked, None, "an older felix, or one of services alone");
         drop(server);
+        let lock = |ready| {
+            let spec = ClusterInformationSpec { datastore_ready: Some(ready), ..ClusterInformationSpec::default() };
+            ClusterInformation::new(Metadata::named("default"), WithSpec { spec, status: None })
+        };
+        typed::apply(store.as_ref(), &lock(false)).await.unwrap();
+        let refused = [
+            assign_alone(&call, AssignCall { handle: "net.2".into(), ..request.clone() }).await.unwrap_err(),
+            release(&call, "n".into(), "net.1".into()).await.unwrap_err(),
+            run(Call { command: Command::Gc, conf: call.conf.clone(), stdin: vec![] }).await.unwrap_err(),
+        ];
+        for error in refused {
+            assert_eq!(error.code, code::TRY_AGAIN_LATER, "{error:?}");
+            assert!(error.msg.contains("not ready"), "{error:?}");
+        }
+        typed::apply(store.as_ref(), &lock(true)).await.unwrap();
         assert_eq!(release(&call, "n".into(), "net.1".into()).await.unwrap(), [alone.addresses[0].addr()]);
     }
 }

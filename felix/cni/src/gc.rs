@@ -12,7 +12,7 @@ use api::{Kind, WorkloadEndpoint};
 use datastore::{DynStore, typed};
 use ipam::Ipam;
 
-use crate::plugin::{Plugin, open_store};
+use crate::plugin::{Plugin, check_ready, open_store};
 use crate::program::Call;
 use crate::protocol::{Attachment, Error, ValidAttachment, code};
 use crate::workload::{ANNOTATION_NETWORK, Workload};
@@ -25,6 +25,7 @@ pub async fn interfaces(call: &Call) -> Result<(), Error> {
     let valid = call.conf.valid_attachments()?;
     let node = call.conf.node()?;
     let store = open_store(&call.conf).await?;
+    check_ready(&store).await?;
     let mut outcome = Ok(());
     for endpoint in endpoints(&store).await? {
         if is_lost(&endpoint, &call.conf.name, &node, &valid) {

@@ -54,7 +54,7 @@ pub(crate) async fn open_store(conf: &NetConf) -> Result<DynStore, Error> {
 }
 
 /// Refuses while the datastore is locked (`calicoctl datastore migrate lock`), in Calico's words: what is being exported stands still.
-async fn check_ready(store: &DynStore) -> Result<(), Error> {
+pub(crate) async fn check_ready(store: &DynStore) -> Result<(), Error> {
     let cluster = typed::get::<WithSpec<ClusterInformationSpec>>(store.as_ref(), None, "default").await?;
     match cluster.and_then(|c| c.body.spec.datastore_ready) {
         Some(false) => {

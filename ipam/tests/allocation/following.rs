@@ -5,6 +5,7 @@ use std::time::Duration;
 use api::{Key, Kind};
 use datastore::memory::Fault;
 use datastore::{DynStore, typed};
+use ipam::wire::AssignCall;
 use ipam::{AssignRequest, Ipam, IpamConfig, Queue};
 
 use crate::lab::*;
@@ -304,4 +305,117 @@ async fn a_store_that_was_made_anew_is_known_as_it_is() {
     let held = audit(&store).await;
     assert_eq!((held.len(), held["restored"].len()), (2, 3));
     drop(ipam_old);
+}
+
+/// A handle or a block that cannot be read is an error of who needs it, and of nobody else.
+#[tokio::test]
+async fn what_cannot_be_read_harms_no_other_request() {
+    for follows in [false, true] {
+        let (memory, store, other) = lab("10.0.0.0/24", 28).await;
+        let (_, mut ipam) = follow(&memory).await;
+        if !follows {
+            ipam = other;
+        }
+        store.put(Key::IpamHandle("x1".into()), b"{".to_vec()).await.unwrap();
+        let wanted: Vec<AssignRequest> = (0..4).map(|n| request("a", &format!("x{n}"))).collect();
+        let got = ipam.assign_many(&wanted).await;
+        for (n, got) in got.iter().enumerate() {
+            match got {
+                Ok(got) => assert!(n != 1 && got.v4.len() == 1, "{n}"),
+                Err(error) => assert!(n == 1 && error.to_string().contains("cannot be read"), "{n}: {error}"),
+            }
+        }
+        // x4 has addresses in a block that is damaged, and in another one.
+        let many = AssignRequest { num_v4: 20, ..request("b", "x4") };
+        let spread = ipam.auto_assign(&many).await.unwrap().v4;
+        let damaged = Key::IpamBlock(spread[0].trunc());
+        let right = store.get(&damaged).await.unwrap().unwrap().value;
+        store.put(damaged.clone(), b"{".to_vec()).await.unwrap();
+        settle().await;
+        let released = ipam.release_handles(&["x0", "x1", "x2", "x4"]).await;
+        assert_eq!(released.iter().map(Result::is_ok).collect::<Vec<_>>(), [true, false, true, false]);
+        assert!(released[3].as_ref().unwrap_err().to_string().contains(&damaged.to_string()));
+        store.put(damaged, right).await.unwrap();
+        store.delete(Key::IpamHandle("x1".into()), None).await.unwrap();
+        settle().await;
+        let held = audit(&store).await;
+        assert_eq!(held.keys().collect::<Vec<_>>(), ["x3", "x4"]);
+        assert!(held["x4"].len() < 20, "what could be released is");
+        assert_eq!(ipam.release_by_handle("x4").await.unwrap().len(), held["x4"].len());
+    }
+}
+
+/// A store that refuses transactions of more than so many operations: what they contain goes one by one.
+#[tokio::test]
+async fn a_transaction_that_is_refused_harms_only_who_cannot_do_without() {
+    let (memory, store, _) = lab("10.0.0.0/24", 28).await;
+    let watched = Watched::refusing(memory, 4);
+    let ipam = Ipam::new(watched);
+    let mut wanted: Vec<AssignRequest> = (0..8).map(|n| request("a", &format!("x{n}"))).collect();
+    wanted[3].num_v4 = 60;
+    let got = ipam.assign_many(&wanted).await;
+    for (n, got) in got.iter().enumerate() {
+        assert_eq!(got.is_ok(), n != 3, "{n}: {got:?}");
+    }
+    assert_eq!(audit(&store).await.len(), 7);
+}
+
+/// Two requests are told of a store that is down after one look at it, not two.
+#[tokio::test]
+async fn a_store_that_is_down_is_asked_once() {
+    let (memory, _, _) = lab("10.0.0.0/24", 28).await;
+    let (watched, ipam) = follow(&memory).await;
+    ipam.ensure_assigned(&request("a", "first")).await.unwrap();
+    watched.counts();
+    memory.set_unavailable(true);
+    assert!(ipam.ensure_assigned(&request("a", "x")).await.is_err());
+    assert_eq!(watched.counts(), (0, 1));
+}
+
+/// Labels of a size that nobody has, so that few requests fill a transaction.
+#[tokio::test]
+async fn a_transaction_stays_within_what_etcd_takes() {
+    let (memory, store, _) = lab("10.0.0.0/16", 28).await;
+    let (watched, ipam) = follow(&memory).await;
+    let attributes = BTreeMap::from([("note".to_string(), "x".repeat(20_000))]);
+    let large = |n: usize| AssignRequest { attributes: attributes.clone(), ..request("a", &format!("x{n}")) };
+    let wanted: Vec<AssignRequest> = (0..100).map(large).collect();
+    let got = ipam.assign_many(&wanted).await;
+    assert!(got.iter().all(|g| g.as_ref().unwrap().v4.len() == 1));
+    let names: Vec<String> = (0..100).map(|n| format!("x{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert!(ipam.release_handles(&names).await.iter().all(|r| r.as_ref().unwrap().len() == 1));
+    assert!(watched.largest() < 3 << 19, "{} bytes", watched.largest());
+    assert!(audit(&store).await.is_empty());
+}
+
+/// A namespace selector, and a pool of another name, that the watch has not brought yet.
+#[tokio::test]
+async fn what_a_call_is_taken_for_is_as_new_as_the_store() {
+    let (memory, store, _) = lab("10.0.0.0/28", 28).await;
+    let watched = Watched::new(memory.clone());
+    let ipam = Ipam::new(watched.clone()).following([host("a")]);
+    ipam.synced().await;
+    let queue = Queue::start(ipam.clone());
+    let web = api::Namespace::new(api::Metadata::named("web"), api::service::NamespaceBody::default());
+    typed::create(store.as_ref(), &web).await.unwrap();
+    let call = |handle: &str| AssignCall {
+        node: "a".into(),
+        handle: handle.into(),
+        num_v4: 1,
+        namespace: Some("web".into()),
+        ..AssignCall::default()
+    };
+    // No await that lets the watch deliver is between the change and the call.
+    add_pool(&store, "pool", "10.0.0.0/28", 28, |p| p.namespace_selector = Some("all()".into())).await;
+    let got = queue.assign_call(&ipam, call("x")).await.unwrap();
+    assert_eq!((got.v4.len(), got.message), (1, None));
+    add_pool(&store, "two", "10.1.0.0/28", 28, |_| {}).await;
+    settle().await;
+    typed::delete(store.as_ref(), &Key::resource(Kind::IpPool, None, "two")).await.unwrap();
+    add_pool(&store, "two", "10.2.0.0/28", 28, |_| {}).await;
+    let named = AssignCall { ipv4_pools: vec!["two".into()], ..call("y") };
+    let got = queue.assign_call(&ipam, named).await.unwrap();
+    assert!(got.v4.len() == 1 && net("10.2.0.0/28").contains(&got.v4[0]), "{got:?}");
+    audit(&store).await;
 }

@@ -7,7 +7,7 @@ use api::Key;
 use api::key::KeyRange;
 use async_trait::async_trait;
 use datastore::memory::MemoryStore;
-use datastore::{Error, KeyValue, Listing, Revision, Store, Txn, WatchStream};
+use datastore::{Error, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
 
 pub struct Watched {
     inner: Mutex<MemoryStore>,
@@ -15,6 +15,10 @@ pub struct Watched {
     pub writes: AtomicUsize,
     /// Writes that are left before the client is cut off; negative: no end.
     left: AtomicI64,
+    /// Operations of a transaction that is refused for having more.
+    max_ops: usize,
+    /// Bytes of the largest transaction.
+    largest: AtomicUsize,
 }
 
 impl Watched {
@@ -23,7 +27,20 @@ impl Watched {
     }
 
     pub fn cut_after(inner: MemoryStore, writes: i64) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::new(inner), reads: 0.into(), writes: 0.into(), left: writes.into() })
+        Arc::new(Self::with(inner, writes, usize::MAX))
+    }
+
+    pub fn refusing(inner: MemoryStore, max_ops: usize) -> Arc<Self> {
+        Arc::new(Self::with(inner, -1, max_ops))
+    }
+
+    fn with(inner: MemoryStore, writes: i64, max_ops: usize) -> Self {
+        let inner = Mutex::new(inner);
+        Self { inner, reads: 0.into(), writes: 0.into(), left: writes.into(), max_ops, largest: 0.into() }
+    }
+
+    pub fn largest(&self) -> usize {
+        self.largest.load(Ordering::Relaxed)
     }
 
     /// (reads, writes) since the last call.
@@ -70,6 +87,14 @@ impl Store for Watched {
         self.alive()?;
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.left.fetch_sub(1, Ordering::Relaxed);
+        let len = |op: &Op| match op {
+            Op::Create(_, value) | Op::Update(_, value, _) | Op::Put(_, value) => value.len(),
+            _ => 0,
+        };
+        self.largest.fetch_max(txn.ops.iter().map(len).sum(), Ordering::Relaxed);
+        if txn.ops.len() > self.max_ops {
+            return Err(Error::Invalid(format!("{} operations", txn.ops.len())));
+        }
         self.inner().txn(txn).await
     }
 
