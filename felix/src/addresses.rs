@@ -14,7 +14,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use datastore::DynStore;
 use ipam::wire::{ASSIGN_PATH, AssignCall, Assigned, DEADLINE, Failure, RELEASE_PATH, ReleaseCall, Released, Verdict};
-use ipam::{AffinityOwner, Ipam, Queue};
+use ipam::{AffinityOwner, Error, Ipam, Queue};
 
 #[derive(Clone)]
 struct Context {
@@ -35,46 +35,42 @@ pub fn router(store: &DynStore, node: &str) -> Router {
 }
 
 async fn assign(State(context): State<Context>, Json(call): Json<AssignCall>) -> Response {
-    if let Some(refusal) = context.refuses(&call.node).await {
-        return refusal;
-    }
-    let outcome = in_time(context.queue.assign_call(&context.ipam, call)).await;
-    answer(outcome.map(Assigned::from))
+    let node = call.node.clone();
+    context.serve(&node, async { context.queue.assign_call(&context.ipam, call).await.map(Assigned::from) }).await
 }
 
 async fn release(State(context): State<Context>, Json(call): Json<ReleaseCall>) -> Response {
-    if let Some(refusal) = context.refuses(&call.node).await {
-        return refusal;
-    }
-    let outcome = in_time(context.queue.release(call.handle)).await;
-    answer(outcome.map(|addresses| Released { addresses }))
-}
-
-/// One deadline for the whole of a call. What is under way by then goes on: who asks again, or asks the store, finds it done.
-async fn in_time<T>(outcome: impl Future<Output = Result<T, ipam::Error>>) -> Result<T, ipam::Error> {
-    tokio::time::timeout(DEADLINE, outcome).await.unwrap_or_else(|_| {
-        let text = format!("the datastore has not answered within {} s", DEADLINE.as_secs());
-        Err(datastore::Error::Unknown(text).into())
-    })
+    let released = async { context.queue.release(call.handle).await.map(|addresses| Released { addresses }) };
+    context.serve(&call.node, released).await
 }
 
 impl Context {
-    /// The plugin of another node with the same run directory goes to the store by itself; so does one that finds the datastore locked.
-    async fn refuses(&self, node: &str) -> Option<Response> {
-        let error = if node != self.node {
-            format!("this is felix of node {}, not of {node}: is nodename the same for both?", self.node)
-        } else {
-            match in_time(self.ipam.is_locked()).await {
-                Ok(false) => return None,
-                Ok(true) => "the datastore is locked".into(),
-                Err(error) => error.to_string(),
+    /// Does what a call asks for, unless it is refused: the plugin of another node with the same run directory goes to the store by
+    /// itself, and so does one that finds the datastore locked. Answers within [`DEADLINE`]; what is under way by then goes on, and who
+    /// asks again, or asks the store, finds it done.
+    async fn serve<T: serde::Serialize>(&self, node: &str, work: impl Future<Output = Result<T, Error>>) -> Response {
+        if node != self.node {
+            let error = format!("this is felix of node {}, not of {node}: is nodename the same for both?", self.node);
+            return unavailable(error);
+        }
+        let answered = async {
+            match self.ipam.is_locked().await {
+                Ok(false) => answer(work.await),
+                Ok(true) => unavailable("the datastore is locked".into()),
+                Err(error) => answer::<T>(Err(error)),
             }
         };
-        Some((StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error })).into_response())
+        tokio::time::timeout(DEADLINE, answered)
+            .await
+            .unwrap_or_else(|_| unavailable(format!("the datastore has not answered within {} s", DEADLINE.as_secs())))
     }
 }
 
-fn answer<T: serde::Serialize>(outcome: Result<T, ipam::Error>) -> Response {
+fn unavailable(error: String) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, Json(Failure { error })).into_response()
+}
+
+fn answer<T: serde::Serialize>(outcome: Result<T, Error>) -> Response {
     match outcome {
         Ok(body) => Json(body).into_response(),
         Err(error) => {
@@ -88,12 +84,14 @@ fn answer<T: serde::Serialize>(outcome: Result<T, ipam::Error>) -> Response {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
+    use api::key::KeyRange;
     use api::meta::WithSpec;
     use api::node::{ClusterInformation, ClusterInformationSpec};
     use api::{IpPool, IpPoolSpec, Metadata, Node, NodeSpec};
     use datastore::memory::MemoryStore;
-    use datastore::typed;
+    use datastore::{Error as StoreError, KeyValue, Listing, Revision, Store, Txn, WatchStream, typed};
 
     use super::*;
 
@@ -146,5 +144,49 @@ mod tests {
             let failure: Failure = serde_json::from_slice(&reply.body).unwrap();
             assert_eq!((reply.status, failure.error.as_str()), (503, "the datastore is locked"));
         }
+    }
+
+    /// A store of which every answer takes this long, and that cannot be listed.
+    struct Slow(MemoryStore, Duration);
+
+    #[async_trait::async_trait]
+    impl Store for Slow {
+        async fn get(&self, key: &api::Key) -> Result<Option<KeyValue>, StoreError> {
+            tokio::time::sleep(self.1).await;
+            self.0.get(key).await
+        }
+
+        async fn list(&self, _: &KeyRange) -> Result<Listing, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn watch(&self, _: &KeyRange, _: Revision) -> Result<WatchStream, StoreError> {
+            std::future::pending().await
+        }
+
+        async fn txn(&self, txn: Txn) -> Result<Revision, StoreError> {
+            tokio::time::sleep(self.1).await;
+            self.0.txn(txn).await
+        }
+
+        async fn compact(&self, _: Revision) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        fn describe(&self) -> String {
+            "a slow store".into()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_plugin_has_an_answer_before_it_stops_waiting() {
+        let store: DynStore = Arc::new(Slow(MemoryStore::new(), DEADLINE * 3 / 4));
+        let ipam = Ipam::new(store).following([AffinityOwner::Host("n".into())]);
+        let context = Context { node: "n".into(), queue: Queue::start(ipam.clone()), ipam };
+        let began = tokio::time::Instant::now();
+        let call = ReleaseCall { node: "n".into(), handle: "net.1".into() };
+        let answer = release(State(context), Json(call)).await;
+        assert_eq!((answer.status(), began.elapsed()), (StatusCode::SERVICE_UNAVAILABLE, DEADLINE));
+        assert!(DEADLINE < ipam::wire::PLUGIN_WAIT);
     }
 }

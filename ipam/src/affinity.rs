@@ -34,7 +34,7 @@ impl Ipam {
             if let Some(affinity) = self.store.get(&key).await? {
                 changes.affinity(owner, cidr, AffinityChange::Delete(affinity.mod_revision));
             }
-            if let Some(mut block) = self.block(cidr).await?.filter(|b| b.value.owner().as_ref() == Some(owner)) {
+            if let Some(mut block) = self.peek(cidr).await?.filter(|b| b.value.owner().as_ref() == Some(owner)) {
                 block.value.thaw(self.now(), cooldown);
                 if block.value.is_empty() {
                     changes.delete(block);
