@@ -1,7 +1,8 @@
 //! The same changes where the store takes one write at a time (Calico's protocol): in an order in which being cut off after any write
 //! leaves nothing that is taken twice, and nothing that cannot be repaired.
 //!
-//! Giving an address: the affinity pending, the handle with what is really taken, the block, the affinity confirmed. Taking one back: the
+//! Giving an address: the affinity pending, the handle with what is really taken, the block, the affinity confirmed. Handing one over:
+//! the handle that gets it, the block, the handle that had it. Taking one back: the
 //! affinity pending deletion, the block, the affinity, the handle. So a cut leaves
 //!
 //! | state | the next allocation or release | [`Ipam::repair`] |
@@ -16,6 +17,7 @@
 //! tells whether the first happened.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use api::Key;
 use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
@@ -25,6 +27,7 @@ use ipnet::IpNet;
 
 use crate::allocator::{Error, Ipam, Outcome, Versioned, decode, encode, readable_block};
 use crate::attempt::decode_affinity;
+use crate::block::Block;
 use crate::changes::{AffinityChange, BlockChange, Changes, HandleChange, affinity, write_block, write_handle};
 
 /// How often a write with an unknown outcome is written.
@@ -40,7 +43,6 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
         Op::Check(key.clone(), *revision).check(present)?;
     }
     let mut affinities = changes.affinities.clone();
-    let gives = changes.blocks.values().any(|c| !c.taken.is_empty());
     let mut undo = Undo::default();
     // Confirmed at the end, at the revision of the pending one.
     let mut pending: Vec<(Key, Revision)> = Vec::new();
@@ -67,12 +69,10 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
                 AffinityChange::Delete(_) => {}
             }
         }
-        if gives {
-            for (id, handle) in &changes.handles {
-                if let Some(op) = handles.insert(id).then(|| write_handle(id, handle)).flatten() {
-                    let at = try_or_undo(store, &undo, op).await?;
-                    undo.ops.extend(back(id, handle, at));
-                }
+        for (id, handle) in changes.handles.iter().filter(|(id, _)| gets(id, changes)) {
+            if let Some(op) = handles.insert(id).then(|| write_handle(id, handle)).flatten() {
+                let at = try_or_undo(store, &undo, op).await?;
+                undo.ops.extend(back(id, handle, at));
             }
         }
         write_or_undo(store, &undo, change).await?;
@@ -93,11 +93,9 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
         )
         .await;
     }
-    if !gives {
-        for (id, handle) in &changes.handles {
-            if let Some(op) = write_handle(id, handle) {
-                settle(store, op).await;
-            }
+    for (id, handle) in changes.handles.iter().filter(|(id, _)| !handles.contains(id)) {
+        if let Some(op) = write_handle(id, handle) {
+            settle(store, op).await;
         }
     }
     Ok(())
@@ -127,6 +125,13 @@ pub(crate) async fn write_mend(store: &dyn Store, ops: Vec<Op>) -> Result<Outcom
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a handle gets an address. Such a one is written before the block, whatever it counts: that nobody else has changed it is a
+/// condition of the gift. One that only loses addresses has them until the block is written.
+fn gets(id: &str, changes: &Changes) -> bool {
+    let is_mine = |block: &Block, ip: &IpAddr| block.attribute_of(*ip).and_then(|a| a.handle_id.as_deref()) == Some(id);
+    changes.blocks.values().any(|c| c.taken.iter().any(|ip| is_mine(&c.block.value, ip)))
 }
 
 /// What puts back what was written before a block was refused, in the order it was written.
@@ -197,7 +202,7 @@ fn write_at(key: Key, value: Vec<u8>, before: Option<Revision>) -> Op {
 fn back(id: &str, change: &HandleChange, at: Revision) -> Option<Op> {
     let key = Key::IpamHandle(id.into());
     match (change.before.revision, change.after.block.is_empty()) {
-        // It was deleted: with nothing in it, there was nothing to give back.
+        // It gets something: it is not deleted.
         (_, true) => None,
         (0, false) => Some(Op::Delete(key, Some(at))),
         (_, false) => Some(Op::Update(key, encode(&change.before.value), at)),

@@ -16,6 +16,7 @@ use api::ip_pool::AllowedUse;
 use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
 use api::service::ServiceBody;
 use datastore::{DynStore, typed, watcher};
+use ipam::ordered::Suspicions;
 use ipam::pool::Family;
 use ipam::release::ReleaseRequest;
 use ipam::{AssignRequest, Ipam, gc};
@@ -73,6 +74,8 @@ pub struct Controller {
     failed: Dirty,
     /// What a dry run has said already.
     said: BTreeMap<String, Instant>,
+    /// What a cut-off write may have left, in a store without transactions.
+    suspicions: Suspicions,
     report: Arc<Mutex<Report>>,
 }
 
@@ -87,6 +90,7 @@ impl Controller {
             clock: Clock::start(),
             failed: Dirty::default(),
             said: BTreeMap::new(),
+            suspicions: Suspicions::default(),
             report,
         }
     }
@@ -100,6 +104,7 @@ impl Controller {
         let mut retry = None;
         let mut backoff = FIRST_BACKOFF;
         loop {
+            let mut is_resync = false;
             // While the datastore is locked, what is due stays due.
             let due = self.state.collector.next_due().filter(|_| !self.state.config.is_locked);
             let due = due.map(|due| self.clock.instant_of(due));
@@ -125,6 +130,7 @@ impl Controller {
                     if now >= resync {
                         self.state.mark_all();
                         self.forget_nodes();
+                        is_resync = true;
                         resync = now + RESYNC;
                     }
                     if retry.is_some_and(|at| now >= at) {
@@ -137,12 +143,26 @@ impl Controller {
                 // It is planned when the lock is gone: that is an update too.
                 continue;
             }
+            if is_resync {
+                self.repair().await;
+            }
             if self.reconcile().await {
                 backoff = FIRST_BACKOFF;
             } else if retry.is_none() {
                 retry = Some(Instant::now() + backoff);
                 backoff = (backoff * 2).min(LAST_BACKOFF);
             }
+        }
+    }
+
+    /// Repairs what members that were cut off have left, where the store takes one write at a time. What is seen twice, a resync apart,
+    /// is not under way.
+    async fn repair(&mut self) {
+        if self.store.has_transactions() || self.settings.is_dry_run {
+            return;
+        }
+        if let Err(error) = self.ipam.repair(&mut self.suspicions).await {
+            tracing::warn!(%error, "blocks, affinities and handles were not compared; they will be again");
         }
     }
 

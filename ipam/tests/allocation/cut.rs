@@ -74,6 +74,26 @@ async fn without_transactions_the_result_is_the_same() {
     audit(&store).await;
 }
 
+/// Cut off after any write, who has the address can release it at once, without a repair.
+#[tokio::test]
+async fn an_address_that_is_handed_over_is_always_in_the_handle_that_has_it() {
+    for cut in 0..4 {
+        let (memory, store, ipam) = single_writes("10.0.0.0/28", 30).await;
+        let address = ipam.auto_assign(&request("a", "from")).await.unwrap().v4[0].addr();
+        let client = Ipam::new(Watched::cut_after(memory.clone(), cut));
+        let outcome = client.hand_over(address, "from", None, "to", &BTreeMap::new()).await;
+        assert_eq!(outcome.is_ok(), cut >= 2, "{cut}: {outcome:?}");
+        let held = by_blocks(&ipam).await;
+        for (handle, addresses) in held {
+            assert_eq!(handle, if cut >= 2 { "to" } else { "from" }, "{cut}");
+            let released: BTreeSet<IpAddr> = ipam.release_by_handle(&handle).await.unwrap().into_iter().collect();
+            assert_eq!(released, addresses, "{cut}: {handle}");
+        }
+        repair(&ipam).await;
+        assert!(audit(&store).await.is_empty(), "{cut}");
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Assign { node: usize, handle: u8, n: usize },
@@ -81,6 +101,7 @@ enum Step {
     ReleaseHandle { handle: u8 },
     Release { last: u8 },
     GiveUp { node: usize },
+    HandOver { last: u8, from: u8, to: u8 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -90,6 +111,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..5u8).prop_map(|handle| Step::ReleaseHandle { handle }),
         1 => (0..16u8).prop_map(|last| Step::Release { last }),
         1 => (0..3usize).prop_map(|node| Step::GiveUp { node }),
+        2 => (0..8u8, 0..5u8, 0..5u8).prop_map(|(last, from, to)| Step::HandOver { last, from, to }),
     ]
 }
 
@@ -109,6 +131,10 @@ async fn run(ipam: &Ipam, step: &Step) {
         Step::ReleaseHandle { handle } => drop(ipam.release_by_handle(&handle.to_string()).await),
         Step::Release { last } => drop(ipam.release_ips(&requests(&[ip(&format!("10.0.0.{last}"))])).await),
         Step::GiveUp { node: i } => drop(ipam.release_host_affinities(&host(node(*i)), false).await),
+        Step::HandOver { last, from, to } => {
+            let ip = ip(&format!("10.0.0.{last}"));
+            let _ = ipam.hand_over(ip, &from.to_string(), None, &to.to_string(), &BTreeMap::new()).await;
+        }
     }
 }
 

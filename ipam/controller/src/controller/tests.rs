@@ -192,6 +192,25 @@ async fn without_a_pool_the_status_says_so_until_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_cut_off_write_has_left_is_repaired() {
+    let store: DynStore = Arc::new(MemoryStore::without_transactions());
+    add_pool(&store).await;
+    let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
+    let block = Ipam::new(store.clone())
+        .auto_assign(&AssignRequest { num_v4: 1, ..AssignRequest::new(owner.clone(), "x") })
+        .await
+        .unwrap()
+        .v4[0]
+        .trunc();
+    let key = Key::BlockAffinity(owner, block);
+    let confirmed = store.get(&key).await.unwrap().unwrap().value;
+    store.put(key.clone(), br#"{"state":"pending","deleted":false}"#.to_vec()).await.unwrap();
+    let _lab = Lab::start(store.clone());
+    tokio::time::sleep(RESYNC * 2).await;
+    eventually!(store.get(&key).await.unwrap().unwrap().value == confirmed);
+}
+
+#[tokio::test(start_paused = true)]
 async fn failing_writes_are_retried() {
     for fault in [Fault::Conflict, Fault::UnknownApplied, Fault::UnknownLost, Fault::Unavailable] {
         let memory = MemoryStore::new();
