@@ -1,8 +1,8 @@
 //! [`Ipam`]: what the two directions, [`crate::assign`] and [`crate::release`], share: reads, retries, the configuration.
 //!
 //! # Unknown outcomes
-//! When the store cannot say whether a transaction happened, the blocks are read back: an allocation is ours when the address has our
-//! handle, our attributes (which hold the time) and the sequence number we wrote. If it is not there it can still arrive late, but
+//! When the store cannot say whether a transaction happened, the blocks are read back: it did when one of its addresses has our
+//! handle, our attributes (which hold the time of the attempt) and the sequence number we wrote. If it is not there it can still arrive late, but
 //! never beside a retry: every transaction of a handle is conditional on the revision of that handle, so of two only one happens.
 
 use std::collections::BTreeMap;
@@ -359,16 +359,14 @@ impl Ipam {
         }
     }
 
-    /// Whether the store shows every address given that these changes give, if they give any.
+    /// Whether the store shows an address given that these changes give, and with it that all of them happened.
     pub(crate) async fn happened(&self, changes: &Changes) -> Result<bool, Error> {
-        let mut gives = false;
         for (cidr, change) in changes.blocks.iter().filter(|(_, c)| !c.taken.is_empty()) {
-            gives = true;
-            if !self.peek(*cidr).await?.is_some_and(|read| happened(&read.value, change)) {
-                return Ok(false);
+            if self.peek(*cidr).await?.is_some_and(|read| happened(&read.value, change)) {
+                return Ok(true);
             }
         }
-        Ok(gives)
+        Ok(false)
     }
 
     /// Reads again what changes were planned on, as far as it is followed; of the handles, all only after an unknown outcome.

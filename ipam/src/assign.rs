@@ -290,7 +290,7 @@ impl Batch<'_> {
 
     /// Plans as many requests as fit, or only the first, and writes them. A race that was lost is returned.
     async fn round(&mut self, context: &Context<'_>, is_alone: bool) -> Result<Option<datastore::Error>, Error> {
-        let mut attempt = Attempt::read(context).await?;
+        let mut attempt = Attempt::read(context, self.open.len()).await?;
         let mut parts: Vec<(usize, Part)> = Vec::new();
         for i in self.todo.clone() {
             let request = &self.requests[i];

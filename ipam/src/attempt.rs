@@ -13,7 +13,7 @@ use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key};
 use datastore::KeyValue;
 use ipnet::IpNet;
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::allocator::{
     Error, MAX_BYTES_PER_TXN, MAX_OPS_PER_TXN, Outcome, Versioned, completed_attributes, cooldown, decode,
@@ -64,7 +64,7 @@ struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    fn new(context: &'a Context<'_>, request: &'a AssignRequest) -> Result<Self, Error> {
+    fn new(context: &'a Context<'_>, request: &'a AssignRequest, now: Timestamp) -> Result<Self, Error> {
         let mut pools = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             if request.number(family) == 0 || !request.addresses.is_empty() {
@@ -81,7 +81,7 @@ impl<'a> Item<'a> {
             };
             pools.insert(family, pool::select(&context.pools, &wanted)?);
         }
-        let attributes = completed_attributes(&request.attributes, &context.owner, context.now);
+        let attributes = completed_attributes(&request.attributes, &context.owner, now);
         Ok(Self { handle: handle::sanitized(&request.handle), attributes, max_blocks: request.max_blocks, pools })
     }
 
@@ -102,6 +102,8 @@ impl<'a> Item<'a> {
 /// One reading, what to write in answer, and nothing written until [`Attempt::commit`].
 pub(crate) struct Attempt<'a> {
     context: &'a Context<'a>,
+    /// The time that addresses of this attempt carry, and of no other that could still happen.
+    now: Timestamp,
     /// What is followed, where the owner's affinities are.
     snapshot: Option<Arc<Snapshot>>,
     affinities: BTreeMap<IpNet, Versioned<BlockAffinity>>,
@@ -121,9 +123,12 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub async fn read(context: &'a Context<'a>) -> Result<Self, Error> {
+    /// Reads for an attempt, when this many earlier ones of the call could still happen.
+    pub async fn read(context: &'a Context<'a>, open: usize) -> Result<Self, Error> {
+        let nanosecond = SignedDuration::from_nanos(i64::try_from(open).unwrap_or(i64::MAX));
         Ok(Self {
             context,
+            now: context.now.saturating_add(nanosecond).unwrap_or(context.now),
             snapshot: context.ipam.known().filter(|s| s.affinities(&context.owner).is_some()).cloned(),
             affinities: context.affinities().await?.into_iter().collect(),
             claimed: vec![],
@@ -152,7 +157,7 @@ impl<'a> Attempt<'a> {
 
     /// Plans one request, which has got `before` so far.
     pub async fn assign(&mut self, request: &'a AssignRequest, before: Assignment) -> Result<Part, Error> {
-        let item = Item::new(self.context, request)?;
+        let item = Item::new(self.context, request, self.now)?;
         let counts = request.counts_existing || request.max_per_handle > 0;
         let known = self.context.ipam.new_handle(item.handle).await?;
         let mut got = if counts { self.existing(&item, &known).await? } else { before };

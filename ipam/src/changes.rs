@@ -113,11 +113,12 @@ pub(crate) fn affinity(state: AffinityState) -> Vec<u8> {
     encode(&BlockAffinity { state, deleted: false })
 }
 
-/// Whether the block shows that these addresses were taken by the write that `written` describes.
+/// Whether the block shows an address that was taken by the write that `written` describes. One is enough: it carries the time of that
+/// attempt and the number of that write, and somebody may have released the others since.
 pub(crate) fn happened(read: &Block, written: &BlockChange) -> bool {
     let shows = |ip: &IpAddr| {
         let same = |a: &AllocationAttribute| Some(a) == written.block.value.attribute_of(*ip);
         read.attribute_of(*ip).is_some_and(same) && read.sequence_of(*ip) == written.block.value.sequence_of(*ip)
     };
-    written.taken.iter().all(shows)
+    written.taken.iter().any(shows)
 }
