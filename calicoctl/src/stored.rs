@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use api::ipam::{IpamConfig, IpamConfigurationSpec};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
-use api::{extension, go_json, schema};
+use api::{extension, go_json, kdd, schema};
 use datastore::{KeyValue, Revision, Store};
 use serde_json::{Map, Value, json};
 
@@ -25,18 +25,14 @@ pub fn key_of(kind: Kind, namespace: Option<&str>, name: &str) -> Key {
 pub fn decode(kind: Kind, kv: KeyValue) -> Result<Stored> {
     let unreadable = || format!("{} holds what cannot be read", kv.key);
     let mut value: Value = if kind == Kind::IpamConfiguration {
-        let stored: Map<String, Value> = serde_json::from_slice(&kv.value).with_context(unreadable)?;
-        let config: IpamConfig =
-            serde::Deserialize::deserialize(&Value::Object(stored.clone())).with_context(unreadable)?;
-        let spec = IpamConfigurationSpec {
-            strict_affinity: config.strict_affinity,
-            auto_allocate_blocks: config.auto_allocate_blocks,
-            max_blocks_per_host: config.max_blocks_per_host,
-            kube_virt_vm_address_persistence: config.kube_virt_vm_address_persistence,
-            ip_cooldown_seconds: config.ip_cooldown_seconds,
-        };
-        let mut spec = serde_json::to_value(spec).with_context(unreadable)?;
-        carry(stored.into_iter().filter(|(name, _)| !IpamConfig::FIELDS.contains(&name.as_str())), &mut spec);
+        let mut stored: Map<String, Value> = serde_json::from_slice(&kv.value).with_context(unreadable)?;
+        // Calico leaves out what is false; the user's form says it.
+        for field in ["strict_affinity", "auto_allocate_blocks"] {
+            stored.entry(field).or_insert(false.into());
+        }
+        let stored = Value::Object(stored);
+        let _: IpamConfig = serde::Deserialize::deserialize(&stored).with_context(unreadable)?;
+        let spec = kdd::config_spec(stored);
         json!({"apiVersion": kind.api_version(), "kind": kind.as_str(), "metadata": {"name": "default"}, "spec": spec})
     } else {
         serde_json::from_slice(&kv.value).with_context(unreadable)?
@@ -51,22 +47,14 @@ pub fn decode(kind: Kind, kv: KeyValue) -> Result<Stored> {
 /// The stored form of a document: no resourceVersion, the fields that Calico lacks as annotations.
 pub fn encode(kind: Kind, value: &Value) -> Result<Vec<u8>> {
     if kind == Kind::IpamConfiguration {
-        let spec: IpamConfigurationSpec = serde::Deserialize::deserialize(&value["spec"])?;
-        let config = IpamConfig {
-            strict_affinity: spec.strict_affinity,
-            auto_allocate_blocks: spec.auto_allocate_blocks,
-            max_blocks_per_host: spec.max_blocks_per_host,
-            kube_virt_vm_address_persistence: spec.kube_virt_vm_address_persistence,
-            ip_cooldown_seconds: spec.ip_cooldown_seconds,
-        };
-        let mut config = serde_json::to_value(&config)?;
-        let fields = value["spec"].as_object().into_iter().flatten();
-        let is_known = |name: &str| schema::of(kind).field("spec").and_then(|f| f.kind.object()?.field(name)).is_some();
-        carry(
-            fields.filter(|(name, _)| !is_known(name)).map(|(name, value)| (name.clone(), value.clone())),
-            &mut config,
-        );
-        return Ok(go_json::to_vec(&config)?);
+        let known: IpamConfigurationSpec = serde::Deserialize::deserialize(&value["spec"])?;
+        let mut spec = value["spec"].clone();
+        if let (Some(spec), Value::Object(known)) = (spec.as_object_mut(), serde_json::to_value(known)?) {
+            // With its defaults, and without what Calico leaves out.
+            spec.retain(|name, _| known.contains_key(name) || !is_known(kind, name));
+            spec.extend(known);
+        }
+        return Ok(go_json::to_vec(&kdd::config_record(spec))?);
     }
     let mut value = value.clone();
     if let Some(metadata) = value["metadata"].as_object_mut() {
@@ -76,11 +64,9 @@ pub fn encode(kind: Kind, value: &Value) -> Result<Vec<u8>> {
     Ok(go_json::to_vec(&value)?)
 }
 
-/// Fields of a configuration that we do not know, from one form to the other.
-fn carry(fields: impl Iterator<Item = (String, Value)>, to: &mut Value) {
-    if let Some(to) = to.as_object_mut() {
-        to.extend(fields);
-    }
+/// Whether the schema of a kind has a field of its spec.
+fn is_known(kind: Kind, field: &str) -> bool {
+    schema::of(kind).field("spec").and_then(|f| f.kind.object()?.field(field)).is_some()
 }
 
 /// One object.

@@ -128,17 +128,6 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-impl IpamConfig {
-    /// The names of its fields as they are stored.
-    pub const FIELDS: &'static [&'static str] = &[
-        "strict_affinity",
-        "auto_allocate_blocks",
-        "maxBlocksPerHost",
-        "kubeVirtVMAddressPersistence",
-        "ipCooldownSeconds",
-    ];
-}
-
 impl Default for IpamConfig {
     fn default() -> Self {
         Self {

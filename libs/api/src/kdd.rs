@@ -41,7 +41,7 @@ const BLOCK_FIELDS: [(&str, &str); 9] = [
 ];
 /// In a spec only: deprecated, and required by Calico's schema.
 const STRICT_AFFINITY: &str = "strictAffinity";
-/// The fields of the configuration, in the store and in a spec.
+/// The fields of the configuration, in the store and in a spec (Calico `libcalico-go/lib/backend/model/ipam_config.go`).
 const CONFIG_FIELDS: [(&str, &str); 5] = [
     ("strict_affinity", "strictAffinity"),
     ("auto_allocate_blocks", "autoAllocateBlocks"),
@@ -100,7 +100,7 @@ pub fn to_object(key: &Key, value: Value) -> Option<Value> {
             append(&mut spec, value);
             spec
         }
-        _ => renamed(value, CONFIG_FIELDS.iter().copied()),
+        _ => config_spec(value),
     };
     Some(json!({"apiVersion": CALICO_CRD_V1, "kind": kind, "metadata": metadata, "spec": spec}))
 }
@@ -141,8 +141,7 @@ pub fn from_object(object: &Value) -> Result<Record, KddError> {
             (Key::IpamHandle(id.into()), value)
         }
         Some(IPAM_CONFIG) => {
-            let value = renamed(spec.clone(), CONFIG_FIELDS.iter().map(|(stored, user)| (*user, *stored)));
-            return Ok(Record { key: Key::IpamConfig, value, is_deleted: false });
+            return Ok(Record { key: Key::IpamConfig, value: config_record(spec.clone()), is_deleted: false });
         }
         _ => return Err(wrong("kind", "IPAMBlock, BlockAffinity, IPAMHandle or IPAMConfig")),
     };
@@ -155,10 +154,14 @@ pub fn mark_deleted(object: &mut Value) {
     object["spec"]["deleted"] = if is_text { "true".into() } else { true.into() };
 }
 
-/// What selects the affinities of an owner, for `labelSelector`. Objects that Calico wrote before 3.30 have no labels yet.
-pub fn affinity_selector(owner: &AffinityOwner) -> String {
-    let (kind, name) = owner_parts(owner);
-    format!("{LABEL_HOSTNAME_HASH}={},{LABEL_AFFINITY_TYPE}={kind}", hostname_hash(name))
+/// The spec, of an IPAMConfig and of a user's IPAMConfiguration, of the stored configuration. Fields that we do not know stay.
+pub fn config_spec(record: Value) -> Value {
+    renamed(record, CONFIG_FIELDS.iter().copied())
+}
+
+/// The reverse of [`config_spec`].
+pub fn config_record(spec: Value) -> Value {
+    renamed(spec, CONFIG_FIELDS.iter().map(|(stored, user)| (*user, *stored)))
 }
 
 /// `10-0-0-64-26` for 10.0.0.64/26.
@@ -327,10 +330,6 @@ mod tests {
         for (name, hash) in rows {
             assert_eq!(hostname_hash(name), hash);
         }
-        assert_eq!(
-            affinity_selector(&host("node-1")),
-            "projectcalico.org/hostname-hash=A3XPYDATRKB7Q4SM2O5FN4RXIHBFIL2PITFX26BAIP5XAB2X74CA,projectcalico.org/affinity-type=host"
-        );
     }
 
     #[test]

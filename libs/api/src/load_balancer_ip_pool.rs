@@ -59,10 +59,16 @@ pub enum AllowFirstLastIps {
 pub struct LoadBalancerIpPoolBlock {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cidr: Option<IpNet>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "address_or_none")]
     pub start: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "address_or_none")]
     pub stop: Option<IpAddr>,
+}
+
+/// An empty string is an absent one, as everywhere.
+fn address_or_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D::Error> {
+    let text = Option::<String>::deserialize(d)?.filter(|t| !t.is_empty());
+    text.map(|t| t.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 impl LoadBalancerIpPoolBlock {
@@ -310,6 +316,16 @@ mod tests {
             let pool: LoadBalancerIpPool = serde_json::from_value(document).unwrap();
             assert_eq!(pool.body.spec.total(), total, "{spec}");
         }
+    }
+
+    #[test]
+    fn an_empty_end_of_a_block_is_an_absent_one() {
+        let pool = pool(
+            "p",
+            "",
+            json!({"blocks": [{"cidr": "10.0.0.0/30", "start": "", "stop": ""}, {"start": "10.1.0.1", "stop": ""}]}),
+        );
+        assert_eq!(pool.body.spec.total(), 3);
     }
 
     #[test]

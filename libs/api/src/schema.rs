@@ -6,7 +6,14 @@
 
 mod tables;
 
+use serde_json::Value;
+
 use crate::kind::Kind;
+
+/// What a Kubernetes API server fills in where a field is absent (Calico's): the object, the field, the value. It is in the
+/// definitions, and so in what is read back.
+pub const SERVER_DEFAULTS: [(&str, &str, &str); 2] =
+    [("IPPoolSpec", "nodeSelector", "all()"), ("IPPoolSpec", "assignmentMode", "Automatic")];
 
 /// What a field's value must be.
 #[derive(Clone, Copy, Debug)]
@@ -162,6 +169,17 @@ impl Type {
 /// The schema of a kind's documents.
 pub fn of(kind: Kind) -> &'static Object {
     tables::of(kind)
+}
+
+/// Fills a document in as an API server does.
+pub fn fill_as_the_server(kind: Kind, document: &mut Value) {
+    let Some(object) = of(kind).field("spec").and_then(|f| f.kind.object()) else { return };
+    let Some(spec) = document.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    for (_, field, value) in SERVER_DEFAULTS.iter().filter(|(of, ..)| *of == object.go_type) {
+        if spec.get(*field).is_none_or(Value::is_null) {
+            spec.insert((*field).into(), (*value).into());
+        }
+    }
 }
 
 /// The records of IPAM that the Kubernetes API stores in definitions of their own: kind, plural and schema.

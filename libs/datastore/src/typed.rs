@@ -7,19 +7,10 @@
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use api::meta::{Body, Metadata, Resource};
-use api::{extension, go_json};
-use serde_json::{Map, Value, json};
+use api::{extension, go_json, kdd, schema};
+use serde_json::{Value, json};
 
 use crate::store::{Error, KeyValue, Op, Revision, Store, Txn};
-
-/// The user's and the stored names of the IPAM configuration's fields (Calico `libcalico-go/lib/backend/model/ipam_config.go`).
-const IPAM_CONFIG_FIELDS: &[(&str, &str)] = &[
-    ("strictAffinity", "strict_affinity"),
-    ("autoAllocateBlocks", "auto_allocate_blocks"),
-    ("maxBlocksPerHost", "maxBlocksPerHost"),
-    ("kubeVirtVMAddressPersistence", "kubeVirtVMAddressPersistence"),
-    ("ipCooldownSeconds", "ipCooldownSeconds"),
-];
 
 /// What holds of every document.
 const JSON: &str = "documents have text keys and finite numbers";
@@ -37,7 +28,7 @@ pub fn decode<B: Body>(kv: &KeyValue) -> Result<Resource<B>, Error> {
     let corrupt = |e: serde_json::Error| Error::Corrupt { key: kv.key.to_string(), reason: e.to_string() };
     let mut document: Value = serde_json::from_slice(&kv.value).map_err(corrupt)?;
     if kv.key == Key::IpamConfig {
-        document = ipam_configuration(&document);
+        document = ipam_configuration(document);
     }
     extension::from_stored(B::KIND, &mut document);
     let mut resource: Resource<B> = serde_json::from_value(document).map_err(corrupt)?;
@@ -49,7 +40,7 @@ pub fn decode<B: Body>(kv: &KeyValue) -> Result<Resource<B>, Error> {
 pub fn encode<B: Body>(resource: &Resource<B>) -> Vec<u8> {
     let mut document = serde_json::to_value(resource).expect("resources have string keys and finite numbers");
     if B::KIND == Kind::IpamConfiguration {
-        return go_json::to_vec(&ipam_config(&document)).expect(JSON);
+        return go_json::to_vec(&kdd::config_record(document["spec"].take())).expect(JSON);
     }
     document["kind"] = B::KIND.as_str().into();
     document["apiVersion"] = B::KIND.api_version().into();
@@ -151,13 +142,23 @@ async fn replace<B: Body>(store: &dyn Store, resource: &Resource<B>, present: &K
     stored.metadata.uid = metadata.uid.or_else(|| Some(uuid::Uuid::new_v4().to_string()));
     stored.metadata.creation_timestamp = metadata.creation_timestamp.or_else(|| Some(now()));
     let value = encode(&stored);
-    let revision = if value == present.value {
+    let revision = if is_same(B::KIND, &value, &present.value) {
         present.mod_revision
     } else {
         store.update(present.key.clone(), value, present.mod_revision).await?
     };
     stored.metadata.resource_version = Some(revision.to_string());
     Ok(stored)
+}
+
+/// Whether two stored values say the same. An API server gives fields back in another order, and with its defaults.
+fn is_same(kind: Kind, a: &[u8], b: &[u8]) -> bool {
+    let read = |bytes| {
+        let mut document: Value = serde_json::from_slice(bytes).ok()?;
+        schema::fill_as_the_server(kind, &mut document);
+        Some(document)
+    };
+    a == b || read(a).is_some_and(|a| read(b).is_some_and(|b| a == b))
 }
 
 fn key_for<B: Body>(resource: &Resource<B>) -> Key {
@@ -175,32 +176,18 @@ fn now() -> String {
 }
 
 /// The user's document for a stored IPAM configuration.
-fn ipam_configuration(stored: &Value) -> Value {
-    let mut spec = Map::new();
-    for (user, name) in IPAM_CONFIG_FIELDS {
-        if let Some(value) = stored.get(name) {
-            spec.insert((*user).into(), value.clone());
-        }
-    }
+fn ipam_configuration(stored: Value) -> Value {
+    let mut spec = kdd::config_spec(stored);
     // Calico leaves out what is false, and the user's form has another default.
-    spec.entry("autoAllocateBlocks").or_insert(false.into());
+    if let Some(spec) = spec.as_object_mut() {
+        spec.entry("autoAllocateBlocks").or_insert(false.into());
+    }
     json!({
         "kind": Kind::IpamConfiguration.as_str(),
         "apiVersion": Kind::IpamConfiguration.api_version(),
         "metadata": { "name": "default" },
         "spec": spec,
     })
-}
-
-/// The stored IPAM configuration for a user's document.
-fn ipam_config(document: &Value) -> Value {
-    let mut stored = Map::new();
-    for (user, name) in IPAM_CONFIG_FIELDS {
-        if let Some(value) = document["spec"].get(user) {
-            stored.insert((*name).into(), value.clone());
-        }
-    }
-    Value::Object(stored)
 }
 
 #[cfg(test)]

@@ -56,8 +56,11 @@ fn the_names_of_the_configurations_fields_are_complete() {
         ip_cooldown_seconds: 1,
         ..IpamConfig::default()
     };
-    let written = serde_json::to_value(config).unwrap();
-    assert_eq!(written.as_object().unwrap().keys().collect::<Vec<_>>(), IpamConfig::FIELDS);
+    let record = serde_json::to_value(config).unwrap();
+    let spec = crate::kdd::config_spec(record.clone());
+    let typed: IpamConfigurationSpec = serde_json::from_value(spec.clone()).unwrap();
+    assert_eq!(serde_json::to_value(typed).unwrap().to_string(), spec.to_string());
+    assert_eq!(crate::kdd::config_record(spec).to_string(), record.to_string());
 }
 
 /// Older releases of Calico, and Go where nothing was made yet.

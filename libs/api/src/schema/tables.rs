@@ -605,16 +605,29 @@ document!(LOAD_BALANCER_IP_POOL, "LoadBalancerIPPool", spec & LOAD_BALANCER_IP_P
 static LOAD_BALANCER_IP_POOL_SPEC: Object = object(
     "LoadBalancerIPPoolSpec",
     &[
-        req("blocks", List(&Object(&LOAD_BALANCER_IP_POOL_BLOCK))).is("a `cidr`, or `start` and `stop`"),
+        req("blocks", List(&Object(&LOAD_BALANCER_IP_POOL_BLOCK)))
+            .is("a `cidr`, or `start` and `stop`")
+            .under(&[rule("size(self) > 0", "a pool has at least one block")]),
         f("serviceSelector", Object(&LABEL_SELECTOR)).or("every Service").is("Kubernetes' label selector"),
         f("disabled", Bool).or("false").is("give out no more addresses"),
         f("allowFirstLastIPs", Text(OneOf(&["Yes", "No"]))).or("No").is("whether the ends of a `cidr` are given out"),
     ],
 );
-static LOAD_BALANCER_IP_POOL_BLOCK: Object = object(
-    "LoadBalancerIPPoolBlock",
-    &[f("cidr", Text(Cidr)), f("start", Text(Ip)), f("stop", Text(Ip)).or("start").is("last address")],
-);
+/// Its rules cost the API server next to nothing: it refuses more in a list without an upper bound.
+static LOAD_BALANCER_IP_POOL_BLOCK: Object = Object {
+    rules: &[
+        rule(
+            "!has(self.cidr) || !has(self.start) && !has(self.stop)",
+            "a block is a cidr, or start and stop, not both",
+        ),
+        rule("has(self.cidr) || has(self.start) || has(self.stop)", "a block has a cidr, or a start"),
+        rule("!has(self.stop) || has(self.start)", "start is required when stop is set"),
+    ],
+    ..object(
+        "LoadBalancerIPPoolBlock",
+        &[f("cidr", Text(Cidr)), f("start", Text(Ip)), f("stop", Text(Ip)).or("start").is("last address")],
+    )
+};
 
 /// Kubernetes' LabelSelector (`k8s.io/apimachinery/pkg/apis/meta/v1`).
 static LABEL_SELECTOR: Object =

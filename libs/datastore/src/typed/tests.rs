@@ -69,6 +69,22 @@ async fn apply_creates_replaces_and_leaves_alone() {
     assert_eq!(store.revision(), 2, "the same again is no write");
 }
 
+/// As an API server gives it back.
+#[tokio::test]
+async fn apply_leaves_alone_what_says_the_same_in_another_order_and_with_the_servers_defaults() {
+    let store = MemoryStore::new();
+    let key = apply(&store, &pool("10.0.0.0/16")).await.unwrap().key();
+    let mut value = stored(&store, &key).await;
+    value["spec"] = json!({"assignmentMode": "Automatic", "vxlanMode": "Never", "nodeSelector": "all()", "ipipMode": "Never", "cidr": "10.0.0.0/16"});
+    let there = store.put(key, value.to_string().into_bytes()).await.unwrap();
+    let applied = apply(&store, &pool("10.0.0.0/16")).await.unwrap();
+    assert_eq!((store.revision(), applied.metadata.resource_version), (there, Some(there.to_string())));
+    let mut other = pool("10.0.0.0/16");
+    other.body.spec.node_selector = Some("rack == 'a'".into());
+    apply(&store, &other).await.unwrap();
+    assert_eq!(store.revision(), there + 1, "another value than the default is a change");
+}
+
 #[tokio::test]
 async fn settings_that_calico_lacks_are_annotations_in_the_store() {
     let store = MemoryStore::new();

@@ -12,15 +12,17 @@ use std::process::ExitCode;
 
 use api::Kind;
 use api::kind::{CALICO_CRD_V1, CALICO_V3, TORTIE_V1};
-use api::schema::{self, Field, Format, Object, Rule, Type};
+use api::schema::{self, Field, Format, Object, Rule, SERVER_DEFAULTS, Type};
 use serde_json::{Map, Value, json};
 
 /// The words that YAML 1.1 readers take for something else than a string.
 const RESERVED: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
-/// Defaults that the API server fills in, by kind and field (Calico's).
-const DEFAULTS: [(&str, &str, &str); 2] =
-    [("IPPoolSpec", "nodeSelector", "all()"), ("IPPoolSpec", "assignmentMode", "Automatic")];
+/// An IPv4 address.
+const IPV4_PATTERN: &str =
+    r"((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])\.){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])";
+/// Groups and colons; that they are an IPv6 address is left to [`api::validate`].
+const IPV6_PATTERN: &str = "[0-9A-Fa-f]{0,4}(:[0-9A-Fa-f]{0,4}){1,7}";
 
 /// A column that kubectl prints: heading, type, path.
 type Column = (&'static str, &'static str, &'static str);
@@ -212,9 +214,15 @@ fn of_field(object: &Object, field: &Field) -> Value {
     if let Some(words) = schema.get_mut("enum").and_then(Value::as_array_mut).filter(|_| !field.required) {
         words.push("".into());
     }
+    if let Type::Text(Format::Ip | Format::Ipv4 | Format::Ipv6) = field.kind
+        && !field.required
+    {
+        let pattern = schema["pattern"].as_str().unwrap_or_default().replacen('(', "(|", 1);
+        schema["pattern"] = pattern.into();
+    }
     if let Some(schema) = schema.as_object_mut() {
-        if let Some((.., default)) = DEFAULTS.iter().find(|(of, name, _)| (*of, *name) == (object.go_type, field.name))
-        {
+        let is_this = |(of, name, _): &&(&str, &str, &str)| (*of, *name) == (object.go_type, field.name);
+        if let Some((.., default)) = SERVER_DEFAULTS.iter().find(is_this) {
             schema.insert("default".into(), (*default).into());
         }
         if !field.about.is_empty() {
@@ -275,12 +283,25 @@ fn of_text(format: Format) -> Value {
         Format::Cidr => return json!({"type": "string", "format": "cidr", "maxLength": 48}),
         Format::Name => 253,
         Format::Selector => 1024,
-        Format::IpPort | Format::Ip | Format::Ipv4 | Format::Ipv6 | Format::CidrOrIp => 64,
+        Format::Ip | Format::Ipv4 | Format::Ipv6 => {
+            return json!({"type": "string", "maxLength": 64, "pattern": pattern(format)});
+        }
+        Format::IpPort | Format::CidrOrIp => 64,
         Format::Community => 40,
         Format::Interface => 15,
         Format::Free | Format::Mac | Format::Duration | Format::Within(_) => return json!({"type": "string"}),
     };
     json!({"type": "string", "maxLength": longest})
+}
+
+/// Of an address.
+fn pattern(format: Format) -> String {
+    let v6 = format!("{IPV6_PATTERN}(:{IPV4_PATTERN})?");
+    match format {
+        Format::Ipv4 => format!("^({IPV4_PATTERN})$"),
+        Format::Ipv6 => format!("^({v6})$"),
+        _ => format!("^({IPV4_PATTERN}|{v6})$"),
+    }
 }
 
 fn write_map(text: &mut String, map: &Map<String, Value>, depth: usize) {
