@@ -212,14 +212,16 @@ pub struct IpamConf {
     pub ipv6_pools: Vec<String>,
 }
 
-/// Settings of the store that a network configuration may hold, and the variables that they stand for.
-const STORE_SETTINGS: &[(&str, &str)] = &[
-    ("datastore_type", "DATASTORE_TYPE"),
-    ("sqlite_path", "SQLITE_PATH"),
-    ("etcd_endpoints", "ETCD_ENDPOINTS"),
-    ("etcd_key_file", "ETCD_KEY_FILE"),
-    ("etcd_cert_file", "ETCD_CERT_FILE"),
-    ("etcd_ca_cert_file", "ETCD_CA_CERT_FILE"),
+/// Settings of the store that a network configuration may hold (as in Calico), and the variables that they stand for.
+const STORE_SETTINGS: &[(&[&str], &str)] = &[
+    (&["datastore_type"], "DATASTORE_TYPE"),
+    (&["sqlite_path"], "SQLITE_PATH"),
+    (&["etcd_endpoints"], "ETCD_ENDPOINTS"),
+    (&["etcd_key_file"], "ETCD_KEY_FILE"),
+    (&["etcd_cert_file"], "ETCD_CERT_FILE"),
+    (&["etcd_ca_cert_file"], "ETCD_CA_CERT_FILE"),
+    (&["kubernetes", "kubeconfig"], "KUBECONFIG"),
+    (&["kubernetes", "k8s_api_root"], "K8S_API_ENDPOINT"),
 ];
 
 impl NetConf {
@@ -247,10 +249,14 @@ impl NetConf {
     /// # Errors
     /// Code 7 when the settings make no sense.
     pub fn store(&self) -> Result<datastore::config::StoreConfig, Error> {
+        let setting = |path: &[&str]| {
+            let (first, rest) = path.split_first()?;
+            let value = rest.iter().try_fold(self.extra.get(*first)?, |at, field| at.get(*field))?;
+            value.as_str().filter(|text| !text.is_empty()).map(str::to_string)
+        };
         let lookup = |name: &str| {
-            let setting = STORE_SETTINGS.iter().find(|(_, var)| *var == name);
-            let value = setting.and_then(|(key, _)| self.extra.get(*key)).and_then(Value::as_str);
-            value.map(str::to_string).or_else(|| std::env::var(name).ok())
+            let found = STORE_SETTINGS.iter().find(|(_, var)| *var == name);
+            found.and_then(|(path, _)| setting(path)).or_else(|| std::env::var(name).ok())
         };
         datastore::config::from_vars(lookup)
             .map_err(|e| Error::new(code::INVALID_CONFIG, "the store's settings are wrong").because(e))
@@ -368,6 +374,8 @@ impl AddResult {
 
 #[cfg(test)]
 mod tests {
+    use datastore::config::StoreConfig;
+
     use super::*;
 
     fn attachment(command: Command, vars: &[(&str, &str)]) -> Result<Attachment, Error> {
@@ -404,6 +412,23 @@ mod tests {
     fn arguments_are_pairs() {
         let vars = [("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0"), ("CNI_ARGS", "IgnoreUnknown=1;K8S_POD_NAME=a;")];
         assert_eq!(attachment(Command::Del, &vars).unwrap().args["K8S_POD_NAME"], "a");
+    }
+
+    #[test]
+    fn the_store_is_what_the_configuration_says() {
+        let store = |settings: &str| {
+            let text = format!(r#"{{"cniVersion":"1.0.0","name":"n",{settings}}}"#);
+            NetConf::parse(text.as_bytes()).unwrap().store().unwrap()
+        };
+        for settings in [
+            r#""datastore_type":"kubernetes","kubernetes":{"kubeconfig":"/etc/k"}"#,
+            r#""kubernetes":{"kubeconfig":"/etc/k","k8s_api_root":""}"#,
+        ] {
+            let StoreConfig::Kubernetes(config) = store(settings) else { panic!("{settings}") };
+            assert_eq!((config.kubeconfig.as_deref(), config.server), (Some("/etc/k"), None));
+        }
+        let StoreConfig::Sqlite { path } = store(r#""datastore_type":"sqlite","sqlite_path":"/t""#) else { panic!() };
+        assert_eq!(path, std::path::Path::new("/t"));
     }
 
     #[test]
