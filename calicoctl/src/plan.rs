@@ -280,11 +280,16 @@ fn add_kubernetes_node(node: &mut Value, kubernetes: &Value) {
     }
 }
 
-/// What an update keeps of the stored object: identity, status, and what the controller assigned (Kubernetes' API server keeps
-/// clusterIP and nodePort the same way).
+/// What an update keeps of the stored object: identity, who must agree to its deletion, status, and what the controller assigned
+/// (Kubernetes' API server keeps clusterIP and nodePort the same way).
 fn keep(kind: Kind, stored: &Value, wanted: &mut Value) {
     for field in ["uid", "creationTimestamp"] {
         if let Some(value) = stored["metadata"].get(field) {
+            wanted["metadata"][field] = value.clone();
+        }
+    }
+    for field in ["finalizers", "ownerReferences"] {
+        if let (Some(value), None) = (stored["metadata"].get(field), wanted["metadata"].get(field)) {
             wanted["metadata"][field] = value.clone();
         }
     }
@@ -507,6 +512,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn an_update_keeps_who_must_agree_to_a_deletion() {
+        let stored =
+            json!({"metadata": {"name": "a", "uid": "u", "finalizers": ["f"], "ownerReferences": [{"name": "o"}]}});
+        for (own, finalizers) in
+            [(json!({"name": "a"}), json!(["f"])), (json!({"name": "a", "finalizers": []}), json!([]))]
+        {
+            let mut wanted = json!({ "metadata": own });
+            keep(Kind::BgpPeer, &stored, &mut wanted);
+            assert_eq!(wanted["metadata"]["finalizers"], finalizers);
+            assert_eq!(
+                (&wanted["metadata"]["uid"], &wanted["metadata"]["ownerReferences"][0]["name"]),
+                (&json!("u"), &json!("o"))
+            );
+        }
+    }
 
     #[test]
     fn only_the_resource_version_may_differ() {

@@ -334,7 +334,11 @@ impl Api {
         if status::revision(&object)? != at {
             return Err(Error::Conflict(key.clone()));
         }
-        self.patch(key, place, &node::patch(&object, &document)).await
+        let patch = node::patch(&object, &document);
+        if patch["metadata"]["annotations"].as_object().is_some_and(serde_json::Map::is_empty) {
+            return Ok(at);
+        }
+        self.patch(key, place, &patch).await
     }
 
     async fn put(&self, key: &Key, place: &Place, value: &[u8]) -> Result<Revision, Error> {

@@ -1,12 +1,11 @@
 //! The store against a real API server, with the CRDs of `crds/` applied. `tests/cluster/kube-apiserver.sh` builds and runs one.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::ip_pool::{AssignmentMode, IpPoolSpec};
 use api::key::{AffinityOwner, Key, KeyRange};
 use api::kind::Kind;
 use api::meta::WithSpec;
@@ -22,65 +21,27 @@ use datastore::watcher::{self, Update};
 use datastore::{DynStore, Error, Event, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream, conformance, typed};
 use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
+
+#[path = "../../../tests/cluster/api_server.rs"]
+#[allow(dead_code, reason = "others include it too, and use more of it")]
+mod api_server;
+
+use api_server::Server;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A server that ends with its standard input, and so with this process.
-struct Server {
-    process: Child,
-    directory: PathBuf,
+/// What the store and its etcd say of a server.
+trait Look {
+    fn config(&self, context: &str) -> KubernetesConfig;
+    async fn open(&self) -> DynStore;
+    /// What the server has stored, from its etcd.
+    async fn stored(&self, path: &str) -> Option<Value>;
 }
 
-impl Server {
-    async fn start() -> Self {
-        let directory = tempfile::tempdir().unwrap().keep();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let process = Command::new(root.join("tests/cluster/kube-apiserver.sh"))
-            .args(["run", "--remove"])
-            .arg(&directory)
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut server = Self { process, directory };
-        let deadline = Instant::now() + Duration::from_secs(120);
-        while !server.directory.join("kubeconfig").exists() {
-            assert!(server.process.try_wait().unwrap().is_none(), "the server has not started");
-            assert!(Instant::now() < deadline, "the server is not ready");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        server.kubectl(&["apply", "-f", root.join("crds").to_str().unwrap()], "");
-        server.kubectl(&["wait", "--for=condition=Established", "crd", "--all"], "");
-        server
-    }
-
-    /// The one of all tests that do not stop it.
-    async fn shared() -> &'static Server {
-        static SERVER: OnceCell<Server> = OnceCell::const_new();
-        SERVER.get_or_init(Server::start).await
-    }
-
-    fn kubectl(&self, args: &[&str], input: &str) -> String {
-        let mut kubectl = Command::new(std::env::var("KUBECTL").unwrap_or_else(|_| "kubectl".into()))
-            .arg("--kubeconfig")
-            .arg(self.directory.join("kubeconfig"))
-            .args(args)
-            // The server checks; what kubectl checks with is not there in the server's first seconds.
-            .args(matches!(args[0], "apply" | "create" | "replace").then_some("--validate=false"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        kubectl.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = kubectl.wait_with_output().unwrap();
-        assert!(output.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
+impl Look for Server {
     fn config(&self, context: &str) -> KubernetesConfig {
         KubernetesConfig {
-            kubeconfig: Some(self.directory.join("kubeconfig").to_string_lossy().into_owned()),
+            kubeconfig: Some(self.kubeconfig().to_string_lossy().into_owned()),
             context: Some(context.into()),
             namespace: "kube-system".into(),
             ..KubernetesConfig::default()
@@ -91,30 +52,11 @@ impl Server {
         StoreConfig::Kubernetes(self.config("admin")).open().await.unwrap()
     }
 
-    /// What the server has stored, from its etcd.
     async fn stored(&self, path: &str) -> Option<Value> {
         let endpoint = std::fs::read_to_string(self.directory.join("etcd")).unwrap();
         let client = etcd_client::Client::connect([endpoint], None).await.unwrap();
         let answer = client.kv_client().get(format!("/registry/{path}"), None).await.unwrap();
         answer.kvs().first().map(|kv| serde_json::from_slice(kv.value()).unwrap())
-    }
-
-    /// `kill -9`; it is started again once [`Server::release`] is called.
-    fn kill(&self) {
-        std::fs::write(self.directory.join("hold"), "").unwrap();
-        let pid = std::fs::read_to_string(self.directory.join("kube-apiserver.pid")).unwrap();
-        assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
-    }
-
-    fn release(&self) {
-        std::fs::remove_file(self.directory.join("hold")).unwrap();
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        drop(self.process.stdin.take());
-        let _ = self.process.wait();
     }
 }
 
@@ -256,7 +198,7 @@ fn disguised(server: &'static Server, kind: Kind) -> conformance::Open {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn conforms() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
     let names = [
         "operations",
@@ -282,7 +224,7 @@ async fn conforms() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn calicos_kinds_conform() {
-    let open = disguised(Server::shared().await, Kind::BgpFilter);
+    let open = disguised(Server::shared(), Kind::BgpFilter);
     conformance::operations(&open).await;
     conformance::watches_miss_and_repeat_nothing(&open).await;
     conformance::watcher_follows_the_store(&open).await;
@@ -297,7 +239,7 @@ async fn next(events: &mut WatchStream) -> Event {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn ipam_records_are_calicos() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
     let host = AffinityOwner::Host("records-1".into());
     let block = json!({
@@ -365,19 +307,33 @@ async fn ipam_records_are_calicos() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn resources_are_custom_resources() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
-    // With what the CRD fills in, so that what is read is what was written.
-    let spec =
-        json!({"cidr": "10.98.0.0/16", "natOutgoing": true, "nodeSelector": "all()", "assignmentMode": "Automatic"});
-    let spec = serde_json::from_value(spec).unwrap();
+    // Without what the server fills in.
+    let spec = serde_json::from_value(json!({"cidr": "10.98.0.0/16", "natOutgoing": true})).unwrap();
     let mut metadata = Metadata::named("resources");
     metadata.labels.insert("a".into(), "b".into());
     metadata.annotations.insert("c".into(), "d".into());
     let pool: IpPool = Resource::new(metadata, WithSpec { spec, status: None });
     let created = typed::create(&*store, &pool).await.unwrap();
     let read = typed::get::<WithSpec<_>>(&*store, None, "resources").await.unwrap().unwrap();
-    assert_eq!(read.body, pool.body);
+    let mut filled: WithSpec<IpPoolSpec> = pool.body.clone();
+    filled.spec.node_selector = Some("all()".into());
+    filled.spec.assignment_mode = Some(AssignmentMode::Automatic);
+    assert_eq!(read.body, filled);
+    // The same again is no write: who may not write applies it.
+    let reader = KubernetesConfig {
+        kubeconfig: Some(server.reader().to_string_lossy().into_owned()),
+        context: None,
+        ..server.config("admin")
+    };
+    let reader = StoreConfig::Kubernetes(reader).open().await.unwrap();
+    let applied = typed::apply(&*reader, &pool).await.unwrap();
+    assert_eq!(applied.metadata.resource_version, created.metadata.resource_version);
+    let mut other = pool.clone();
+    other.body.spec.nat_outgoing = false;
+    let refused = typed::apply(&*reader, &other).await.unwrap_err();
+    assert!(refused.to_string().contains("RBAC"), "{refused}");
     assert_eq!(
         (&read.metadata.labels, &read.metadata.annotations),
         (&pool.metadata.labels, &pool.metadata.annotations)
@@ -436,7 +392,7 @@ impl Mirror {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn nodes_and_endpoints_are_annotations() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
     let ranges = vec![KeyRange::Kind(Kind::Node), KeyRange::Namespace(Kind::WorkloadEndpoint, "default".into())];
     let mut mirror = Mirror { updates: watcher::watch(store.clone(), ranges), seen: BTreeMap::new() };
@@ -520,7 +476,7 @@ async fn nodes_and_endpoints_are_annotations() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn the_apis_own_objects_are_written_with_their_status() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
     let key = Key::resource(Kind::Service, Some("default"), "lb");
     let document = json!({
@@ -547,7 +503,7 @@ async fn the_apis_own_objects_are_written_with_their_status() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn credentials_and_certificates_are_checked() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     for context in ["admin", "token"] {
         StoreConfig::Kubernetes(server.config(context)).open().await.unwrap();
     }
@@ -591,7 +547,7 @@ async fn credentials_and_certificates_are_checked() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn a_killed_server_loses_nothing_and_clients_go_on() {
-    let server = Server::start().await;
+    let server = Server::start();
     let store = server.open().await;
     let filter = |name: &str| Key::resource(Kind::BgpFilter, None, name);
     let value = || b"{\"spec\":{}}".to_vec();
@@ -638,11 +594,58 @@ async fn a_killed_server_loses_nothing_and_clients_go_on() {
     }
 }
 
+/// What became of IPAM's records while their watcher did not hear of it, and history of it is gone: 410, then the difference.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server"]
+async fn a_watcher_of_records_outlives_a_compaction_without_phantoms() {
+    let server = Server::start();
+    let store = server.open().await;
+    let handle = |n: usize| Key::IpamHandle(format!("net.{n}"));
+    let value = |n: usize| format!(r#"{{"block":{{"10.0.0.0/26":{n}}},"deleted":false}}"#).into_bytes();
+    for n in 0..5 {
+        store.create(handle(n), value(1)).await.unwrap();
+    }
+    let mut mirror = Mirror { updates: watcher::watch(store.clone(), vec![KeyRange::Handles]), seen: BTreeMap::new() };
+    mirror.until("all of them", |seen| seen.len() == 5).await;
+    let from = store.list(&KeyRange::Handles).await.unwrap().revision;
+
+    server.kill();
+    // Another server of the cluster writes: one goes, one changes, a deletion of one is begun.
+    let endpoint = std::fs::read_to_string(server.directory.join("etcd")).unwrap();
+    let etcd = etcd_client::Client::connect([endpoint], None).await.unwrap();
+    let mut kv = etcd.kv_client();
+    let at = |n: usize| format!("/registry/crd.projectcalico.org/ipamhandles/net.{n}");
+    kv.delete(at(0), None).await.unwrap();
+    for (n, change) in [(1, json!({"block": {"10.0.0.0/26": 2}})), (2, json!({"deleted": true}))] {
+        let stored = kv.get(at(n), None).await.unwrap();
+        let mut object: Value = serde_json::from_slice(stored.kvs()[0].value()).unwrap();
+        object["spec"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        kv.put(at(n), object.to_string(), None).await.unwrap();
+    }
+    let now = kv.get(at(1), None).await.unwrap().header().unwrap().revision();
+    kv.compact(now, None).await.unwrap();
+    server.release();
+
+    let is_so = |seen: &BTreeMap<Key, KeyValue>| {
+        seen.len() == 3 && seen.get(&handle(1)).is_some_and(|kv| String::from_utf8_lossy(&kv.value).contains(":2}"))
+    };
+    mirror.until("the difference", is_so).await;
+    let gone = match store.watch(&KeyRange::Handles, from).await {
+        Err(error) => error,
+        Ok(mut events) => tokio::time::timeout(PATIENCE, events.next()).await.unwrap().unwrap().unwrap_err(),
+    };
+    assert!(matches!(gone, Error::Compacted(_)), "{gone:?}");
+    // And on from there.
+    store.create(handle(2), value(3)).await.unwrap();
+    mirror.until("what came after", |seen| seen.len() == 4).await;
+    assert_eq!(store.list(&KeyRange::Handles).await.unwrap().items.len(), 4);
+}
+
 /// Elections run on Leases, which kubectl shows.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs a Kubernetes API server"]
 async fn an_election_is_held_on_a_lease() {
-    let server = Server::shared().await;
+    let server = Server::shared();
     let store = server.open().await;
     let key = Key::Election("test".into());
     let record = |holder: &str, renewals| {

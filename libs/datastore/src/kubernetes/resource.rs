@@ -83,7 +83,7 @@ pub fn plain_object(collection: &Collection, mut document: Value) -> Value {
 /// The document of such an object.
 pub fn plain_document(collection: &Collection, mut object: Value) -> Value {
     let mut metadata = take_metadata(&mut object);
-    for field in ["resourceVersion", "managedFields", "selfLink"] {
+    for field in ["resourceVersion", "generation", "managedFields", "selfLink"] {
         metadata.shift_remove(field);
     }
     with_metadata(collection.api_version, collection.kind, metadata, object)

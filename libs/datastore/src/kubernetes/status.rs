@@ -78,7 +78,7 @@ pub fn error(context: &Context<'_>, status: &Status) -> Error {
         (401, _) => Error::Unavailable(text(
             "; the credentials are missing, wrong or expired: check the token or client certificate of KUBECONFIG",
         )),
-        (403, _) => Error::Invalid(text("; give this user the right to (RBAC)")),
+        (403, _) => Error::Invalid(text("; give this user the right to (RBAC: deploy/kubernetes/rbac.yaml)")),
         (400 | 405 | 413 | 415 | 422, _) => Error::Invalid(text("")),
         // The server had it in hand: etcd may have it.
         (500.., _) if context.is_write => Error::Unknown(text("")),
