@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use etcd_server::Etcd;
 use ipam::{AffinityOwner, AssignRequest, Ipam};
 
-use super::etcd::Etcd;
 use super::*;
 
 const V3: &str = "/calico/resources/v3/projectcalico.org/";
@@ -96,7 +96,7 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
         }
     };
     let calicoctl = |args: &[&str]| {
-        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint())];
         let outcome = run(&env, dir.path(), args);
         assert_eq!(outcome.code, 0, "{args:?}: {}{}", outcome.stdout, outcome.stderr);
         outcome.stdout
@@ -139,7 +139,7 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
 
     // An address is taken and given back: the block's queue, its number, and nothing else.
     runtime.block_on(async {
-        let store = server.open().await.unwrap();
+        let store = server.open().await;
         let ipam = Ipam::new(store);
         let owner = AffinityOwner::Host("node-1".into());
         let request = AssignRequest {

@@ -1,7 +1,6 @@
 //! The commands of address management, as users see them: the real binary against a store of its own, and what the store then holds.
 
 mod calico;
-mod etcd;
 mod migrate;
 mod release;
 
@@ -239,15 +238,17 @@ fn blocks_of_a_load_balancers_pool_stand_with_it() {
     fleet.put(
         "/tortie/resources/loadbalancerippools/web",
         &json!({"kind": "LoadBalancerIPPool", "apiVersion": "tortie.io/v1", "metadata": {"name": "web"},
-            "spec": {"blocks": [{"start": "10.0.0.8", "stop": "10.0.0.17"}]}}),
+            "spec": {"blocks": [{"start": "10.0.0.8", "stop": "10.0.0.17"}, {"cidr": "10.1.0.0/28"}]}}),
     );
+    // Of a CIDR, the first and the last address are not given.
     let wanted = "\
-+----------+--------------------+-----------+------------+--------------+----------+
-| GROUPING | CIDR               | IPS TOTAL | IPS IN USE | IPS RESERVED | IPS FREE |
-+----------+--------------------+-----------+------------+--------------+----------+
-| LB Pool  | 10.0.0.8-10.0.0.17 |        10 |    1 (10%) |       0 (0%) |  9 (90%) |
-| Block    | 10.0.0.8/29        |         8 |    1 (12%) |       0 (0%) |  7 (88%) |
-+----------+--------------------+-----------+------------+--------------+----------+
++----------+--------------------+-----------+------------+--------------+-----------+
+| GROUPING | CIDR               | IPS TOTAL | IPS IN USE | IPS RESERVED | IPS FREE  |
++----------+--------------------+-----------+------------+--------------+-----------+
+| LB Pool  | 10.0.0.8-10.0.0.17 |        10 |    1 (10%) |       0 (0%) |   9 (90%) |
+| Block    | 10.0.0.8/29        |         8 |    1 (12%) |       0 (0%) |   7 (88%) |
+| LB Pool  | 10.1.0.0/28        |        14 |     0 (0%) |       0 (0%) | 14 (100%) |
++----------+--------------------+-----------+------------+--------------+-----------+
 ";
     assert_eq!(fleet.ok(&["ipam", "show", "--show-blocks"]), wanted);
 }

@@ -1,6 +1,7 @@
 //! datastore migrate: what one store holds, another holds afterwards.
 
-use super::etcd::Etcd;
+use etcd_server::Etcd;
+
 use super::*;
 
 /// Everything that Calico's file has a place for, and what it has none for.
@@ -226,7 +227,7 @@ fn objects_that_are_large_together_are_more_than_one_transaction() {
     }
     from.ok(&["datastore", "migrate", "lock"]);
     std::fs::write(from.path("a.yaml"), from.ok(&["datastore", "migrate", "export"])).unwrap();
-    let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+    let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint())];
     let outcome = run(&env, from.dir.path(), &["datastore", "migrate", "import", "-f", "a.yaml"]);
     assert_eq!(outcome.code, 0, "{}", outcome.stderr);
 }
@@ -331,7 +332,7 @@ fn sqlite_moves_to_etcd_and_back() {
     from.ok(&["datastore", "migrate", "lock"]);
     std::fs::write(from.path("a.yaml"), from.ok(&["datastore", "migrate", "export"])).unwrap();
     let etcd = |args: &[&str]| {
-        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint.as_str())];
+        let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint())];
         let outcome = run(&env, from.dir.path(), args);
         assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
         outcome.stdout

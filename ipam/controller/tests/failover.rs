@@ -11,9 +11,6 @@ use datastore::config::StoreConfig;
 use datastore::{DynStore, election, typed};
 use serde_json::Value;
 
-#[path = "../../tests/allocation/etcd.rs"]
-mod etcd;
-
 const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(3);
 
@@ -170,9 +167,7 @@ async fn one_acts_on_sqlite() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs etcd"]
 async fn one_acts_on_etcd() {
-    let etcd = etcd::Etcd::start().await;
-    let store = etcd.open().await;
-    let endpoint = store.describe().trim_start_matches("etcd ").to_string();
-    let environment = [("DATASTORE_TYPE".to_string(), "etcdv3".to_string()), ("ETCD_ENDPOINTS".to_string(), endpoint)];
-    one_acts_whatever_happens_to_it(store, &environment).await;
+    let etcd = etcd_server::Etcd::start().await;
+    let environment = etcd.environment().map(|(name, value)| (name.to_string(), value));
+    one_acts_whatever_happens_to_it(etcd.open().await, &environment).await;
 }

@@ -5,7 +5,6 @@
 mod cut;
 mod damage;
 mod decisions;
-mod etcd;
 mod following;
 mod lab;
 mod planner;

@@ -7,10 +7,10 @@ use api::key::KeyRange;
 use datastore::DynStore;
 use datastore::memory::Fault;
 use datastore::sqlite::SqliteStore;
+use etcd_server::Etcd;
 use ipam::{AssignRequest, Assignment, Error, Ipam, IpamConfig};
 use proptest::prelude::*;
 
-use crate::etcd::Etcd;
 use crate::lab::*;
 
 #[tokio::test]

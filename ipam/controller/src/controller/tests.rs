@@ -12,7 +12,7 @@ use datastore::memory::{Fault, MemoryStore};
 use datastore::store::{Listing, Revision, Store, Txn, WatchStream};
 
 use super::*;
-use etcd::Etcd;
+use etcd_server::Etcd;
 
 /// Waits until `$check` holds; the paused clock makes backoffs pass at once.
 macro_rules! eventually {
@@ -28,8 +28,6 @@ macro_rules! eventually {
 }
 
 mod collection;
-#[path = "../../../tests/allocation/etcd.rs"]
-mod etcd;
 mod pools;
 
 fn settings() -> Settings {
@@ -105,6 +103,7 @@ async fn add_workload(store: &DynStore) {
         node: "worker01".into(),
         pod: Some("p1".into()),
         ip_networks: vec!["10.0.0.1/32".into()],
+        interface_name: "cali1".into(),
         ..WorkloadEndpointSpec::default()
     };
     typed::create(store.as_ref(), &WorkloadEndpoint::new(metadata, WithSpec { spec, status: None })).await.unwrap();
@@ -153,6 +152,9 @@ async fn a_services_life(store: DynStore, quiet: Duration) {
     metadata.labels.insert("app".into(), "drained".into());
     typed::create(store.as_ref(), &Pod::new(metadata, PodBody::default())).await.unwrap();
     eventually!(lab.endpoints().await == Some(vec![]));
+    let stored = || typed::get::<WithSpec<WorkloadEndpointSpec>>(store.as_ref(), Some("test"), "w1-k8s-p1-eth0");
+    eventually!(stored().await.unwrap().unwrap().metadata.labels.get("app").is_some_and(|app| app == "drained"));
+    assert_eq!(stored().await.unwrap().unwrap().body.spec.interface_name, "cali1", "only its labels are written");
 
     typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
     eventually!(lab.endpoints().await.is_none());
@@ -189,6 +191,39 @@ async fn without_a_pool_the_status_says_so_until_there_is_one() {
     add_pool(&store).await;
     eventually!(lab.ingress().await.is_some());
     eventually!(!lab.service().await.body.status.unwrap().extra.contains_key("conditions"));
+}
+
+/// Many services are addressed together: beside what is written into each of them, there are a few transactions.
+#[tokio::test(start_paused = true)]
+async fn many_services_share_transactions() {
+    const MANY: u64 = 200;
+    let memory = MemoryStore::new();
+    let store: DynStore = Arc::new(memory.clone());
+    add_pool(&store).await;
+    let has_address = |service: &Service| plan::ingress_of(service).next().is_some();
+    for n in 0..MANY {
+        let mut body = ServiceBody::default();
+        body.spec.service_type = ServiceType::LoadBalancer;
+        body.spec.ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
+        let service = Service::new(Metadata::namespaced("test", format!("s{n}")), body);
+        typed::create(store.as_ref(), &service).await.unwrap();
+    }
+    let before = memory.revision();
+    let lab = Lab::start(store.clone());
+    eventually!(typed::list::<ServiceBody>(store.as_ref()).await.unwrap().0.iter().all(has_address));
+    assert_eq!(lab.allocated().await as u64, MANY);
+    // Its cluster IP and node port, then its address.
+    let of_services = 2 * MANY;
+    let others = memory.revision() - before - of_services;
+    assert!(others <= MANY / 20, "{others} transactions for {MANY} addresses");
+    // And given back together.
+    let before = memory.revision();
+    for n in 0..MANY {
+        typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), &format!("s{n}"))).await.unwrap();
+    }
+    eventually!(lab.allocated().await == 0);
+    let others = memory.revision() - before - MANY;
+    assert!(others <= MANY / 10, "{others} transactions for {MANY} addresses");
 }
 
 #[tokio::test(start_paused = true)]

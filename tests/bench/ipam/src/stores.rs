@@ -1,16 +1,14 @@
 //! The stores that are measured: an etcd of our own, a SQLite file; and a wrapper that counts and remembers transactions.
 
-use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use api::key::{Key, KeyRange};
 use async_trait::async_trait;
-use datastore::config::{EtcdConfig, StoreConfig};
+use datastore::config::StoreConfig;
 use datastore::{DynStore, Error, KeyValue, Listing, Revision, Store, Txn, WatchStream};
+use etcd_server::Etcd;
 
 /// Which store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,41 +29,33 @@ impl Kind {
 /// An empty store; its data goes with it.
 pub struct Lab {
     config: StoreConfig,
-    server: Option<Child>,
-    _directory: tempfile::TempDir,
+    _server: Option<Etcd>,
+    _directory: Option<tempfile::TempDir>,
 }
 
 impl Lab {
     /// Starts a store in a directory of its own below `data`.
     pub async fn start(kind: Kind, data: &Path) -> Result<Self, String> {
-        let directory = tempfile::tempdir_in(data).map_err(|e| format!("{}: {e}", data.display()))?;
         if kind == Kind::Sqlite {
+            let directory = tempfile::tempdir_in(data).map_err(|e| format!("{}: {e}", data.display()))?;
             let config = StoreConfig::Sqlite { path: directory.path().join("tortie.db") };
-            return Ok(Self { config, server: None, _directory: directory });
+            return Ok(Self { config, _server: None, _directory: Some(directory) });
         }
-        // Both listeners are open at once, so that the ports differ.
-        let ports = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()));
-        let [client, peer] = ports.map(|address| address.map(|a| format!("http://{a}")).unwrap_or_default());
-        let server = Command::new("etcd")
-            .args(["--name", "bench", "--log-level", "error", "--data-dir"])
-            .arg(directory.path())
-            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .arg(format!("--initial-cluster=bench={peer}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|e| format!("etcd: {e}; on Debian: apt-get install etcd-server"))?;
-        let config = StoreConfig::Etcd(EtcdConfig { endpoints: vec![client], ..EtcdConfig::default() });
-        let lab = Self { config, server: Some(server), _directory: directory };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while let Err(error) = lab.config.open().await {
-            if Instant::now() > deadline {
-                return Err(error.to_string());
+        let server = Etcd::start_in(data).await?;
+        Ok(Self { config: server.config(), _server: Some(server), _directory: None })
+    }
+
+    /// What tells another program of the store.
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        match &self.config {
+            StoreConfig::Etcd(etcd) => {
+                vec![("DATASTORE_TYPE", "etcdv3".into()), ("ETCD_ENDPOINTS", etcd.endpoints.join(","))]
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            StoreConfig::Sqlite { path } => {
+                vec![("DATASTORE_TYPE", "sqlite".into()), ("SQLITE_PATH", path.display().to_string())]
+            }
+            StoreConfig::Kubernetes(_) => vec![],
         }
-        Ok(lab)
     }
 
     /// A client of its own, counted.
@@ -75,15 +65,6 @@ impl Lab {
             transactions: AtomicU64::new(0),
             last: Mutex::default(),
         }))
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if let Some(server) = &mut self.server {
-            let _ = server.kill();
-            let _ = server.wait();
-        }
     }
 }
 
