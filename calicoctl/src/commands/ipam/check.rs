@@ -315,7 +315,8 @@ fn users(out: &mut String, snapshot: &Snapshot, findings: &Findings, show_all: b
 fn top_nodes(out: &mut String, findings: &Findings) {
     let _ = writeln!(out, "Looking for top (up to {TOP_NODES}) nodes by allocations...");
     let mut by_node: BTreeMap<&str, usize> = BTreeMap::new();
-    for allocation in findings.allocations.values().flatten() {
+    // Addresses of services are no node's.
+    for allocation in findings.allocations.values().flatten().filter(|a| !a.node.is_empty()) {
         *by_node.entry(&allocation.node).or_default() += 1;
     }
     let mut nodes: Vec<(&str, usize)> = by_node.into_iter().collect();

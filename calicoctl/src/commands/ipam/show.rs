@@ -7,7 +7,7 @@ use anyhow::Result;
 use api::address_range::AddressRange;
 use api::ipam::{AllocationBlock, attr};
 use api::meta::WithSpec;
-use api::{IpPool, IpPoolSpec, IpReservationSpec, LoadBalancerIpPoolSpec};
+use api::{IpPool, IpPoolSpec, IpReservationSpec, LoadBalancerIpPool, LoadBalancerIpPoolSpec};
 use datastore::{DynStore, typed};
 use ipam::Ipam;
 use ipam::block::{address_at, owner_of};
@@ -39,7 +39,7 @@ pub async fn show(store: DynStore, args: &ShowArgs) -> Result<()> {
             .collect(),
     );
     let (others, _) = typed::list::<WithSpec<LoadBalancerIpPoolSpec>>(store.as_ref()).await?;
-    let ranges: Vec<AddressRange> = others.iter().flat_map(|p| p.body.spec.ranges()).collect();
+    let ranges: Vec<LbRange> = others.iter().flat_map(LbRange::of).collect();
     let blocks = Ipam::new(store).blocks().await?;
     print(&usage(&pools, &ranges, &blocks, &reserved, args.show_blocks));
     Ok(())
@@ -137,7 +137,7 @@ struct Use {
 
 fn usage(
     pools: &[IpPool],
-    ranges: &[AddressRange],
+    ranges: &[LbRange],
     blocks: &[AllocationBlock],
     reserved: &[IpNet],
     show_blocks: bool,
@@ -163,10 +163,10 @@ fn usage(
     }
     let range_of = |b: &AllocationBlock| match pool_of(b) {
         Some(_) => None,
-        None => ranges.iter().position(|r| r.overlaps(&b.cidr.into())),
+        None => ranges.iter().position(|r| r.whole.overlaps(&b.cidr.into())),
     };
     for (place, range) in ranges.iter().enumerate() {
-        rows.push(row("LB Pool", range, range_use(range, blocks, reserved)));
+        rows.push(row("LB Pool", &range.text, range_use(&range.assignable, blocks, reserved)));
         if show_blocks {
             let inside = blocks.iter().filter(|b| range_of(b) == Some(place));
             rows.extend(inside.map(|b| row("Block", b.cidr, block_use(b, reserved))));
@@ -182,6 +182,29 @@ fn usage(
         &["IPS TOTAL", "IPS IN USE", "IPS RESERVED", "IPS FREE"],
         &rows,
     )
+}
+
+/// One range of a LoadBalancerIPPool.
+struct LbRange {
+    /// As it is written: the CIDR, or first and last address.
+    text: String,
+    whole: AddressRange,
+    /// Without the ends that are not given.
+    assignable: AddressRange,
+}
+
+impl LbRange {
+    fn of(pool: &LoadBalancerIpPool) -> Vec<Self> {
+        let spec = &pool.body.spec;
+        let written = spec.blocks.iter().filter_map(|block| Some((block.cidr, block.range()?)));
+        let pairs = written.zip(spec.assignable());
+        pairs
+            .map(|((cidr, whole), assignable)| {
+                let text = cidr.map_or_else(|| whole.to_string(), |cidr| cidr.to_string());
+                Self { text, whole, assignable }
+            })
+            .collect()
+    }
 }
 
 /// Of the blocks that reach into a range, what lies in it.
