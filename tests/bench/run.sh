@@ -3,7 +3,7 @@
 #   tests/bench/run.sh bgp [--peers tortie,bird,...] [--scenarios A,B,...] [--runs N] [--add]
 #   tests/bench/run.sh sim [arguments of bgp-sim]
 #   tests/bench/run.sh sqlite [arguments of sqlite-bench]
-#   tests/bench/run.sh ipam [arguments of ipam-bench: --scenarios a,b,c,d,e --data DIR]
+#   tests/bench/run.sh ipam [arguments of ipam-bench: --scenarios a,b,c,d,e,f --data DIR]
 #   tests/bench/run.sh report
 # Builds what it needs and installs nothing. The rivals are Debian's bird2, frr, openbgpd and gobgpd.
 set -eu
@@ -64,7 +64,7 @@ sqlite)
     ;;
 ipam)
     need etcd etcd-server
-    build ipam-bench
+    build ipam-bench tortie-controller
     status=0
     "$BENCH_BIN/ipam-bench" --commit "$BENCH_COMMIT" --json "$results/ipam.json" "$@" || status=$?
     [ ! -e "$results/ipam.json" ] || report

@@ -1,7 +1,8 @@
 //! `ipam-bench`: allocation beside bare transactions of the same store in the same run, 100 at once on one node, many nodes at once, and
-//! with 100,000 addresses present; as a table and as JSON.
+//! with 100,000 addresses present, and what the controller does with 10,000 services; as a table and as JSON.
 
 mod alone;
+mod controller;
 mod many;
 mod stores;
 mod times;
@@ -17,8 +18,9 @@ use stores::Kind;
 /// Measures address management on etcd and SQLite.
 #[derive(Parser)]
 struct Arguments {
-    /// What to measure: a (one at a time), b (100 at once), c (64 nodes), d (1,000 nodes), e (100,000 addresses)
-    #[arg(long, value_delimiter = ',', default_value = "a,b,c,d,e")]
+    /// What to measure: a (one at a time), b (100 at once), c (64 nodes), d (1,000 nodes), e (100,000 addresses),
+    /// f (the controller with 10,000 services and 100,000 pods)
+    #[arg(long, value_delimiter = ',', default_value = "a,b,c,d,e,f")]
     scenarios: Vec<char>,
     /// Where the stores keep their data: a disk whose fdatasync is to be measured
     #[arg(long, default_value_os_t = std::env::temp_dir())]
@@ -29,6 +31,9 @@ struct Arguments {
     /// Print the octets that collectors of so many addresses each take for one address, and end
     #[arg(long, hide = true)]
     hold: Option<usize>,
+    /// The larger number of services of f
+    #[arg(long, default_value_t = 10_000)]
+    services: usize,
     /// Write the results to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -104,8 +109,11 @@ async fn measure(arguments: &Arguments) -> Result<(), String> {
                 'c' if kind == Kind::Etcd => rows.extend(together::some_nodes(&arguments.data).await?),
                 'd' if kind == Kind::Etcd => rows.extend(together::many_nodes(&arguments.data).await?),
                 'e' => rows.extend(many::measure(kind, &arguments.data, arguments.addresses).await?),
-                'c' | 'd' => {}
-                other => return Err(format!("--scenarios {other}: it is one of a, b, c, d, e")),
+                'f' if kind == Kind::Etcd => {
+                    rows.extend(controller::measure(&arguments.data, arguments.services).await?)
+                }
+                'c' | 'd' | 'f' => {}
+                other => return Err(format!("--scenarios {other}: it is one of a, b, c, d, e, f")),
             }
         }
         if *scenario == 'e' {
