@@ -202,9 +202,45 @@ struct Slot {
     holder: Arc<Holder>,
 }
 
+/// The addresses of a handle, in order. Nearly all handles have one: a tree would take ten times the memory.
+#[derive(Clone, Debug, Default)]
+struct Slots(Vec<(IpAddr, Slot)>);
+
+impl Slots {
+    fn get(&self, ip: &IpAddr) -> Option<&Slot> {
+        self.0.binary_search_by_key(ip, |(ip, _)| *ip).ok().map(|at| &self.0[at].1)
+    }
+
+    fn insert(&mut self, ip: IpAddr, slot: Slot) -> Option<Slot> {
+        match self.0.binary_search_by_key(&ip, |(ip, _)| *ip) {
+            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, slot)),
+            Err(at) => {
+                if self.0.is_empty() {
+                    self.0.reserve_exact(1);
+                }
+                self.0.insert(at, (ip, slot));
+                None
+            }
+        }
+    }
+
+    fn remove(&mut self, ip: &IpAddr) -> Option<Slot> {
+        let at = self.0.binary_search_by_key(ip, |(ip, _)| *ip).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&IpAddr, &Slot)> {
+        self.0.iter().map(|(ip, slot)| (ip, slot))
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct HandleView {
-    slots: BTreeMap<IpAddr, Slot>,
+    slots: Slots,
     record: Option<Record>,
 }
 
@@ -252,9 +288,9 @@ pub struct Collector {
     affinities: BTreeMap<AffinityOwner, BTreeMap<IpNet, u64>>,
     handles: HashMap<Arc<str>, HandleView>,
     /// Handles whose addresses have `node` for their node, by that.
-    of_node: HashMap<String, HashSet<Arc<str>>>,
-    of_pod: HashMap<Name, HashSet<Arc<str>>>,
-    of_service: HashMap<Name, HashSet<Arc<str>>>,
+    of_node: HashMap<String, Vec<Arc<str>>>,
+    of_pod: HashMap<Name, Vec<Arc<str>>>,
+    of_service: HashMap<Name, Vec<Arc<str>>>,
     of_address: HashMap<IpAddr, Arc<str>>,
     workloads: HashMap<Name, Vec<IpAddr>>,
     in_use: HashMap<IpAddr, usize>,
@@ -286,7 +322,9 @@ impl Collector {
 
     pub fn put_block(&mut self, block: &Block) {
         let cidr = block.cidr();
-        self.unreadable.remove(&cidr);
+        if self.unreadable.remove(&cidr) {
+            self.touch_records_of(cidr);
+        }
         let owner = block.owner();
         let mut view = BlockView {
             owner: owner.clone(),
@@ -324,7 +362,12 @@ impl Collector {
         for (ip, handle) in before.handles {
             self.remove_slot(&handle, ip);
         }
-        self.set_owner(cidr, before.owner.as_ref(), view.owner.as_ref());
+        let (owner_before, owner_after) = (before.owner.as_ref(), view.owner.as_ref());
+        self.set_owner(cidr, owner_before, owner_after);
+        // Of which of an owner's blocks it is the last, depends on which are empty.
+        if owner_before == owner_after && before.is_empty != view.is_empty {
+            self.mark_owned(view.owner.as_ref());
+        }
         self.blocks.insert(cidr, view);
         self.dirty.insert(Subject::Block(cidr));
     }
@@ -446,7 +489,7 @@ impl Collector {
 
     /// The node that the addresses of a handle were given on.
     pub fn node_of(&self, handle: &str) -> Option<&str> {
-        self.handles.get(handle)?.slots.values().find_map(|slot| match slot.holder.as_ref() {
+        self.handles.get(handle)?.slots.iter().find_map(|(_, slot)| match slot.holder.as_ref() {
             Holder::Workload { node: Some(node), .. } | Holder::Tunnel(node) => Some(node.as_str()),
             _ => None,
         })
@@ -542,7 +585,7 @@ impl Collector {
     fn judge_handle(&self, handle: &str) -> Option<(Verdict, Fingerprint)> {
         let view = self.handles.get(handle)?;
         let mut found: Option<(Reason, SignedDuration)> = None;
-        for (ip, slot) in &view.slots {
+        for (ip, slot) in view.slots.iter() {
             match self.judge_address(*ip, &slot.holder) {
                 Verdict::Kept => return None,
                 Verdict::Leaked { reason, wait } => {
@@ -675,14 +718,14 @@ impl Collector {
         match slot.holder.as_ref() {
             Holder::Workload { pod, node } => {
                 if let Some(pod) = pod {
-                    self.of_pod.entry(pod.clone()).or_default().insert(handle.clone());
+                    remember(&mut self.of_pod, pod.clone(), handle);
                 }
                 if let Some(node) = node {
-                    self.of_node.entry(node.clone()).or_default().insert(handle.clone());
+                    remember(&mut self.of_node, node.clone(), handle);
                 }
             }
-            Holder::Tunnel(node) => drop(self.of_node.entry(node.clone()).or_default().insert(handle.clone())),
-            Holder::Service(name) => drop(self.of_service.entry(name.clone()).or_default().insert(handle.clone())),
+            Holder::Tunnel(node) => remember(&mut self.of_node, node.clone(), handle),
+            Holder::Service(name) => remember(&mut self.of_service, name.clone(), handle),
             Holder::Machine(_) | Holder::Unknown => {}
         }
         self.of_address.insert(ip, handle.clone());
@@ -707,7 +750,7 @@ impl Collector {
     /// Forgets that a handle has to do with this holder, unless another of its addresses says so.
     fn unlink(&mut self, handle: &Arc<str>, gone: &Holder) {
         let view = self.handles.get(handle);
-        let others: Vec<&Holder> = view.iter().flat_map(|v| v.slots.values()).map(|s| s.holder.as_ref()).collect();
+        let others: Vec<&Holder> = view.iter().flat_map(|v| v.slots.iter()).map(|(_, s)| s.holder.as_ref()).collect();
         let node_of = |holder: &Holder| match holder {
             Holder::Workload { node, .. } => node.clone(),
             Holder::Tunnel(node) => Some(node.clone()),
@@ -734,21 +777,30 @@ impl Collector {
 
     /// Whether a block is its owner's last depends on the owner's other blocks.
     fn set_owner(&mut self, cidr: IpNet, before: Option<&AffinityOwner>, after: Option<&AffinityOwner>) {
+        if before == after {
+            return;
+        }
         if let Some(before) = before.filter(|b| after != Some(*b))
             && let Some(owned) = self.owned.get_mut(before)
         {
             owned.remove(&cidr);
-            self.dirty.extend(owned.iter().map(|c| Subject::Block(*c)));
             if owned.is_empty() {
                 self.owned.remove(before);
             }
+            self.mark_owned(Some(before));
         }
         if let Some(after) = after {
-            let owned = self.owned.entry(after.clone()).or_default();
-            owned.insert(cidr);
-            self.dirty.extend(owned.iter().map(|c| Subject::Block(*c)));
+            self.owned.entry(after.clone()).or_default().insert(cidr);
+            self.mark_owned(Some(after));
         }
         self.dirty.extend([before, after].into_iter().flatten().map(|o| Subject::Affinity(o.clone(), cidr)));
+    }
+
+    /// Marks the blocks of a node; a virtual owner keeps none for its own sake.
+    fn mark_owned(&mut self, owner: Option<&AffinityOwner>) {
+        if let Some(owner @ AffinityOwner::Host(_)) = owner {
+            self.dirty.extend(self.owned.get(owner).into_iter().flatten().map(|c| Subject::Block(*c)));
+        }
     }
 
     fn leave(&mut self, addresses: &[IpAddr]) {
@@ -768,7 +820,7 @@ impl Collector {
         if self.settings.has_kubernetes
             && let Some(view) = self.handles.get(handle)
         {
-            for ip in view.slots.keys() {
+            for (ip, _) in view.slots.iter() {
                 let Some((cidr, block)) = self.blocks.range(..=IpNet::from(*ip)).next_back() else { continue };
                 if matches!(&block.owner, Some(AffinityOwner::Host(node)) if !self.nodes.contains(node)) {
                     self.dirty.insert(Subject::Block(*cidr));
@@ -779,12 +831,12 @@ impl Collector {
         self.dirty.insert(Subject::Record(handle.to_string()));
     }
 
-    fn touch_all(&mut self, handles: Option<HashSet<Arc<str>>>) {
+    fn touch_all(&mut self, handles: Option<Vec<Arc<str>>>) {
         handles.into_iter().flatten().for_each(|h| self.touch(&h));
     }
 
     fn touch_addresses(&mut self, addresses: &[IpAddr]) {
-        let handles: HashSet<Arc<str>> = addresses.iter().filter_map(|ip| self.of_address.get(ip).cloned()).collect();
+        let handles: Vec<Arc<str>> = addresses.iter().filter_map(|ip| self.of_address.get(ip).cloned()).collect();
         self.touch_all(Some(handles));
     }
 
@@ -799,16 +851,24 @@ impl Collector {
     fn touch_records_of(&mut self, cidr: IpNet) {
         let names = |record: &Record| record.blocks.as_ref().is_some_and(|blocks| blocks.contains(&cidr));
         let naming = self.handles.iter().filter(|(_, v)| v.record.as_ref().is_some_and(names));
-        let naming: HashSet<Arc<str>> = naming.map(|(h, _)| h.clone()).collect();
+        let naming: Vec<Arc<str>> = naming.map(|(h, _)| h.clone()).collect();
         self.touch_all(Some(naming));
         let of_block = self.affinities.iter().filter(|(_, cidrs)| cidrs.contains_key(&cidr));
         self.dirty.extend(of_block.map(|(owner, _)| Subject::Affinity(owner.clone(), cidr)));
     }
 }
 
-fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, HashSet<Arc<str>>>, key: &K, handle: &Arc<str>) {
+/// Adds a handle once.
+fn remember<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<str>>>, key: K, handle: &Arc<str>) {
+    let handles = map.entry(key).or_default();
+    if !handles.contains(handle) {
+        handles.push(handle.clone());
+    }
+}
+
+fn forget<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Vec<Arc<str>>>, key: &K, handle: &Arc<str>) {
     if let Some(handles) = map.get_mut(key) {
-        handles.remove(handle);
+        handles.retain(|known| known != handle);
         if handles.is_empty() {
             map.remove(key);
         }

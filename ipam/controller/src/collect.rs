@@ -13,30 +13,67 @@ use ipam::release::ReleaseRequest;
 use ipam::{IpInfo, Ipam};
 use ipnet::IpNet;
 
-use crate::controller::Error;
+use crate::controller::{Error, release_requests, together};
 
 /// The interface of a workload's first endpoint.
 const FIRST_ENDPOINT: &str = "eth0";
 
-/// Releases it; what that freed.
-///
-/// # Errors
-/// Of the store; then it is tried again.
-pub async fn execute(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
+/// Releases what is still as it was observed, addresses first; whether each was released. One that fails harms no other, and is
+/// tried again.
+pub async fn execute(store: &DynStore, ipam: &Ipam, releases: &[Release]) -> Vec<Result<bool, Error>> {
+    let mut checks = Vec::new();
+    for release in releases {
+        checks.push(is_true(store, ipam, release));
+    }
+    let checked = together(checks).await;
+    let requests_of = |release: &Release, is_true: &Result<bool, Error>| match release {
+        Release::Addresses { handle, addresses, .. } if matches!(is_true, Ok(true)) => {
+            release_requests(handle, addresses)
+        }
+        _ => vec![],
+    };
+    let requests: Vec<Vec<ReleaseRequest>> = releases.iter().zip(&checked).map(|(r, c)| requests_of(r, c)).collect();
+    // All together; where that fails, each by itself.
+    let are_released = ipam.release_ips(&requests.concat()).await.is_ok();
+    let mut parts = Vec::new();
+    for ((release, is_true), requests) in releases.iter().zip(checked).zip(requests) {
+        parts.push(finish(store, ipam, release, is_true, are_released, requests));
+    }
+    together(parts).await
+}
+
+/// Whether what was observed is still so; of records that is a condition of their deletion.
+async fn is_true(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
     match release {
-        Release::Addresses { handle, addresses, reason } => {
-            if !revalidate(store, ipam, handle, addresses, reason).await? {
-                return Ok(false);
-            }
-            let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
-                address: *address,
-                handle: Some(handle.clone()),
-                sequence_number: *sequence_number,
-            };
-            let requests: Vec<ReleaseRequest> = addresses.iter().map(request).collect();
+        Release::Addresses { handle, addresses, reason } => revalidate(store, ipam, handle, addresses, reason).await,
+        _ => Ok(true),
+    }
+}
+
+/// Does what is left of a release after the addresses of all were released, or were not.
+async fn finish(
+    store: &DynStore,
+    ipam: &Ipam,
+    release: &Release,
+    is_true: Result<bool, Error>,
+    are_released: bool,
+    requests: Vec<ReleaseRequest>,
+) -> Result<bool, Error> {
+    match release {
+        _ if !is_true? => Ok(false),
+        Release::Addresses { .. } if !are_released => {
             ipam.release_ips(&requests).await?;
             Ok(true)
         }
+        Release::Addresses { .. } => Ok(true),
+        other => release_record(store, ipam, other).await,
+    }
+}
+
+/// Releases a block, an affinity or a handle's record.
+async fn release_record(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
+    match release {
+        Release::Addresses { .. } => Ok(false),
         Release::Block { owner: Some(owner), cidr, must_be_empty, reason } => {
             if is_alive(store, reason).await? {
                 return Ok(false);

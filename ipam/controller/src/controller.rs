@@ -14,12 +14,16 @@ use std::time::Duration;
 
 use api::ip_pool::AllowedUse;
 use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
+use api::meta::WithSpec;
 use api::service::ServiceBody;
-use datastore::{DynStore, typed, watcher};
+use api::workload::WorkloadEndpointSpec;
+use api::{Service, WorkloadEndpoint};
+use datastore::{DynStore, Store, typed, watcher};
+use futures::{StreamExt, stream};
 use ipam::ordered::Suspicions;
 use ipam::pool::Family;
 use ipam::release::ReleaseRequest;
-use ipam::{AssignRequest, Ipam, gc};
+use ipam::{AssignRequest, Assignment, Ipam, gc};
 use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -33,9 +37,13 @@ use crate::state::{self, Dirty, Name, State};
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// Everything is planned again this often, whatever was or was not reported.
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_secs(600);
 /// Questions that may wait while a plan is carried out.
 const QUESTIONS: usize = 16;
+/// Reads and writes that are under way at the same time.
+const PARALLEL: usize = 64;
+/// Addresses that are asked for, or given back, in one call of the allocator.
+const TOGETHER: usize = 256;
 
 /// Why an action was not done.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +91,7 @@ impl Controller {
     pub fn new(store: DynStore, settings: Settings, report: Arc<Mutex<Report>>) -> Self {
         let collection = gc::Settings { has_kubernetes: settings.has_kubernetes, ..gc::Settings::default() };
         Self {
-            ipam: Ipam::new(store.clone()),
+            ipam: Ipam::new(store.clone()).following([AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into())]),
             store,
             settings,
             state: State::new(collection),
@@ -208,30 +216,38 @@ impl Controller {
     /// Releases what nobody needs.
     async fn collect(&mut self) -> Round {
         let mut round = Round::default();
-        for release in self.state.collector.observe(self.clock.now()) {
-            let text = collect::describe(&release);
-            let node = match &release {
-                gc::Release::Addresses { handle, .. } => self.state.collector.node_of(handle).map(ToString::to_string),
-                _ => None,
-            };
-            if self.settings.is_dry_run {
-                self.say(text);
-                continue;
-            }
-            match collect::execute(&self.store, &self.ipam, &release).await {
-                Ok(true) => {
-                    round.done += 1;
-                    self.count(&release, node.as_deref());
-                    tracing::info!("{text}");
+        let mut releases = self.state.collector.observe(self.clock.now());
+        if self.settings.is_dry_run {
+            releases.iter().for_each(|release| self.say(collect::describe(release)));
+            return round;
+        }
+        let node_of = |release: &gc::Release| match release {
+            gc::Release::Addresses { handle, .. } => self.state.collector.node_of(handle).map(ToString::to_string),
+            _ => None,
+        };
+        let mut nodes: Vec<Option<String>> = releases.iter().map(node_of).collect();
+        while !releases.is_empty() {
+            let rest = releases.split_off(releases.len().min(TOGETHER));
+            let rest_nodes = nodes.split_off(releases.len());
+            let outcomes = collect::execute(&self.store, &self.ipam, &releases).await;
+            for ((release, node), outcome) in releases.iter().zip(&nodes).zip(outcomes) {
+                let text = collect::describe(release);
+                match outcome {
+                    Ok(true) => {
+                        round.done += 1;
+                        self.count(release, node.as_deref());
+                        tracing::info!("{text}");
+                    }
+                    Ok(false) => tracing::debug!("{text}: not any more"),
+                    Err(error) if is_overtaken(&error) => tracing::debug!(%error, "{text}: overtaken"),
+                    // It stays a candidate and comes again.
+                    Err(error) => {
+                        tracing::warn!(%error, "{text}: failed, will be retried");
+                        self.report().last_error = Some(format!("{text}: {error}"));
+                    }
                 }
-                Ok(false) => tracing::debug!("{text}: not any more"),
-                Err(error) if is_overtaken(&error) => tracing::debug!(%error, "{text}: overtaken"),
-                // It stays a candidate and comes again.
-                Err(error) => {
-                    tracing::warn!(%error, "{text}: failed, will be retried");
-                    self.report().last_error = Some(format!("{text}: {error}"));
-                }
             }
+            (releases, nodes) = (rest, rest_nodes);
         }
         round
     }
@@ -247,34 +263,84 @@ impl Controller {
         self.said.retain(|_, at| now.duration_since(*at) < RESYNC * 3);
     }
 
+    /// What gives addresses back comes first, then what asks for some, then all else, where the order is of no matter.
     async fn execute_all(&mut self, actions: Vec<Action>) -> Round {
         let mut round = Round::default();
+        let (mut releases, mut handovers, mut assigns, mut others) = (vec![], vec![], vec![], vec![]);
         for action in actions {
-            let text = describe(&action);
             if self.settings.is_dry_run && action.is_collection() {
-                self.say(text);
+                self.say(describe(&action));
                 continue;
             }
-            match self.execute(&action).await {
-                Ok(()) => {
-                    round.done += 1;
-                    tracing::info!("{text}");
+            match &action {
+                Action::ReleaseAddresses { .. } | Action::ReleaseHandle { .. } => releases.push(action),
+                Action::HandOver { .. } => handovers.push(action),
+                Action::AssignAddress(assign) => assigns.push(assign.clone()),
+                _ => others.push(action),
+            }
+        }
+        for some in releases.chunks(TOGETHER) {
+            let outcomes = self.release(some).await;
+            some.iter().zip(outcomes).for_each(|(action, outcome)| self.settle(action, outcome, &mut round));
+        }
+        for action in &handovers {
+            let outcome = self.hand_over(action).await;
+            self.settle(action, outcome, &mut round);
+        }
+        for some in assigns.chunks(TOGETHER) {
+            for (assign, outcome) in some.iter().zip(self.assign(some).await) {
+                // The condition in the service's status is planned from this.
+                match &outcome {
+                    Ok(()) => drop(self.state.failures.remove(&assign.service)),
+                    Err(error) => {
+                        let text = error.to_string().trim().to_string();
+                        self.state.failures.insert(assign.service.clone(), text);
+                    }
                 }
-                // Somebody was faster: the watch brings what they wrote, and the next plan builds on it.
-                Err(error) if is_overtaken(&error) => {
-                    tracing::debug!(%error, "{text}: overtaken");
-                    self.state.forget_plan(&action);
-                }
-                Err(error) => {
-                    round.failed += 1;
-                    tracing::warn!(%error, "{text}: failed, will be retried");
-                    self.report().last_error = Some(format!("{text}: {error}"));
-                    self.state.forget_plan(&action);
-                    action.mark(&mut self.failed);
-                }
+                self.settle(&Action::AssignAddress(assign.clone()), outcome, &mut round);
+            }
+        }
+        let store = self.store.clone();
+        for some in others.chunks(TOGETHER) {
+            let mut writes = Vec::new();
+            for action in some {
+                writes.push(write(&store, action));
+            }
+            for (action, outcome) in some.iter().zip(together(writes).await) {
+                let outcome = outcome.map(|written| {
+                    if let Some(written) = written {
+                        let metadata = &written.metadata;
+                        let name = (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone());
+                        self.state.put_service(name, written);
+                    }
+                });
+                self.settle(action, outcome, &mut round);
             }
         }
         round
+    }
+
+    /// What came of an action is counted and said; what was not done is marked.
+    fn settle(&mut self, action: &Action, outcome: Result<(), Error>, round: &mut Round) {
+        let text = describe(action);
+        match outcome {
+            Ok(()) => {
+                round.done += 1;
+                tracing::info!("{text}");
+            }
+            // Somebody was faster: the watch brings what they wrote, and the next plan builds on it.
+            Err(error) if is_overtaken(&error) => {
+                tracing::debug!(%error, "{text}: overtaken");
+                self.state.forget_plan(action);
+            }
+            Err(error) => {
+                round.failed += 1;
+                tracing::warn!(%error, "{text}: failed, will be retried");
+                self.report().last_error = Some(format!("{text}: {error}"));
+                self.state.forget_plan(action);
+                action.mark(&mut self.failed);
+            }
+        }
     }
 
     fn count(&self, release: &gc::Release, node: Option<&str>) {
@@ -304,104 +370,156 @@ impl Controller {
         Snapshot::of(&self.state)
     }
 
-    async fn execute(&mut self, action: &Action) -> Result<(), Error> {
-        let store = self.store.as_ref();
-        match action {
-            Action::UpdateService(service) => {
-                let written = typed::update(store, service).await?;
-                let name = (written.metadata.namespace.clone().unwrap_or_default(), written.metadata.name.clone());
-                self.state.put_service(name, written);
+    /// Gives addresses back, all together; where that fails, by itself each, so that one harms no other.
+    async fn release(&self, actions: &[Action]) -> Vec<Result<(), Error>> {
+        let mut reads = Vec::new();
+        for action in actions {
+            reads.push(is_wanted(&self.store, action));
+        }
+        let wanted = together(reads).await;
+        let requests_of = |action: &Action, is_wanted: &Result<bool, Error>| match action {
+            Action::ReleaseAddresses { handle, addresses, .. } | Action::ReleaseHandle { handle, addresses, .. }
+                if matches!(is_wanted, Ok(false)) =>
+            {
+                release_requests(handle, addresses)
             }
-            Action::CreateSlice(slice) => drop(typed::create(store, slice).await?),
-            Action::UpdateSlice(slice) => drop(typed::update(store, slice).await?),
-            Action::DeleteSlice(slice) => {
-                let revision = slice.metadata.resource_version.as_deref().and_then(|v| v.parse().ok());
-                store.delete(slice.key(), revision).await?;
-            }
-            Action::UpdateWorkload(workload) => drop(typed::update(store, workload).await?),
-            Action::AssignAddress(assign) => {
-                let outcome = self.assign(assign).await;
-                // The condition in the service's status is planned from this.
-                match &outcome {
-                    Ok(()) => drop(self.state.failures.remove(&assign.service)),
-                    Err(error) => {
-                        let text = error.to_string().trim().to_string();
-                        self.state.failures.insert(assign.service.clone(), text);
-                    }
-                }
-                outcome?;
-            }
-            Action::ReleaseAddresses { handle, addresses, .. } => self.release_addresses(handle, addresses).await?,
-            Action::ReleaseHandle { service, handle, addresses } => {
-                // The blocks may have been watched ahead of the service: it is read once more.
-                let present = typed::get::<ServiceBody>(store, Some(&service.0), &service.1).await?;
-                let is_wanted = present.is_some_and(|s| {
-                    plan::wants_address(&s) && plan::handle_of(service, &s).as_deref() == Some(handle)
-                });
-                if !is_wanted {
-                    self.release_addresses(handle, addresses).await?;
-                }
-            }
-            Action::HandOver { address, from, sequence, service, handle, pool } => {
-                let attributes = plan::service_attributes(service, pool.as_deref());
-                self.ipam.hand_over(*address, from, *sequence, handle, &attributes).await?;
-            }
-            Action::UpdatePool(pool) => drop(typed::update(store, pool).await?),
-            Action::DeleteOfNode { node, key } => collect::delete_of_node(&self.store, node, key).await?,
+            _ => vec![],
+        };
+        let requests: Vec<Vec<ReleaseRequest>> = actions.iter().zip(&wanted).map(|(a, w)| requests_of(a, w)).collect();
+        let are_released = self.ipam.release_ips(&requests.concat()).await.is_ok();
+        let mut outcomes = Vec::new();
+        for (is_wanted, requests) in wanted.into_iter().zip(requests) {
+            outcomes.push(match is_wanted {
+                Ok(_) if are_released || requests.is_empty() => Ok(()),
+                Ok(_) => self.ipam.release_ips(&requests).await.map(drop).map_err(Error::from),
+                Err(error) => Err(error),
+            });
+        }
+        outcomes
+    }
+
+    async fn hand_over(&self, action: &Action) -> Result<(), Error> {
+        if let Action::HandOver { address, from, sequence, service, handle, pool } = action {
+            let attributes = plan::service_attributes(service, pool.as_deref());
+            self.ipam.hand_over(*address, from, *sequence, handle, &attributes).await?;
         }
         Ok(())
     }
 
-    async fn assign(&self, assign: &AssignAddress) -> Result<(), Error> {
-        let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
-        if let (Wish::Must(ip), Some((block, _))) = (assign.wish, &assign.from) {
-            let (handle, attributes) = (&assign.handle, assign.attributes());
-            return Ok(self.ipam.assign_ip_in_block(ip, *block, handle, attributes, owner).await.map(drop)?);
+    /// Asks for addresses, together: as few transactions as they fit in.
+    async fn assign(&self, assigns: &[AssignAddress]) -> Vec<Result<(), Error>> {
+        let requests: Vec<AssignRequest> = assigns.iter().map(|a| assign_request(a, a.wish)).collect();
+        let mut outcomes = self.ipam.assign_many(&requests).await;
+        let mut again = Vec::new();
+        for (i, (assign, outcome)) in assigns.iter().zip(&outcomes).enumerate() {
+            if let (Wish::Prefer(ip), Err(error)) = (assign.wish, outcome)
+                && is_refused(error)
+            {
+                tracing::warn!(%ip, %error, "a service cannot keep the address of its status");
+                again.push(i);
+            }
         }
-        let take = |ip: IpAddr| self.ipam.assign_ip(ip, &assign.handle, assign.attributes(), owner.clone());
-        match assign.wish {
-            Wish::Must(ip) => return Ok(take(ip).await.map(drop)?),
-            Wish::Prefer(ip) => match take(ip).await {
-                Ok(_) => return Ok(()),
-                Err(error) if is_refused(&error) => {
-                    tracing::warn!(%ip, %error, "a service cannot keep the address of its status");
-                }
-                Err(error) => return Err(error.into()),
-            },
-            Wish::Any => {}
+        let requests: Vec<AssignRequest> = again.iter().map(|i| assign_request(&assigns[*i], Wish::Any)).collect();
+        for (i, outcome) in again.into_iter().zip(self.ipam.assign_many(&requests).await) {
+            outcomes[i] = outcome;
         }
-        let is_v4 = assign.family == Family::V4;
-        let number = assign.besides + 1;
-        let pools = |is_asked: bool| if is_asked { assign.pools.clone() } else { vec![] };
-        let request = AssignRequest {
-            num_v4: if is_v4 { number } else { 0 },
-            num_v6: if is_v4 { 0 } else { number },
-            attributes: assign.attributes(),
-            pools_v4: pools(is_v4),
-            pools_v6: pools(!is_v4),
-            intended_use: AllowedUse::LoadBalancer,
-            ..AssignRequest::new(owner, &assign.handle)
-        };
-        match self.ipam.ensure_assigned(&request).await?.message {
+        let judge = |outcome: Result<Assignment, ipam::Error>| match outcome?.message {
             None => Ok(()),
             Some(message) => Err(Error::Short(message)),
-        }
-    }
-
-    async fn release_addresses(&self, handle: &str, addresses: &[(IpAddr, Option<u64>)]) -> Result<(), Error> {
-        let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
-            address: *address,
-            handle: Some(handle.to_string()),
-            sequence_number: *sequence_number,
         };
-        let requests: Vec<ReleaseRequest> = addresses.iter().map(request).collect();
-        self.ipam.release_ips(&requests).await?;
-        Ok(())
+        outcomes.into_iter().map(judge).collect()
     }
 
     fn report(&self) -> std::sync::MutexGuard<'_, Report> {
         self.report.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Waits for all of them, some at the same time; the outcomes, in order.
+pub async fn together<F: Future>(parts: Vec<F>) -> Vec<F::Output> {
+    stream::iter(parts).buffered(PARALLEL).collect().await
+}
+
+/// Whether a service wants the addresses that are to be released with its handle. The blocks may have been watched ahead of it: it is
+/// read once more.
+async fn is_wanted(store: &DynStore, action: &Action) -> Result<bool, Error> {
+    let Action::ReleaseHandle { service, handle, .. } = action else { return Ok(false) };
+    let present = typed::get::<ServiceBody>(store.as_ref(), Some(&service.0), &service.1).await?;
+    Ok(present
+        .is_some_and(|s| plan::wants_address(&s) && plan::handle_of(service, &s).as_deref() == Some(handle.as_str())))
+}
+
+/// Writes what an action says of one object; a service as it was written.
+async fn write(store: &DynStore, action: &Action) -> Result<Option<Service>, Error> {
+    let at = store.as_ref();
+    match action {
+        Action::UpdateService(service) => return Ok(Some(typed::update(at, service).await?)),
+        Action::CreateSlice(slice) => drop(typed::create(at, slice).await?),
+        Action::UpdateSlice(slice) => drop(typed::update(at, slice).await?),
+        Action::DeleteSlice(slice) => {
+            let revision = slice.metadata.resource_version.as_deref().and_then(|v| v.parse().ok());
+            at.delete(slice.key(), revision).await?;
+        }
+        Action::UpdateWorkload(workload) => relabel(at, workload).await?,
+        Action::UpdatePool(pool) => drop(typed::update(at, pool).await?),
+        Action::DeleteOfNode { node, key } => collect::delete_of_node(store, node, key).await?,
+        // Those of addresses are the allocator's.
+        Action::AssignAddress(_)
+        | Action::ReleaseAddresses { .. }
+        | Action::ReleaseHandle { .. }
+        | Action::HandOver { .. } => {}
+    }
+    Ok(None)
+}
+
+/// Writes the labels of a workload, where it is still as it was planned on.
+async fn relabel(store: &dyn Store, planned: &WorkloadEndpoint) -> Result<(), Error> {
+    let metadata = &planned.metadata;
+    let found =
+        typed::get::<WithSpec<WorkloadEndpointSpec>>(store, metadata.namespace.as_deref(), &metadata.name).await?;
+    let Some(mut present) = found else { return Err(datastore::Error::NotFound(planned.key()).into()) };
+    if present.metadata.resource_version != metadata.resource_version {
+        return Err(datastore::Error::Conflict(planned.key()).into());
+    }
+    present.metadata.labels = metadata.labels.clone();
+    typed::update(store, &present).await?;
+    Ok(())
+}
+
+fn assign_request(assign: &AssignAddress, wish: Wish) -> AssignRequest {
+    let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
+    let request =
+        AssignRequest { attributes: assign.attributes(), ..AssignRequest::new(owner, assign.handle.as_str()) };
+    match wish {
+        Wish::Must(ip) | Wish::Prefer(ip) => {
+            let in_block = assign.from.as_ref().map(|(block, _)| *block);
+            AssignRequest { addresses: vec![ip], in_block, ..request }
+        }
+        Wish::Any => {
+            let is_v4 = assign.family == Family::V4;
+            let number = assign.besides + 1;
+            let pools = |is_asked: bool| if is_asked { assign.pools.clone() } else { vec![] };
+            AssignRequest {
+                num_v4: if is_v4 { number } else { 0 },
+                num_v6: if is_v4 { 0 } else { number },
+                pools_v4: pools(is_v4),
+                pools_v6: pools(!is_v4),
+                intended_use: AllowedUse::LoadBalancer,
+                counts_existing: true,
+                ..request
+            }
+        }
+    }
+}
+
+/// To release addresses of a handle, while they are the allocations that were observed.
+pub fn release_requests(handle: &str, addresses: &[(IpAddr, Option<u64>)]) -> Vec<ReleaseRequest> {
+    let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
+        address: *address,
+        handle: Some(handle.to_string()),
+        sequence_number: *sequence_number,
+    };
+    addresses.iter().map(request).collect()
 }
 
 /// Whether somebody else was faster.

@@ -29,6 +29,10 @@ impl Store for Fenced {
         self.store.list(range).await
     }
 
+    async fn list_keys(&self, range: &KeyRange) -> Result<Listing, Error> {
+        self.store.list_keys(range).await
+    }
+
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
         self.store.watch(range, from).await
     }

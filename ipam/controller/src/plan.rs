@@ -171,6 +171,7 @@ impl Problem {
 /// What is to be done about what changed since the last call. `now` (RFC 3339) dates conditions that change.
 pub fn plan(state: &mut State, settings: &Settings, now: &str) -> Vec<Action> {
     let mut dirty = std::mem::take(&mut state.dirty);
+    state.exhausted.clear();
     // A service that is not there yet, or is of another type now, may have left an address behind.
     let handles = dirty.services.iter().filter_map(|name| handle_of(name, state.services.get(name)?));
     dirty.handles.extend(handles);
@@ -231,7 +232,7 @@ pub fn plan(state: &mut State, settings: &Settings, now: &str) -> Vec<Action> {
 /// the CNI plugin gave it.
 fn relabelled(state: &State, name: &Name) -> Option<Action> {
     let workload = state.workloads.get(name).filter(|_| state.is_relabelled(name))?;
-    Some(Action::UpdateWorkload(Box::new(workload.clone())))
+    Some(Action::UpdateWorkload(workload.clone()))
 }
 
 pub fn family_of(ip: IpAddr) -> Family {

@@ -13,12 +13,15 @@ use api::kube_controllers_configuration::AssignIps;
 use api::load_balancer_ip_pool::{Conflict, LoadBalancerIpPool, conflicts};
 use api::meta::{Body, Resource, WithSpec};
 use api::service::{LABEL_SERVICE_NAME, PodBody};
-use api::{EndpointSlice, IpPool, IpReservation, KubeControllersConfigurationSpec, Service, WorkloadEndpoint};
+use api::workload::WorkloadEndpointSpec;
+use api::{
+    EndpointSlice, IpPool, IpReservation, KubeControllersConfigurationSpec, Metadata, Service, WorkloadEndpoint,
+};
 use datastore::watcher::Update;
 use datastore::{KeyValue, typed};
 use ipam::block::Block;
 use ipam::gc::{self, Collector};
-use ipam::pool::Reservations;
+use ipam::pool::{Family, Reservations};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 use serde_json::Value;
@@ -66,13 +69,59 @@ pub struct Pod {
     pub is_terminating: bool,
 }
 
+/// Addresses with the handles that they are given to.
+#[derive(Clone, Debug, Default)]
+pub struct Picked {
+    by_address: BTreeMap<IpAddr, String>,
+    by_handle: BTreeMap<String, BTreeSet<IpAddr>>,
+}
+
+impl Picked {
+    pub fn insert(&mut self, ip: IpAddr, handle: String) {
+        self.remove(ip);
+        self.by_handle.entry(handle.clone()).or_default().insert(ip);
+        self.by_address.insert(ip, handle);
+    }
+
+    pub fn remove(&mut self, ip: IpAddr) {
+        let Some(handle) = self.by_address.remove(&ip) else { return };
+        if let Some(of_handle) = self.by_handle.get_mut(&handle) {
+            of_handle.remove(&ip);
+            if of_handle.is_empty() {
+                self.by_handle.remove(&handle);
+            }
+        }
+    }
+
+    /// Forgets what is given to a handle.
+    pub fn forget(&mut self, handle: &str) {
+        for ip in self.by_handle.remove(handle).into_iter().flatten() {
+            self.by_address.remove(&ip);
+        }
+    }
+
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// To whom an address is given.
+    pub fn handle_of(&self, ip: IpAddr) -> Option<&str> {
+        self.by_address.get(&ip).map(String::as_str)
+    }
+
+    /// What is given to a handle, in order.
+    pub fn of(&self, handle: &str) -> impl Iterator<Item = IpAddr> {
+        self.by_handle.get(handle).into_iter().flatten().copied()
+    }
+}
+
 /// The watched objects.
 #[derive(Clone, Debug, Default)]
 pub struct State {
     pub services: BTreeMap<Name, Service>,
     pub slices: BTreeMap<Name, EndpointSlice>,
-    /// With the labels of their pods.
-    pub workloads: BTreeMap<Name, WorkloadEndpoint>,
+    /// With the labels of their pods, and no more than is planned from: there are many.
+    pub workloads: BTreeMap<Name, Box<WorkloadEndpoint>>,
     pub pods: BTreeMap<Name, Pod>,
     pub pools: BTreeMap<String, IpPool>,
     pub lb_pools: BTreeMap<String, LoadBalancerIpPool>,
@@ -85,8 +134,8 @@ pub struct State {
     pub conflicts: BTreeMap<String, Conflict>,
     /// Addresses in use, by LoadBalancerIPPool.
     pub lb_used: BTreeMap<String, u128>,
-    /// Addresses that a plan gives away, until the blocks show it; with the handle.
-    pub picked: BTreeMap<IpAddr, String>,
+    /// Addresses that a plan gives away, until the blocks show it.
+    pub picked: Picked,
     /// By handle.
     pub allocations: BTreeMap<String, Allocation>,
     /// Who holds which cluster IP and node port.
@@ -105,6 +154,8 @@ pub struct State {
     is_grace_read: bool,
     pub is_in_sync: bool,
     pub dirty: Dirty,
+    /// LoadBalancerIPPools that have no address left of a family, as the present plan has found.
+    pub exhausted: BTreeSet<(String, Family)>,
     /// The labels that workloads are stored with, where those of their pods differ.
     stored_labels: BTreeMap<Name, BTreeMap<String, String>>,
     /// By block: its addresses of services.
@@ -115,7 +166,7 @@ pub struct State {
     sharing: BTreeMap<String, BTreeSet<Name>>,
     claims: BTreeMap<IpAddr, BTreeSet<Name>>,
     slices_of: BTreeMap<Name, BTreeSet<Name>>,
-    workloads_of_pod: BTreeMap<Name, BTreeSet<Name>>,
+    workloads_of_pod: BTreeMap<Name, Vec<Name>>,
     workloads_of_node: BTreeMap<String, BTreeSet<Name>>,
     /// Workloads by namespace and label, services with a selector by namespace and the first label they ask for.
     labelled: BTreeMap<(String, String, String), BTreeSet<Name>>,
@@ -216,7 +267,7 @@ impl State {
         let planned = match action {
             Action::UpdateService(planned) => planned,
             Action::AssignAddress(assign) => {
-                self.picked.retain(|_, handle| *handle != assign.handle);
+                self.picked.forget(&assign.handle);
                 return;
             }
             _ => return,
@@ -291,7 +342,7 @@ impl State {
         let first = selector.first_key_value().map(|(k, v)| (namespace.to_string(), k.clone(), v.clone()));
         let candidates = first.and_then(|label| self.labelled.get(&label)).into_iter().flatten();
         candidates
-            .filter_map(|name| self.workloads.get_key_value(name))
+            .filter_map(|name| self.workloads.get_key_value(name).map(|(name, w)| (name, w.as_ref())))
             .filter(|(_, w)| selector.iter().all(|(k, v)| w.metadata.labels.get(k) == Some(v)))
     }
 
@@ -481,9 +532,10 @@ impl State {
         }
     }
 
-    fn put_workload(&mut self, name: Name, mut workload: WorkloadEndpoint) {
+    fn put_workload(&mut self, name: Name, workload: WorkloadEndpoint) {
+        let mut workload = Box::new(slim(workload));
         self.collector.put_workload(&name, addresses_of(&workload).collect());
-        let before = self.workloads.get(&name).map(comparable);
+        let before = self.workloads.get(&name).map(|w| comparable(w));
         if before.is_some() && before == Some(comparable(&workload)) && !self.is_relabelled(&name) {
             // The revision alone: what was planned on the one before must be planned on this.
             self.workloads.insert(name, workload);
@@ -502,7 +554,7 @@ impl State {
             self.dirty.workloads.insert(name.clone());
         }
         if let Some(pod) = workload.body.spec.pod.clone() {
-            self.workloads_of_pod.entry((name.0.clone(), pod)).or_default().insert(name.clone());
+            self.workloads_of_pod.entry((name.0.clone(), pod)).or_default().push(name.clone());
         }
         self.workloads_of_node.entry(workload.body.spec.node.clone()).or_default().insert(name.clone());
         for (k, v) in &workload.metadata.labels {
@@ -516,7 +568,13 @@ impl State {
         self.stored_labels.remove(name);
         let Some(workload) = self.workloads.remove(name) else { return };
         if let Some(pod) = workload.body.spec.pod.clone() {
-            unlink(&mut self.workloads_of_pod, &(name.0.clone(), pod), name);
+            let pod = (name.0.clone(), pod);
+            if let Some(of_pod) = self.workloads_of_pod.get_mut(&pod) {
+                of_pod.retain(|known| known != name);
+                if of_pod.is_empty() {
+                    self.workloads_of_pod.remove(&pod);
+                }
+            }
         }
         unlink(&mut self.workloads_of_node, &workload.body.spec.node, name);
         for (k, v) in &workload.metadata.labels {
@@ -555,7 +613,7 @@ impl State {
             if let Some(stored) = stored {
                 workload.metadata.labels = stored;
             }
-            self.put_workload(name, workload);
+            self.put_workload(name, *workload);
         }
     }
 
@@ -670,7 +728,7 @@ impl State {
     fn set_block(&mut self, cidr: IpNet, found: BTreeMap<IpAddr, Taken>) {
         let mut before = self.blocks.remove(&cidr).unwrap_or_default();
         for (ip, (handle, slot, service)) in &found {
-            self.picked.remove(ip);
+            self.picked.remove(*ip);
             if before.get(ip).is_some_and(|(h, s, _)| h == handle && s == slot) {
                 before.remove(ip);
                 continue;
@@ -743,6 +801,26 @@ pub fn addresses_of(workload: &WorkloadEndpoint) -> impl Iterator<Item = IpAddr>
 pub fn service_of(slice: &EndpointSlice) -> Option<Name> {
     let service = slice.metadata.labels.get(LABEL_SERVICE_NAME)?;
     Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+/// What is planned from of a workload. Whoever writes it reads the rest again.
+fn slim(workload: WorkloadEndpoint) -> WorkloadEndpoint {
+    let (metadata, spec) = (workload.metadata, workload.body.spec);
+    let metadata = Metadata {
+        name: metadata.name,
+        namespace: metadata.namespace,
+        resource_version: metadata.resource_version,
+        labels: metadata.labels,
+        ..Metadata::default()
+    };
+    let spec = WorkloadEndpointSpec {
+        node: spec.node,
+        pod: spec.pod,
+        ip_networks: spec.ip_networks,
+        ports: spec.ports,
+        ..WorkloadEndpointSpec::default()
+    };
+    WorkloadEndpoint::new(metadata, WithSpec { spec, status: None })
 }
 
 /// A workload without what changes at every write.

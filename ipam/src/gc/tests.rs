@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::block::Assignee;
+use crate::pool::Reservations;
 
 const T0: i64 = 1_800_000_000;
 
@@ -259,6 +260,38 @@ fn a_block_that_cannot_be_read_keeps_what_names_it() {
     collector.delete_block(net("10.0.0.4/30"));
     collector.observe(at(0));
     assert_eq!(collector.candidates().count(), 2);
+    // It can be read again, and is nobody's.
+    collector.put_unreadable_block(net("10.0.0.4/30"));
+    collector.observe(at(0));
+    assert_eq!(collector.candidates().count(), 0);
+    let mut block = Block::new(net("10.0.0.4/30"), &host("a"), at(0)).unwrap();
+    block.clear_owner();
+    collector.put_block(&block);
+    collector.observe(at(0));
+    assert_eq!(collector.candidates().count(), 3);
+}
+
+/// The blocks that are looked at for one event are not more where there are more.
+#[test]
+fn an_address_of_a_block_concerns_that_block_alone() {
+    for owner in [host("a"), AffinityOwner::Virtual("load-balancer".into())] {
+        let mut collector = Collector::new(Settings::default());
+        collector.put_node("a");
+        let mut blocks: Vec<Block> =
+            (0..32).map(|n| Block::new(net(&format!("10.0.{n}.0/30")), &owner, at(0)).unwrap()).collect();
+        for block in &mut blocks {
+            block
+                .assign(1, Assignee { handle: "h", attributes: &BTreeMap::new() }, &Reservations::default(), None)
+                .unwrap();
+            collector.put_block(block);
+        }
+        collector.observe(at(0));
+        let to = Assignee { handle: "i", attributes: &BTreeMap::new() };
+        blocks[7].assign(1, to, &Reservations::default(), None).unwrap();
+        collector.put_block(&blocks[7]);
+        let blocks: Vec<&Subject> = collector.dirty.iter().filter(|s| matches!(s, Subject::Block(_))).collect();
+        assert_eq!(blocks, [&Subject::Block(net("10.0.7.0/30"))], "{owner:?}");
+    }
 }
 
 #[test]

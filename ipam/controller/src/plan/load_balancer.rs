@@ -99,8 +99,9 @@ pub fn plan_group(members: &[Name], state: &mut State, actions: &mut Vec<Action>
     for name in members {
         group.place(name);
     }
-    let Group { placements, releases, handovers, assigns, picked, .. } = group.finish();
-    state.picked.extend(picked);
+    let Group { placements, releases, handovers, assigns, picked, exhausted, .. } = group.finish();
+    picked.into_iter().for_each(|(ip, handle)| state.picked.insert(ip, handle));
+    state.exhausted.extend(exhausted);
     // What is released or handed over comes first: an assignment may want it.
     actions.extend(releases.into_iter().chain(handovers).chain(assigns));
     placements
@@ -122,6 +123,8 @@ struct Group<'a> {
     /// Assignments of a kind whose outcome others could share.
     coming: Vec<(Family, Vec<&'a Name>)>,
     picked: BTreeMap<IpAddr, String>,
+    /// LoadBalancerIPPools that were searched in vain.
+    exhausted: BTreeSet<(String, Family)>,
     placements: BTreeMap<Name, Placement>,
     releases: Vec<Action>,
     handovers: Vec<Action>,
@@ -166,6 +169,7 @@ impl<'a> Group<'a> {
             placed: BTreeMap::new(),
             coming: vec![],
             picked: BTreeMap::new(),
+            exhausted: BTreeSet::new(),
             placements: BTreeMap::new(),
             releases: vec![],
             handovers: vec![],
@@ -235,8 +239,8 @@ impl<'a> Group<'a> {
 
     /// Whether none but this handle has the address or is getting it.
     fn is_nobodys(&self, ip: IpAddr, handle: &str) -> bool {
-        let picked = [&self.state.picked, &self.picked];
-        self.state.collector.is_free(ip) && picked.iter().all(|p| p.get(&ip).is_none_or(|h| h == handle))
+        let picked = self.state.picked.handle_of(ip).into_iter().chain(self.picked.get(&ip).map(String::as_str));
+        self.state.collector.is_free(ip) && picked.into_iter().all(|h| h == handle)
     }
 
     fn is_assigning(&self, name: &Name) -> bool {
@@ -531,31 +535,52 @@ impl<'a> Group<'a> {
         Home::Pool(pool)
     }
 
-    /// A free address of a LoadBalancerIPPool that selects the service. The search starts where the name hashes to.
-    fn free_in_pools(&self, name: &Name, service: &Service, handle: &str, family: Family) -> Option<(IpAddr, &'a str)> {
-        let pools: Vec<(&'a String, &'a LoadBalancerIpPool)> = serving_pools(self.state, name, service).collect();
-        let known = |ip: &IpAddr| pools.iter().find(|(_, p)| p.body.spec.contains(*ip)).map(|(pool, _)| pool.as_str());
+    /// A free address of a LoadBalancerIPPool that selects the service. The search starts where the name hashes to; a pool that was
+    /// searched in vain is not searched again by the same plan, in which addresses only become fewer.
+    fn free_in_pools(
+        &mut self,
+        name: &Name,
+        service: &Service,
+        handle: &str,
+        family: Family,
+    ) -> Option<(IpAddr, &'a str)> {
+        let state = self.state;
+        let pools: Vec<(&'a String, &'a LoadBalancerIpPool)> = serving_pools(state, name, service).collect();
+        let known = |ip: IpAddr| pools.iter().find(|(_, p)| p.body.spec.contains(ip)).map(|(pool, _)| pool.as_str());
         // What it was given in a plan that the blocks do not show yet.
-        let before = self.state.picked.iter().filter(|(ip, h)| *h == handle && family_of(**ip) == family);
-        if let Some(found) = before.filter_map(|(ip, _)| Some((*ip, known(ip)?))).next() {
+        let mut before = state.picked.of(handle).filter(|ip| family_of(*ip) == family);
+        if let Some(found) = before.find_map(|ip| Some((ip, known(ip)?))) {
             return Some(found);
         }
         let is_free = |ip: &IpAddr| {
-            self.state.collector.is_free(*ip)
-                && !self.state.reservations.contains(*ip)
-                && !self.state.picked.contains_key(ip)
+            state.collector.is_free(*ip)
+                && !state.reservations.contains(*ip)
+                && state.picked.handle_of(*ip).is_none()
                 && !self.picked.contains_key(ip)
         };
-        pools.iter().find_map(|(pool, found)| {
-            let has_block = |ip: &IpAddr| block_for(self.state, pool, *ip).is_some();
+        // Of a pool that is too large only a part was searched, from where the name hashes to.
+        let is_whole = |pool: &LoadBalancerIpPool| pool.body.spec.assignable().all(|r| r.len() <= MAX_PROBES);
+        let mut in_vain = Vec::new();
+        let found = pools.iter().find_map(|(pool, found)| {
+            let key = ((*pool).clone(), family);
+            if state.exhausted.contains(&key) || self.exhausted.contains(&key) {
+                return None;
+            }
+            let has_block = |ip: &IpAddr| block_for(state, pool, *ip).is_some();
             let mut ranges = found.body.spec.assignable().filter(|r| r.first().is_ipv4() == (family == Family::V4));
-            ranges.find_map(|range| {
+            let free = ranges.find_map(|range| {
                 let count = range.len();
                 let start = u128::from(fnv1a32(&format!("{}/{}", name.0, name.1))) % count;
                 let mut probes = (0..count.min(MAX_PROBES)).map(|i| offset(range.first(), (start + i) % count));
-                probes.find(|ip| is_free(ip) && has_block(ip)).map(|ip| (ip, pool.as_str()))
-            })
-        })
+                probes.find(|ip| is_free(ip) && has_block(ip))
+            });
+            if free.is_none() && is_whole(found) {
+                in_vain.push(key);
+            }
+            free.map(|ip| (ip, pool.as_str()))
+        });
+        self.exhausted.extend(in_vain);
+        found
     }
 }
 
@@ -622,16 +647,37 @@ fn no_pool(family: Option<Family>) -> Problem {
     Problem { reason: "NoPool", message }
 }
 
-fn no_pool_left(state: &State, name: &Name, service: &Service, family: Family) -> Problem {
-    let of_family =
+/// Why no LoadBalancerIPPool gives a service an address of a family.
+fn no_pool_left(state: &State, (namespace, name): &Name, service: &Service, family: Family) -> Problem {
+    let is_of_family =
         |pool: &LoadBalancerIpPool| pool.body.spec.assignable().any(|r| r.first().is_ipv4() == (family == Family::V4));
-    let full: Vec<&str> =
-        serving_pools(state, name, service).filter(|(_, p)| of_family(p)).map(|(pool, _)| pool.as_str()).collect();
-    if full.is_empty() {
-        return no_pool(Some(family));
+    let selecting = state
+        .lb_pools
+        .iter()
+        .filter(|(_, p)| is_of_family(p) && p.body.spec.selects(namespace, name, &service.metadata.labels));
+    let (mut full, mut idle) = (vec![], vec![]);
+    for (pool, found) in selecting {
+        if found.body.spec.disabled {
+            idle.push(format!("LoadBalancerIPPool {pool} is disabled"));
+        } else if state.is_unreadable(Kind::LoadBalancerIpPool, pool) {
+            idle.push(format!("LoadBalancerIPPool {pool} cannot be read"));
+        } else if let Some(conflict) = state.conflicts.get(pool) {
+            idle.push(format!("in LoadBalancerIPPool {pool}, {conflict}"));
+        } else {
+            full.push(pool.as_str());
+        }
     }
-    let message = format!("no {} address is left in LoadBalancerIPPool {}", family_name(family), full.join(", "));
-    Problem { reason: "OutOfAddresses", message }
+    let of = family_name(family);
+    if !full.is_empty() {
+        let others = idle.iter().map(|why| format!("; {why}")).collect::<String>();
+        let message = format!("no {of} address is left in LoadBalancerIPPool {}{others}", full.join(", "));
+        return Problem { reason: "OutOfAddresses", message };
+    }
+    if !idle.is_empty() {
+        let message = format!("no pool gives {of} addresses to the service: {}", idle.join("; "));
+        return Problem { reason: "NoPool", message };
+    }
+    no_pool(Some(family))
 }
 
 fn cannot_share((a_name, a): (&Name, &Service), (b_name, b): (&Name, &Service)) -> Option<String> {

@@ -70,6 +70,37 @@ fn the_published_pools_serve_the_services_they_select_and_count() {
 }
 
 #[test]
+fn a_service_is_told_why_the_pools_that_select_it_give_nothing() {
+    let of = |address: &str, more: Value| {
+        let mut spec = json!({"blocks": [{"start": address}], "serviceSelector": {"matchLabels": {"color": "blue"}}});
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        spec
+    };
+    let mut world = World::new(&[plain("web")]);
+    world.put(pool("a", of("10.9.0.1", json!({"serviceSelector": {"matchLabels": {"color": "red"}}}))));
+    world.settle();
+    let told = |world: &World, name: &str| world.problem(name).unwrap();
+    assert!(told(&world, "web").1.ends_with("no LoadBalancerIPPool of IPv4 that selects the service"));
+    world.put(pool("a", of("10.9.0.1", json!({"disabled": true}))));
+    world.settle();
+    let (reason, message) = told(&world, "web");
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        ("NoPool", "no pool gives IPv4 addresses to the service: LoadBalancerIPPool a is disabled")
+    );
+    // A pool in conflict, and one that has nothing left.
+    world.put(pool("a", of("10.9.0.1", json!({}))));
+    world.put(pool("bb", of("10.9.0.1", json!({}))));
+    world.put(plain("xother"));
+    world.settle();
+    assert_eq!(world.ingress("test", "web"), ["10.9.0.1"]);
+    let conflict = "in LoadBalancerIPPool bb, 10.9.0.1 overlaps 10.9.0.1 of LoadBalancerIPPool(a)";
+    let (reason, message) = told(&world, "xother");
+    assert_eq!(reason, "OutOfAddresses");
+    assert_eq!(message, format!("no IPv4 address is left in LoadBalancerIPPool a; {conflict}"));
+}
+
+#[test]
 fn a_pool_of_ranges_gives_all_of_them_and_no_more() {
     let spec =
         json!({"blocks": [{"start": "10.9.0.5", "stop": "10.9.0.6"}, {"start": "10.9.1.1"}, {"cidr": "10.9.2.0/30"}]});
