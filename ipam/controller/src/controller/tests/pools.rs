@@ -39,9 +39,17 @@ async fn ingress(store: &DynStore, name: &str) -> Option<String> {
 
 /// The handle of every address; panics unless the handles' records say the same.
 async fn audit(store: &DynStore) -> BTreeMap<IpAddr, String> {
+    // Both of one moment: two readings of the blocks, with the handles between, say the same.
+    let (blocks, records) = loop {
+        let blocks = store.list(&KeyRange::Blocks).await.unwrap().items;
+        let records = store.list(&KeyRange::Handles).await.unwrap().items;
+        if store.list(&KeyRange::Blocks).await.unwrap().items == blocks {
+            break (blocks, records);
+        }
+    };
     let mut held = BTreeMap::new();
     let mut counts: BTreeSet<(String, String, usize)> = BTreeSet::new();
-    for kv in store.list(&KeyRange::Blocks).await.unwrap().items {
+    for kv in blocks {
         let block = Block::from_stored(serde_json::from_slice::<AllocationBlock>(&kv.value).unwrap()).unwrap();
         assert_eq!(block.stored().affinity.as_deref(), Some("virtual:load-balancer"));
         let mut of_block: BTreeMap<String, usize> = BTreeMap::new();
@@ -53,7 +61,6 @@ async fn audit(store: &DynStore) -> BTreeMap<IpAddr, String> {
         }
         counts.extend(of_block.into_iter().map(|(handle, n)| (handle, block.cidr().to_string(), n)));
     }
-    let records = store.list(&KeyRange::Handles).await.unwrap().items;
     let records = records.into_iter().flat_map(|kv| {
         let Key::IpamHandle(id) = kv.key else { panic!() };
         let record: IpamHandle = serde_json::from_slice(&kv.value).unwrap();
