@@ -482,7 +482,7 @@ impl Episode {
                 self.figures.assigned += addresses.len() as u64;
                 self.judge.assigned(id, handle, &addresses, *is_repeated)?;
                 self.judge.end_plain(id);
-                self.check_amount(&running, (*v4, *v6), !pools.is_empty() || *is_repeated, got)?;
+                self.check_amount(&running, (*v4, *v6), !pools.is_empty() || *is_repeated, got, [0, 0])?;
                 self.check_place(&node, pools, *is_repeated, &addresses)
             }
             (Task::AssignMany { handles, amount, is_repeated }, Done::AssignedMany(all)) => {
@@ -492,7 +492,9 @@ impl Episode {
                             let addresses = addresses_of(got);
                             self.figures.assigned += addresses.len() as u64;
                             self.judge.assigned(id, handle, &addresses, *is_repeated)?;
-                            self.check_amount(&running, *amount, *is_repeated, got)?;
+                            let others = all.iter().flatten().filter(|other| !std::ptr::eq(*other, got));
+                            let others = others.fold([0, 0], |[v4, v6], o| [v4 + o.v4.len(), v6 + o.v6.len()]);
+                            self.check_amount(&running, *amount, *is_repeated, got, others)?;
                             self.check_place(&node, &[], *is_repeated, &addresses)?;
                         }
                         Err(error) if running.task.may_fail_with(error) => {
@@ -529,8 +531,15 @@ impl Episode {
         }
     }
 
-    /// Fewer than were asked for only where there were fewer, and then with a message.
-    fn check_amount(&self, running: &Running, want: (usize, usize), is_special: bool, got: &Assignment) -> Verdict {
+    /// Fewer than were asked for only where there were fewer, and then with a message. `others` of the call have got so many.
+    fn check_amount(
+        &self,
+        running: &Running,
+        want: (usize, usize),
+        is_special: bool,
+        got: &Assignment,
+        others: [usize; 2],
+    ) -> Verdict {
         let counts = [(want.0, got.v4.len()), (want.1, got.v6.len())];
         let is_short = counts.iter().any(|(want, got)| got < want);
         if is_short != got.message.is_some() {
@@ -546,7 +555,7 @@ impl Episode {
             let since = self.taken.partition_point(|(at, _)| *at < running.began).saturating_sub(1);
             let most = self.taken[since..].iter().map(|(_, taken)| taken[family]).max().unwrap_or_default();
             let free = self.setting.capacity(family).saturating_sub(most);
-            if got < want && free >= want {
+            if got < want && free >= want + others[family] {
                 return Err(format!("asked for {want} and got {got}, while {free} were free all the time"));
             }
         }

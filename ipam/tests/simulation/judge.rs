@@ -303,9 +303,13 @@ impl Judge {
         call.handles.iter().for_each(|h| self.failed(id, h));
     }
 
-    /// No write of these calls is to come any more.
+    /// No write of the other calls is to come any more. What a call read that is still under way may be from before the last of them.
     pub fn close_all_but(&mut self, open: &BTreeSet<CallId>) {
-        self.open.retain(|id, _| open.contains(id));
+        for (_, handles) in self.open.extract_if(.., |id, _| !open.contains(id)) {
+            for call in self.calls.values_mut().filter(|c| !c.handles.is_disjoint(&handles)) {
+                call.is_contended = true;
+            }
+        }
     }
 
     /// A release of addresses is over, answered or not.
