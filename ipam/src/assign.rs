@@ -10,17 +10,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use api::ip_pool::AllowedUse;
-use api::ipam::{BlockAffinity, IpamConfig};
+use api::ipam::IpamConfig;
 use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key, Namespace};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, Versioned, key_of};
+use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retries, key_of};
 use crate::attempt::{Attempt, Part, decode_affinity};
 use crate::changes::{AffinityChange, Changes};
 use crate::handle;
 use crate::pool::{self, Family, Reservations};
+use crate::snapshot::Affinities;
 
 /// What a workload, node or service wants.
 #[derive(Clone, Debug, PartialEq)]
@@ -244,13 +245,15 @@ impl Batch<'_> {
                 let r = &self.requests[*i];
                 r.pools_v4.is_empty() && r.pools_v6.is_empty() && r.addresses.is_empty()
             };
+            let mut affinities = None;
             if !has_cleaned && self.todo.iter().any(of_any_pool) {
                 has_cleaned = true;
-                if let Err(error) = read.release_unselected().await {
-                    return self.fail_all(&error);
-                }
+                affinities = match read.release_unselected().await {
+                    Ok(affinities) => affinities,
+                    Err(error) => return self.fail_all(&error),
+                };
             }
-            match self.round(&read, is_alone).await {
+            match self.round(&read, affinities, is_alone).await {
                 Ok(None) => {
                     retries = self.retries();
                     context = Some(read);
@@ -289,8 +292,16 @@ impl Batch<'_> {
     }
 
     /// Plans as many requests as fit, or only the first, and writes them. A race that was lost is returned.
-    async fn round(&mut self, context: &Context<'_>, is_alone: bool) -> Result<Option<datastore::Error>, Error> {
-        let mut attempt = Attempt::read(context, self.open.len()).await?;
+    async fn round(
+        &mut self,
+        context: &Context<'_>,
+        affinities: Option<Affinities>,
+        is_alone: bool,
+    ) -> Result<Option<datastore::Error>, Error> {
+        let mut attempt = Attempt::read(context, affinities, self.open.len()).await?;
+        if self.todo.len() > 1 && !is_alone {
+            attempt.read_handles(self.todo.iter().map(|i| self.requests[*i].handle.as_str())).await;
+        }
         let mut parts: Vec<(usize, Part)> = Vec::new();
         for i in self.todo.clone() {
             let request = &self.requests[i];
@@ -386,19 +397,21 @@ impl<'a> Context<'a> {
     }
 
     /// Gives up the owner's empty blocks in pools that no longer select it (Calico `releaseBlocksNotInSelectedPools`), and affinities
-    /// there for blocks that it has not. A race lost here is left to the next call.
-    async fn release_unselected(&self) -> Result<(), Error> {
-        let Some(labels) = &self.labels else { return Ok(()) };
-        let selects = |p: &&IpPool| {
-            // A selector that cannot be read is an error of the request only where the request goes by selectors; here it keeps what
-            // there is.
-            !p.body.spec.disabled && pool::selects_node(p, labels).unwrap_or(true)
-        };
-        let selected: Vec<IpNet> = self.pools.iter().filter(selects).map(|p| p.body.spec.cidr).collect();
-        for (cidr, affinity) in self.affinities().await? {
-            if selected.iter().any(|p| p.contains(&cidr)) {
-                continue;
+    /// there for blocks that it has not. A race lost here is left to the next call. The affinities, where they were read and none of
+    /// them has changed.
+    async fn release_unselected(&self) -> Result<Option<Affinities>, Error> {
+        let Some(labels) = &self.labels else { return Ok(None) };
+        let mut affinities = None;
+        let unselected = match self.ipam.known().and_then(|s| s.unselected(&self.owner)) {
+            Some(unselected) => unselected,
+            None => {
+                let selected = pool::selecting(&self.pools, labels);
+                let all = affinities.insert(self.affinities().await?);
+                let is_selected = |cidr: &IpNet| selected.iter().any(|p| p.contains(cidr));
+                all.iter().filter(|(cidr, _)| !is_selected(cidr)).map(|(cidr, a)| (*cidr, a.revision)).collect()
             }
+        };
+        for (cidr, revision) in unselected {
             let mut block = match self.ipam.block(cidr).await {
                 Err(Error::Store(datastore::Error::Corrupt { .. })) => continue,
                 Ok(Some(block)) if block.value.owner().as_ref() != Some(&self.owner) => {
@@ -411,17 +424,18 @@ impl<'a> Context<'a> {
                 self.ipam.give_back(block);
                 continue;
             }
+            affinities = None;
             let mut changes = Changes::default();
-            changes.affinity(&self.owner, cidr, AffinityChange::Delete(affinity.revision));
+            changes.affinity(&self.owner, cidr, AffinityChange::Delete(revision));
             block.into_iter().for_each(|b| changes.delete(b));
             if let Outcome::Retry(error) | Outcome::Open(error, _) = self.ipam.write_changes(changes).await? {
                 tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
             }
         }
-        Ok(())
+        Ok(affinities)
     }
 
-    pub async fn affinities(&self) -> Result<Vec<(IpNet, Versioned<BlockAffinity>)>, Error> {
+    pub async fn affinities(&self) -> Result<Affinities, Error> {
         if let Some(known) = self.ipam.known().and_then(|s| s.affinities(&self.owner)) {
             return Ok(known);
         }
@@ -430,7 +444,7 @@ impl<'a> Context<'a> {
             Key::BlockAffinity(_, cidr) => Some((*cidr, decode_affinity(kv))),
             _ => None,
         });
-        Ok(affinities.collect())
+        Ok(Arc::new(affinities.collect()))
     }
 
     /// The owner, where only it may use its blocks.

@@ -12,6 +12,7 @@ use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::{IpPool, Key};
 use datastore::KeyValue;
+use futures::future::join_all;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
@@ -25,7 +26,7 @@ use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
 use crate::index::{BlockIndex, Summary, start_of};
 use crate::pool::{self, Family, Wanted};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Affinities, Snapshot};
 
 /// An empty block of another owner is left alone while its claim is younger: its first address may be on the way (Calico).
 const RECLAIM_AGE: SignedDuration = SignedDuration::from_secs(60);
@@ -33,6 +34,8 @@ const RECLAIM_AGE: SignedDuration = SignedDuration::from_secs(60);
 const MAX_CLEANUPS: usize = 16;
 /// What one more block may cost: itself, its affinity, that of the owner before, the pool that it is made in.
 const OPS_PER_BLOCK: usize = 4;
+/// Blocks of the owner's that are read together.
+const READ_AHEAD: usize = 8;
 
 /// What one request gets in one attempt.
 pub(crate) struct Part {
@@ -106,7 +109,12 @@ pub(crate) struct Attempt<'a> {
     now: Timestamp,
     /// What is followed, where the owner's affinities are.
     snapshot: Option<Arc<Snapshot>>,
-    affinities: BTreeMap<IpNet, Versioned<BlockAffinity>>,
+    affinities: Affinities,
+    /// Blocks of these affinities that have nothing more to give, and whether they are the owner's.
+    spent: BTreeMap<IpNet, bool>,
+    /// What was read before it was needed, where nothing is followed: of the owner's blocks, and of the handles.
+    blocks_ahead: HashMap<IpNet, Result<Option<Versioned<Block>>, Error>>,
+    handles_ahead: HashMap<String, Result<Versioned<IpamHandle>, Error>>,
     /// Blocks that this attempt claims.
     claimed: Vec<IpNet>,
     /// Every block of the store, once it was needed and nothing is followed; by keys only until `listed` has values.
@@ -123,14 +131,21 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Reads for an attempt, when this many earlier ones of the call could still happen.
-    pub async fn read(context: &'a Context<'a>, open: usize) -> Result<Self, Error> {
+    /// Reads for an attempt, when this many earlier ones of the call could still happen; the affinities, where they are not known.
+    pub async fn read(context: &'a Context<'a>, affinities: Option<Affinities>, open: usize) -> Result<Self, Error> {
+        let affinities = match affinities {
+            Some(affinities) => affinities,
+            None => context.affinities().await?,
+        };
         let nanosecond = SignedDuration::from_nanos(i64::try_from(open).unwrap_or(i64::MAX));
         Ok(Self {
             context,
             now: context.now.saturating_add(nanosecond).unwrap_or(context.now),
-            snapshot: context.ipam.known().filter(|s| s.affinities(&context.owner).is_some()).cloned(),
-            affinities: context.affinities().await?.into_iter().collect(),
+            snapshot: context.ipam.known().filter(|s| s.follows(&context.owner)).cloned(),
+            affinities,
+            spent: BTreeMap::new(),
+            blocks_ahead: HashMap::new(),
+            handles_ahead: HashMap::new(),
             claimed: vec![],
             index: None,
             listed: None,
@@ -141,6 +156,17 @@ impl<'a> Attempt<'a> {
             tried: BTreeSet::new(),
             is_truncated: false,
         })
+    }
+
+    /// Reads the handles of requests that are to be planned, together. Where the store is followed they are known, or taken for new.
+    pub async fn read_handles(&mut self, handles: impl Iterator<Item = &str>) {
+        let ipam = self.context.ipam;
+        if ipam.known().is_some() || !ipam.store.has_transactions() {
+            return;
+        }
+        let ids: BTreeSet<&str> = handles.take(MAX_OPS_PER_TXN).map(handle::sanitized).collect();
+        let reads = join_all(ids.iter().map(|id| ipam.handle(id))).await;
+        self.handles_ahead.extend(ids.into_iter().map(String::from).zip(reads));
     }
 
     /// Whether another request would not fit.
@@ -159,7 +185,10 @@ impl<'a> Attempt<'a> {
     pub async fn assign(&mut self, request: &'a AssignRequest, before: Assignment) -> Result<Part, Error> {
         let item = Item::new(self.context, request, self.now)?;
         let counts = request.counts_existing || request.max_per_handle > 0;
-        let known = self.context.ipam.new_handle(item.handle).await?;
+        let known = match self.handles_ahead.remove(item.handle) {
+            Some(read) => read?,
+            None => self.context.ipam.new_handle(item.handle).await?,
+        };
         let mut got = if counts { self.existing(&item, &known).await? } else { before };
         self.handles.insert(item.handle.into(), known);
         self.is_truncated = false;
@@ -211,15 +240,10 @@ impl<'a> Attempt<'a> {
         if want == 0 {
             return Ok(taken);
         }
-        let mut own = 0;
-        for cidr in self.own_blocks(item, family) {
-            if taken.len() >= want || self.context.reservations.covers(&cidr) {
-                own += 1;
-            } else if let Some(from_own) = self.take_own(item, cidr, want - taken.len()).await? {
-                own += 1;
-                taken.extend(from_own);
-            }
-        }
+        let mut own = match self.snapshot.clone() {
+            Some(snapshot) => self.take_followed(&snapshot, item, family, want, &mut taken).await?,
+            None => self.take_listed(item, family, want, &mut taken).await?,
+        };
         while taken.len() < want && !self.is_truncated && self.context.config.auto_allocate_blocks {
             if let Some(limit) = self.context.block_limit(item.max_blocks).filter(|l| own >= *l) {
                 reasons.push(format!(
@@ -257,6 +281,90 @@ impl<'a> Attempt<'a> {
         Ok(taken)
     }
 
+    /// Takes from the owner's blocks, which are known; how many they are, where more is needed and it matters.
+    async fn take_followed(
+        &mut self,
+        snapshot: &Snapshot,
+        item: &Item<'_>,
+        family: Family,
+        want: usize,
+        taken: &mut Vec<IpNet>,
+    ) -> Result<usize, Error> {
+        while taken.len() < want
+            && !self.is_truncated
+            && let Some(cidr) = self.next_own(item, family)
+        {
+            self.take_own(item, cidr, want, taken).await?;
+        }
+        let is_done = taken.len() >= want || self.is_truncated;
+        if is_done
+            || self.context.block_limit(item.max_blocks).is_none() && snapshot.strays(&self.context.owner).is_empty()
+        {
+            return Ok(0);
+        }
+        let pools = item.pools(family);
+        let is_wanted = |cidr: &IpNet| pools.iter().any(|p| p.body.spec.cidr.contains(cidr));
+        let is_claimed = |cidr: &IpNet| self.affinities.contains_key(cidr);
+        let mut own = self.ask(|i| i.owned(&self.context.owner).filter(|c| is_wanted(c) && is_claimed(c)).count());
+        own += self.claimed.iter().filter(|c| is_wanted(c) && !is_claimed(c)).count();
+        let mut strays = snapshot.strays(&self.context.owner);
+        strays.retain(|cidr| is_wanted(cidr) && is_claimed(cidr));
+        for cidr in strays {
+            if taken.len() >= want || self.is_truncated || self.take_own(item, cidr, want, taken).await? {
+                own += 1;
+            }
+        }
+        Ok(own)
+    }
+
+    /// The next of the owner's blocks that may have room, in the store's order, then those of this attempt.
+    fn next_own(&self, item: &Item<'_>, family: Family) -> Option<IpNet> {
+        let pools = item.pools(family);
+        let is_left = |cidr: &IpNet| {
+            !self.spent.contains_key(cidr)
+                && pools.iter().any(|p| p.body.spec.cidr.contains(cidr))
+                && !self.context.reservations.covers(cidr)
+        };
+        let is_own = |cidr: &IpNet| is_left(cidr) && self.affinities.contains_key(cidr);
+        let known = self.ask(|index| index.roomy_of(&self.context.owner).find(is_own));
+        known.or_else(|| self.claimed.iter().copied().find(is_left))
+    }
+
+    /// Takes from the owner's blocks, which are read; how many they are.
+    async fn take_listed(
+        &mut self,
+        item: &Item<'_>,
+        family: Family,
+        want: usize,
+        taken: &mut Vec<IpNet>,
+    ) -> Result<usize, Error> {
+        let blocks = self.own_blocks(item, family);
+        let mut own = 0;
+        for (i, &cidr) in blocks.iter().enumerate() {
+            if let Some(is_own) = self.spent.get(&cidr) {
+                own += usize::from(*is_own);
+            } else if taken.len() >= want || self.is_truncated || self.context.reservations.covers(&cidr) {
+                own += 1;
+            } else {
+                self.read_ahead(&blocks[i..]).await;
+                own += usize::from(self.take_own(item, cidr, want, taken).await?);
+            }
+        }
+        Ok(own)
+    }
+
+    /// Reads the next of the owner's blocks together, once one was of no use.
+    async fn read_ahead(&mut self, next: &[IpNet]) {
+        let is_read = |cidr: &IpNet| self.blocks_ahead.contains_key(cidr) || self.changes.blocks.contains_key(cidr);
+        if self.spent.is_empty() || next.first().is_none_or(is_read) {
+            return;
+        }
+        let is_new = |cidr: &&IpNet| !is_read(cidr) && !self.spent.contains_key(*cidr);
+        let wanted: Vec<IpNet> = next.iter().filter(is_new).take(READ_AHEAD).copied().collect();
+        let reads = join_all(wanted.iter().map(|cidr| self.context.ipam.block(*cidr))).await;
+        self.blocks_ahead.extend(wanted.into_iter().zip(reads));
+    }
+
     /// The owner's blocks in the chosen pools, in the store's order.
     fn own_blocks(&self, item: &Item<'_>, family: Family) -> Vec<IpNet> {
         let pools = item.pools(family);
@@ -268,22 +376,38 @@ impl<'a> Attempt<'a> {
         own
     }
 
+    /// Takes from a block that an affinity gives to the owner, until there are `want`; whether the block is the owner's.
+    async fn take_own(
+        &mut self,
+        item: &Item<'_>,
+        cidr: IpNet,
+        want: usize,
+        taken: &mut Vec<IpNet>,
+    ) -> Result<bool, Error> {
+        let missing = want.saturating_sub(taken.len());
+        let from_own = self.take_of(item, cidr, missing).await?;
+        let is_own = from_own.is_some();
+        let from_own = from_own.unwrap_or_default();
+        if from_own.len() < missing && !self.is_truncated {
+            self.spent.insert(cidr, is_own);
+        }
+        taken.extend(from_own);
+        Ok(is_own)
+    }
+
     /// Takes from a block that an affinity gives to the owner; `None` when the block is not the owner's. One that was never made
     /// (a crash between two writes) is made; where another owner has it, or a block of another size is in its place or would be
     /// today, the affinity goes.
-    async fn take_own(&mut self, item: &Item<'_>, cidr: IpNet, want: usize) -> Result<Option<Vec<IpNet>>, Error> {
+    async fn take_of(&mut self, item: &Item<'_>, cidr: IpNet, want: usize) -> Result<Option<Vec<IpNet>>, Error> {
         let owner = &self.context.owner;
-        let is_changed = self.changes.blocks.contains_key(&cidr);
-        if is_changed {
+        if self.changes.blocks.contains_key(&cidr) {
             return self.take_more(item, cidr, want).map(Some);
         }
-        if let Some(snapshot) = &self.snapshot {
-            let is_full = |s: &Summary| s.owner.as_ref() == Some(owner) && !s.has_room();
-            if snapshot.ask(|index| index.summary(&cidr).is_some_and(is_full)) {
-                return Ok(Some(vec![]));
-            }
-        }
-        let block = match self.context.ipam.block(cidr).await {
+        let read = match self.blocks_ahead.remove(&cidr) {
+            Some(read) => read,
+            None => self.context.ipam.block(cidr).await,
+        };
+        let block = match read {
             Ok(Some(block)) => Some(block),
             Ok(None) => {
                 self.need_keys().await?;
@@ -670,6 +794,8 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
+        // What is followed has the only reference then, and changes it in place.
+        drop(self.affinities);
         self.context.ipam.write_changes(self.changes).await
     }
 }

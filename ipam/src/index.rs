@@ -99,7 +99,15 @@ pub(crate) struct BlockIndex {
     runs: BTreeMap<(Family, u128), u128>,
     roomy: BTreeSet<Place>,
     empty: BTreeSet<Place>,
-    owned: BTreeMap<AffinityOwner, BTreeSet<Place>>,
+    owned: BTreeMap<AffinityOwner, Owned>,
+}
+
+/// The blocks that say they are an owner's.
+#[derive(Clone, Debug, Default)]
+struct Owned {
+    all: BTreeSet<Place>,
+    /// Those with room, by the text of their address: so the store lists them.
+    roomy: BTreeSet<(String, Place)>,
 }
 
 impl BlockIndex {
@@ -129,7 +137,11 @@ impl BlockIndex {
                 self.empty.insert(place);
             }
             if let Some(owner) = &summary.owner {
-                self.owned.entry(owner.clone()).or_default().insert(place);
+                let owned = self.owned.entry(owner.clone()).or_default();
+                owned.all.insert(place);
+                if summary.has_room() {
+                    owned.roomy.insert((text(place), place));
+                }
             }
         }
         if self.blocks.insert(place, Known { revision, summary }).is_none() {
@@ -234,7 +246,17 @@ impl BlockIndex {
 
     /// The blocks that say they are an owner's.
     pub fn owned(&self, owner: &AffinityOwner) -> impl Iterator<Item = IpNet> {
-        self.owned.get(owner).into_iter().flatten().copied().map(net)
+        self.owned.get(owner).into_iter().flat_map(|o| &o.all).copied().map(net)
+    }
+
+    /// Those of them that have room, in the order in which the store lists them.
+    pub fn roomy_of(&self, owner: &AffinityOwner) -> impl Iterator<Item = IpNet> {
+        self.owned.get(owner).into_iter().flat_map(|o| &o.roomy).map(|(_, place)| net(*place))
+    }
+
+    /// Whether a block says it is this owner's.
+    pub fn is_owned(&self, cidr: &IpNet, owner: &AffinityOwner) -> bool {
+        self.summary(cidr).is_some_and(|s| s.owner.as_ref() == Some(owner))
     }
 
     /// Takes a block out of the sets that depend on its summary.
@@ -242,13 +264,16 @@ impl BlockIndex {
         self.roomy.remove(&place);
         self.empty.remove(&place);
         let summary = self.blocks.get(&place).and_then(|k| k.summary.as_ref());
-        if let Some(owner) = summary.and_then(|s| s.owner.as_ref())
-            && let Some(places) = self.owned.get_mut(owner)
+        if let Some(summary) = summary
+            && let Some(owner) = &summary.owner
+            && let Some(owned) = self.owned.get_mut(owner)
         {
-            places.remove(&place);
-            if places.is_empty() {
-                let owner = owner.clone();
-                self.owned.remove(&owner);
+            owned.all.remove(&place);
+            if summary.has_room() {
+                owned.roomy.remove(&(text(place), place));
+            }
+            if owned.all.is_empty() {
+                self.owned.remove(owner);
             }
         }
     }
@@ -326,6 +351,10 @@ fn bits(family: Family) -> u8 {
         Family::V4 => 32,
         Family::V6 => 128,
     }
+}
+
+fn text(place: Place) -> String {
+    net(place).network().to_string()
 }
 
 fn place(cidr: &IpNet) -> Place {

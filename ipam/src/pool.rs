@@ -91,6 +91,13 @@ pub fn select<'a>(pools: &'a [IpPool], wanted: &Wanted<'_>) -> Result<Vec<&'a Ip
     if chosen.is_empty() { Err(PoolError::NoneForUse(wanted.intended_use)) } else { Ok(chosen) }
 }
 
+/// The CIDRs of the enabled pools that select a node. One whose selector cannot be read selects it: that is an error of who goes by the
+/// selector, and what there is stays.
+pub fn selecting(pools: &[IpPool], labels: &BTreeMap<String, String>) -> Vec<IpNet> {
+    let selects = |p: &&IpPool| !p.body.spec.disabled && selects_node(p, labels).unwrap_or(true);
+    pools.iter().filter(selects).map(|p| p.body.spec.cidr).collect()
+}
+
 /// Whether a pool's `nodeSelector` selects a node with these labels.
 ///
 /// # Errors

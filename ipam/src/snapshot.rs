@@ -8,7 +8,7 @@
 //! The task ends with the snapshot. What the watch tells of a key before it tells of our last write of it is older than that, and is
 //! passed over; all else is taken as it comes, for a store that was made anew begins with low revisions again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use api::ipam::{AffinityState, BlockAffinity, IpamConfig, IpamHandle};
@@ -27,12 +27,15 @@ use crate::attempt::decode_affinity;
 use crate::block::Block;
 use crate::changes::{AffinityChange, Changes};
 use crate::index::{BlockIndex, Summary};
-use crate::pool::Reservations;
+use crate::pool::{self, Reservations};
 
 /// Blocks of others that are kept whole: those that were borrowed from.
 const MAX_FOREIGN_BLOCKS: usize = 64;
-/// Handles of ours that are kept; an older one is read when it is released.
-const MAX_HANDLES: usize = 16 * 1024;
+/// Handles of ours that are kept, of some hundred bytes each; where there are more, one is read when it is released.
+const MAX_HANDLES: usize = 256 * 1024;
+
+/// The affinities of an owner.
+pub(crate) type Affinities = Arc<BTreeMap<IpNet, Versioned<BlockAffinity>>>;
 
 /// The state of a store, as far as allocations of some owners need it.
 pub(crate) struct Snapshot {
@@ -49,11 +52,13 @@ struct State {
     reservations: BTreeMap<Key, IpReservation>,
     /// Of the owners' nodes.
     labels: HashMap<String, BTreeMap<String, String>>,
-    affinities: HashMap<AffinityOwner, BTreeMap<IpNet, Versioned<BlockAffinity>>>,
+    claims: HashMap<AffinityOwner, Claims>,
     index: BlockIndex,
-    /// Blocks to allocate from; one that is being changed is out.
+    /// The owners' blocks; one that is being changed is out.
     blocks: HashMap<IpNet, Versioned<Block>>,
-    handles: HashMap<String, Versioned<IpamHandle>>,
+    /// Some of others, the same.
+    foreign: HashMap<IpNet, Versioned<Block>>,
+    handles: HashMap<String, Held>,
     /// Keys that we wrote or read again, and have not heard of yet, with the revision: what comes before that is older.
     written: HashMap<Key, Revision>,
     /// Keys that we made and have not heard of yet: a deletion that comes now is of what was there before.
@@ -68,6 +73,36 @@ struct State {
     settled_doubts: u64,
     all_pools: Arc<Vec<IpPool>>,
     all_reservations: Arc<Reservations>,
+}
+
+/// What an owner claims.
+#[derive(Default)]
+struct Claims {
+    all: Affinities,
+    /// Those whose block is not there, or another's.
+    strays: BTreeSet<IpNet>,
+    /// Those that may be in a pool which does not select the owner.
+    unchecked: BTreeSet<IpNet>,
+}
+
+/// A handle, in little room: most have one block.
+struct Held {
+    counts: Box<[(Box<str>, usize)]>,
+    is_deleted: bool,
+    revision: Revision,
+}
+
+impl Held {
+    fn new(handle: Versioned<IpamHandle>) -> Self {
+        let Versioned { value: IpamHandle { block, deleted }, revision } = handle;
+        let counts = block.into_iter().map(|(cidr, count)| (cidr.into_boxed_str(), count)).collect();
+        Self { counts, is_deleted: deleted, revision }
+    }
+
+    fn handle(&self) -> Versioned<IpamHandle> {
+        let block = self.counts.iter().map(|(cidr, count)| (cidr.to_string(), *count)).collect();
+        Versioned { value: IpamHandle { block, deleted: self.is_deleted }, revision: self.revision }
+    }
 }
 
 impl Drop for Snapshot {
@@ -97,9 +132,10 @@ impl Snapshot {
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             labels: HashMap::new(),
-            affinities: HashMap::new(),
+            claims: HashMap::new(),
             index: BlockIndex::default(),
             blocks: HashMap::new(),
+            foreign: HashMap::new(),
             handles: HashMap::new(),
             written: HashMap::new(),
             made: HashSet::new(),
@@ -156,13 +192,39 @@ impl Snapshot {
         self.state().labels.get(node).cloned()
     }
 
+    pub fn follows(&self, owner: &AffinityOwner) -> bool {
+        self.state().owners.contains(owner)
+    }
+
     /// The affinities of an owner; `None` for one that is not followed.
-    pub fn affinities(&self, owner: &AffinityOwner) -> Option<Vec<(IpNet, Versioned<BlockAffinity>)>> {
+    pub fn affinities(&self, owner: &AffinityOwner) -> Option<Affinities> {
         let state = self.state();
-        if !state.owners.contains(owner) {
+        state.owners.contains(owner).then(|| state.claims.get(owner).map(|c| c.all.clone()).unwrap_or_default())
+    }
+
+    /// The affinities of an owner whose blocks are not there, or another's.
+    pub fn strays(&self, owner: &AffinityOwner) -> Vec<IpNet> {
+        self.state().claims.get(owner).into_iter().flat_map(|c| &c.strays).copied().collect()
+    }
+
+    /// The affinities of an owner in pools that do not select it; `None` for one that is not followed. One that was found selected is
+    /// not looked at again before a pool or the node changes.
+    pub fn unselected(&self, owner: &AffinityOwner) -> Option<Vec<(IpNet, Revision)>> {
+        let mut state = self.state();
+        let State { owners, claims, labels, all_pools, .. } = &mut *state;
+        if !owners.contains(owner) {
             return None;
         }
-        Some(state.affinities.get(owner).into_iter().flatten().map(|(cidr, a)| (*cidr, a.clone())).collect())
+        let none = BTreeMap::new();
+        let labels = match owner {
+            AffinityOwner::Host(name) => labels.get(name),
+            AffinityOwner::Virtual(_) => Some(&none),
+        };
+        let claims = claims.get_mut(owner).filter(|c| !c.unchecked.is_empty());
+        let (Some(Claims { all, unchecked, .. }), Some(labels)) = (claims, labels) else { return Some(vec![]) };
+        let selected = pool::selecting(all_pools, labels);
+        unchecked.retain(|cidr| !selected.iter().any(|p| p.contains(cidr)));
+        Some(unchecked.iter().filter_map(|cidr| Some((*cidr, all.get(cidr)?.revision))).collect())
     }
 
     /// Whether the store holds a handle that cannot be decoded.
@@ -172,12 +234,13 @@ impl Snapshot {
 
     /// A handle that we wrote.
     pub fn handle(&self, id: &str) -> Option<Versioned<IpamHandle>> {
-        self.state().handles.get(id).cloned()
+        self.state().handles.get(id).map(Held::handle)
     }
 
     /// Takes a block out, to be changed.
     pub fn take_block(&self, cidr: &IpNet) -> Option<Versioned<Block>> {
-        self.state().blocks.remove(cidr)
+        let mut state = self.state();
+        state.blocks.remove(cidr).or_else(|| state.foreign.remove(cidr))
     }
 
     /// Gives back a block that was not changed.
@@ -226,7 +289,7 @@ impl Snapshot {
                 continue;
             }
             if change.is_deleted {
-                state.index.remove(&cidr);
+                state.remove_block(&cidr);
                 state.made.remove(&key);
                 state.written.remove(&key);
                 state.deleted.insert(key, revision);
@@ -238,7 +301,7 @@ impl Snapshot {
                     }
                     state.written.insert(key, revision);
                 }
-                state.index.insert(cidr, revision, Some(Summary::of(&change.block.value)));
+                state.set_block(cidr, revision, Some(Summary::of(&change.block.value)));
                 state.keep(Versioned { value: change.block.value, revision });
             }
         }
@@ -247,22 +310,21 @@ impl Snapshot {
                 continue;
             }
             let key = Key::BlockAffinity(owner.clone(), cidr);
-            let known = state.affinities.entry(owner).or_default();
             match change {
                 AffinityChange::Delete(_) => {
-                    known.remove(&cidr);
+                    state.remove_affinity(&owner, &cidr);
                     state.written.remove(&key);
                     state.deleted.insert(key, revision);
                 }
                 AffinityChange::Confirm(before) => {
                     let value = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
-                    let old = known.insert(cidr, Versioned { value, revision });
-                    if old.is_none_or(|o| o.revision != revision) {
+                    if state.revision(&key) != Some(revision) {
                         if before.is_none() {
                             state.made.insert(key.clone());
                         }
                         state.written.insert(key, revision);
                     }
+                    state.set_affinity(&owner, cidr, Versioned { value, revision });
                 }
             }
         }
@@ -275,7 +337,7 @@ impl Snapshot {
             if change.after.block.is_empty() {
                 state.handles.remove(&id);
             } else {
-                state.handles.insert(id, Versioned { value: change.after, revision });
+                state.handles.insert(id, Held::new(Versioned { value: change.after, revision }));
             }
         }
     }
@@ -301,7 +363,7 @@ impl Snapshot {
             (Key::IpamHandle(id), Some(kv)) => match decode(&kv) {
                 Ok(handle) => {
                     state.unread_handles.remove(id);
-                    state.handles.insert(id.clone(), handle);
+                    state.handles.insert(id.clone(), Held::new(handle));
                 }
                 Err(_) => {
                     state.handles.remove(id);
@@ -364,7 +426,7 @@ impl State {
     fn revision(&self, key: &Key) -> Option<Revision> {
         match key {
             Key::IpamBlock(cidr) => self.index.revision(cidr),
-            Key::BlockAffinity(owner, cidr) => self.affinities.get(owner)?.get(cidr).map(|a| a.revision),
+            Key::BlockAffinity(owner, cidr) => self.claims.get(owner)?.all.get(cidr).map(|a| a.revision),
             Key::IpamHandle(id) => self.handles.get(id).map(|h| h.revision),
             Key::Resource { kind: Kind::IpPool, .. } => {
                 self.pools.get(key)?.metadata.resource_version.as_deref()?.parse().ok()
@@ -386,7 +448,7 @@ impl State {
             }
             Key::IpamBlock(cidr) => self.put_block(*cidr, &kv),
             Key::BlockAffinity(owner, cidr) => {
-                self.affinities.entry(owner.clone()).or_default().insert(*cidr, decode_affinity(&kv));
+                self.set_affinity(owner, *cidr, decode_affinity(&kv));
             }
             Key::Resource { kind: Kind::IpPool, .. } => {
                 // One that cannot be read gives nothing, whatever it was before.
@@ -406,7 +468,10 @@ impl State {
             Key::Resource { kind: Kind::Node, name, .. } => {
                 let is_owner = self.owners.iter().any(|o| matches!(o, AffinityOwner::Host(n) if n == name));
                 if is_owner && let Some(node) = decoded::<WithSpec<NodeSpec>>(&kv) {
-                    self.labels.insert(name.clone(), node.metadata.labels);
+                    let before = self.labels.insert(name.clone(), node.metadata.labels);
+                    if before.as_ref() != self.labels.get(name) {
+                        self.selection_changed();
+                    }
                 }
             }
             _ => {}
@@ -416,8 +481,9 @@ impl State {
     fn put_block(&mut self, cidr: IpNet, kv: &KeyValue) {
         let summary = Summary::read(kv);
         let is_own = summary.as_ref().and_then(|s| s.owner.as_ref()).is_some_and(|o| self.owners.contains(o));
-        self.index.insert(cidr, kv.mod_revision, summary);
+        self.set_block(cidr, kv.mod_revision, summary);
         self.blocks.remove(&cidr);
+        self.foreign.remove(&cidr);
         if is_own && let Ok(block) = decode_block(kv) {
             self.keep(block);
         }
@@ -428,14 +494,11 @@ impl State {
             Key::IpamConfig => self.config = IpamConfig::default(),
             Key::Resource { kind: Kind::ClusterInformation, .. } => self.is_locked = false,
             Key::IpamBlock(cidr) => {
-                self.index.remove(cidr);
+                self.remove_block(cidr);
                 self.blocks.remove(cidr);
+                self.foreign.remove(cidr);
             }
-            Key::BlockAffinity(owner, cidr) => {
-                if let Some(known) = self.affinities.get_mut(owner) {
-                    known.remove(cidr);
-                }
-            }
+            Key::BlockAffinity(owner, cidr) => self.remove_affinity(owner, cidr),
             Key::Resource { kind: Kind::IpPool, .. } => {
                 self.pools.remove(key);
                 self.pools_changed();
@@ -449,17 +512,67 @@ impl State {
         }
     }
 
+    fn set_block(&mut self, cidr: IpNet, revision: Revision, summary: Option<Summary>) {
+        self.index.insert(cidr, revision, summary);
+        self.match_claims(&cidr);
+    }
+
+    fn remove_block(&mut self, cidr: &IpNet) {
+        self.index.remove(cidr);
+        self.match_claims(cidr);
+    }
+
+    fn set_affinity(&mut self, owner: &AffinityOwner, cidr: IpNet, affinity: Versioned<BlockAffinity>) {
+        let claims = self.claims.entry(owner.clone()).or_default();
+        Arc::make_mut(&mut claims.all).insert(cidr, affinity);
+        claims.unchecked.insert(cidr);
+        self.match_claims(&cidr);
+    }
+
+    fn remove_affinity(&mut self, owner: &AffinityOwner, cidr: &IpNet) {
+        if let Some(claims) = self.claims.get_mut(owner) {
+            Arc::make_mut(&mut claims.all).remove(cidr);
+            claims.unchecked.remove(cidr);
+            claims.strays.remove(cidr);
+        }
+    }
+
+    /// After a change of a block or an affinity: whether they agree.
+    fn match_claims(&mut self, cidr: &IpNet) {
+        for (owner, claims) in &mut self.claims {
+            if claims.all.contains_key(cidr) && !self.index.is_owned(cidr, owner) {
+                claims.strays.insert(*cidr);
+            } else {
+                claims.strays.remove(cidr);
+            }
+        }
+    }
+
     /// Keeps a block to allocate from.
     fn keep(&mut self, block: Versioned<Block>) {
-        let is_own = |b: &Versioned<Block>| b.value.owner().is_some_and(|o| self.owners.contains(&o));
-        if is_own(&block) || self.blocks.values().filter(|b| !is_own(b)).count() < MAX_FOREIGN_BLOCKS {
-            self.blocks.insert(block.value.cidr(), block);
+        let cidr = block.value.cidr();
+        if block.value.owner().is_some_and(|o| self.owners.contains(&o)) {
+            self.foreign.remove(&cidr);
+            self.blocks.insert(cidr, block);
+        } else {
+            self.blocks.remove(&cidr);
+            if self.foreign.len() < MAX_FOREIGN_BLOCKS {
+                self.foreign.insert(cidr, block);
+            }
+        }
+    }
+
+    /// What selects the owners may have changed.
+    fn selection_changed(&mut self) {
+        for claims in self.claims.values_mut() {
+            claims.unchecked = claims.all.keys().copied().collect();
         }
     }
 
     fn pools_changed(&mut self) {
         self.doubts += 1;
         self.all_pools = Arc::new(self.pools.values().cloned().collect());
+        self.selection_changed();
     }
 
     fn reservations_changed(&mut self) {

@@ -55,9 +55,17 @@ fn blocks_with_room_are_found_from_a_start_and_around() {
     assert_eq!(index.first_roomy(pool, start("10.0.0.64"), |_| true), Some(cidr("10.0.0.128/26")));
     assert_eq!(index.first_roomy(pool, start("10.0.0.192"), |_| true), Some(cidr("10.0.0.0/26")));
     assert_eq!(index.first_empty(pool, start("10.0.0.0"), |_, _| true), None, "of another pool");
-    assert_eq!(index.owned(&AffinityOwner::Host("b".into())).count(), 2);
+    let b = AffinityOwner::Host("b".into());
+    assert_eq!((index.owned(&b).count(), index.roomy_of(&b).count()), (2, 1));
+    // As texts.
+    ["10.0.9.0/26", "10.0.10.0/26"].iter().for_each(|block| index.insert(cidr(block), 1, summary(2, false, "b")));
+    let roomy: Vec<String> = index.roomy_of(&b).map(|n| n.to_string()).collect();
+    assert_eq!(roomy, ["10.0.0.128/26", "10.0.10.0/26", "10.0.9.0/26"]);
+    ["10.0.9.0/26", "10.0.10.0/26"].iter().for_each(|block| index.remove(&cidr(block)));
+    assert!(index.is_owned(&cidr("10.0.0.64/26"), &b) && !index.is_owned(&cidr("10.0.0.0/26"), &b));
     index.insert(cidr("10.0.0.128/26"), 2, summary(0, false, "c"));
-    assert_eq!(index.owned(&AffinityOwner::Host("b".into())).collect::<Vec<_>>(), [cidr("10.0.0.64/26")]);
+    assert_eq!(index.owned(&b).collect::<Vec<_>>(), [cidr("10.0.0.64/26")]);
+    assert_eq!(index.roomy_of(&b).count(), 0);
     assert_eq!(index.holding("10.0.0.130".parse().unwrap()), Some(cidr("10.0.0.128/26")));
     assert_eq!(index.holding("10.0.0.200".parse().unwrap()), None);
     // Half of the first block is another block as well.

@@ -73,3 +73,60 @@ async fn a_pool_that_cannot_be_read_any_more_gives_nothing() {
     assert!(block_sizes(&snapshot).is_empty());
     assert!(snapshot.doubts() > doubts);
 }
+
+#[tokio::test]
+async fn affinities_that_are_no_longer_right_are_known() {
+    let snapshot = follow().await;
+    let owner = AffinityOwner::Host("a".into());
+    let node = |labels: &[(&str, &str)]| {
+        let mut metadata = Metadata::named("a");
+        metadata.labels = labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        let node = api::Node::new(metadata, WithSpec { spec: NodeSpec::default(), status: None });
+        let value = serde_json::to_vec(&node).unwrap();
+        Update::Put(KeyValue { key: Key::resource(Kind::Node, None, "a"), value, mod_revision: 60 })
+    };
+    let block = |owner: &str, mod_revision| {
+        let cidr: IpNet = "10.0.0.64/26".parse().unwrap();
+        let owner = AffinityOwner::Host(owner.into());
+        let block = Block::new(cidr, &owner, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        Update::Put(KeyValue { key: Key::IpamBlock(cidr), value: serde_json::to_vec(&block).unwrap(), mod_revision })
+    };
+    let affinity = |cidr: &str| {
+        let value = br#"{"state":"confirmed","deleted":false}"#.to_vec();
+        let key = Key::BlockAffinity(owner.clone(), cidr.parse().unwrap());
+        Update::Put(KeyValue { key, value, mod_revision: 50 })
+    };
+    let texts = |cidrs: Vec<IpNet>| cidrs.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let strays = || texts(snapshot.strays(&owner));
+    let unselected = || texts(snapshot.unselected(&owner).unwrap().into_iter().map(|(cidr, _)| cidr).collect());
+    snapshot.update(affinity("10.0.0.64/26"));
+    snapshot.update(affinity("10.9.0.0/26"));
+    assert!(unselected().is_empty(), "the node is not known");
+    snapshot.update(node(&[]));
+    assert_eq!(strays(), ["10.0.0.64/26", "10.9.0.0/26"]);
+    assert_eq!(unselected(), ["10.9.0.0/26"], "of no pool");
+    snapshot.update(block("a", 51));
+    assert_eq!(strays(), ["10.9.0.0/26"]);
+    snapshot.update(block("b", 52));
+    assert_eq!(strays(), ["10.0.0.64/26", "10.9.0.0/26"], "another's");
+    snapshot.update(Update::Delete(Key::BlockAffinity(owner.clone(), "10.9.0.0/26".parse().unwrap())));
+    assert_eq!((strays().len(), unselected().len()), (1, 0));
+    let mut selecting = pool(26);
+    selecting.body.spec.node_selector = Some("!has(out)".into());
+    let value = serde_json::to_vec(&selecting).unwrap();
+    snapshot.update(Update::Put(KeyValue { key: pool_key(), value, mod_revision: 70 }));
+    assert!(unselected().is_empty());
+    snapshot.update(node(&[("out", "")]));
+    assert_eq!(unselected(), ["10.0.0.64/26"]);
+    assert_eq!(snapshot.unselected(&AffinityOwner::Host("b".into())), None);
+}
+
+/// Handles are kept in another form.
+#[test]
+fn a_handle_is_kept_as_it_was() {
+    for text in [r#"{"block":{},"deleted":false}"#, r#"{"block":{"10.0.0.0/26":2,"x":1},"deleted":true}"#] {
+        let value: IpamHandle = serde_json::from_str(text).unwrap();
+        let kept = Held::new(Versioned { value, revision: 7 }).handle();
+        assert_eq!((serde_json::to_string(&kept.value).unwrap().as_str(), kept.revision), (text, 7));
+    }
+}

@@ -7,6 +7,7 @@ use datastore::memory::Fault;
 use datastore::{DynStore, typed};
 use ipam::wire::AssignCall;
 use ipam::{AssignRequest, Ipam, IpamConfig, Queue};
+use ipnet::IpNet;
 
 use crate::lab::*;
 use crate::watched::Watched;
@@ -417,5 +418,61 @@ async fn what_a_call_is_taken_for_is_as_new_as_the_store() {
     let named = AssignCall { ipv4_pools: vec!["two".into()], ..call("y") };
     let got = queue.assign_call(&ipam, named).await.unwrap();
     assert!(got.v4.len() == 1 && net("10.2.0.0/28").contains(&got.v4[0]), "{got:?}");
+    audit(&store).await;
+}
+
+/// A plugin without felix: what it asks of the store does not depend on how many blocks others have, nor on how many addresses it is
+/// asked for at once.
+#[tokio::test]
+async fn alone_an_allocation_reads_what_concerns_its_node() {
+    let (memory, store, filling) = lab("10.0.0.0/16", 28).await;
+    let many = |node, handle, num_v4| AssignRequest { num_v4, ..request(node, handle) };
+    assert_eq!(filling.auto_assign(&many("a", "a.0", 12 * 16 + 1)).await.unwrap().v4.len(), 12 * 16 + 1);
+    assert_eq!(filling.auto_assign(&many("b", "b.0", 10 * 16)).await.unwrap().v4.len(), 10 * 16);
+    let watched = Watched::new(memory);
+    let alone = Ipam::new(watched.clone());
+    // Configuration, pools, reservations, node; affinities; 13 blocks, of which one has room.
+    let of_node = 4 + 1 + 13;
+    assert_eq!(alone.ensure_assigned(&request("a", "x")).await.unwrap().v4.len(), 1);
+    let (reads, writes) = watched.counts();
+    assert!(reads <= of_node + 1 && writes == 1, "{reads} reads, {writes} writes");
+    let wanted: Vec<AssignRequest> = (0..10).map(|n| request("a", &format!("x{n}"))).collect();
+    assert!(alone.assign_many(&wanted).await.iter().all(|g| g.as_ref().unwrap().v4.len() == 1));
+    let (reads, writes) = watched.counts();
+    assert!(reads <= of_node + 10 && writes == 1, "{reads} reads, {writes} writes");
+    assert_eq!(alone.release_by_handle("x3").await.unwrap().len(), 1);
+    assert_eq!(watched.counts(), (3, 1), "configuration, handle, block");
+    assert_eq!(watched.block_listings(), 0);
+    // A block is claimed: of the others their keys are listed, once.
+    assert_eq!(alone.auto_assign(&many("a", "more", 8)).await.unwrap().v4.len(), 8);
+    let (reads, writes) = watched.counts();
+    assert!(reads <= of_node + 1 + 1 && writes == 1, "{reads} reads, {writes} writes");
+    assert_eq!(watched.block_listings(), 1);
+    audit(&store).await;
+}
+
+/// Of the same blocks, who follows the store takes from the one that who reads it would take from, whatever was released.
+#[tokio::test]
+async fn following_and_reading_take_from_the_same_block() {
+    let (memory, store, reading) = lab("10.0.0.0/16", 30).await;
+    reading.set_config(IpamConfig { max_blocks_per_host: 1_000, ..IpamConfig::default() }).await.unwrap();
+    let (watched, following) = follow(&memory).await;
+    let wanted: Vec<AssignRequest> = (0..200).map(|n| request("a", &format!("x{n}"))).collect();
+    let mut held: Vec<IpNet> = following.assign_many(&wanted).await.into_iter().map(|got| got.unwrap().v4[0]).collect();
+    watched.counts();
+    for n in 0..40 {
+        let released = held[n * 37 % 200];
+        following.release_ips(&requests(&[released.addr()])).await.unwrap();
+        let (f, r) = (format!("f{n}"), format!("r{n}"));
+        let followed = following.auto_assign(&request("a", &f)).await.unwrap().v4[0];
+        following.release_by_handle(&f).await.unwrap();
+        let read = reading.auto_assign(&request("a", &r)).await.unwrap().v4[0];
+        assert_eq!(followed.trunc(), read.trunc(), "{n}");
+        if n % 3 != 0 {
+            reading.release_by_handle(&r).await.unwrap();
+        }
+        settle().await;
+        held[n * 37 % 200] = read;
+    }
     audit(&store).await;
 }

@@ -19,6 +19,8 @@ pub struct Watched {
     max_ops: usize,
     /// Bytes of the largest transaction.
     largest: AtomicUsize,
+    /// Listings of all blocks.
+    block_listings: AtomicUsize,
 }
 
 impl Watched {
@@ -36,7 +38,13 @@ impl Watched {
 
     fn with(inner: MemoryStore, writes: i64, max_ops: usize) -> Self {
         let inner = Mutex::new(inner);
-        Self { inner, reads: 0.into(), writes: 0.into(), left: writes.into(), max_ops, largest: 0.into() }
+        let (reads, left, largest) = (0.into(), writes.into(), 0.into());
+        Self { inner, reads, writes: 0.into(), left, max_ops, largest, block_listings: 0.into() }
+    }
+
+    /// Listings of all blocks, with or without their values, so far.
+    pub fn block_listings(&self) -> usize {
+        self.block_listings.load(Ordering::Relaxed)
     }
 
     pub fn largest(&self) -> usize {
@@ -76,6 +84,7 @@ impl Store for Watched {
     async fn list(&self, range: &KeyRange) -> Result<Listing, Error> {
         self.alive()?;
         self.reads.fetch_add(1, Ordering::Relaxed);
+        self.block_listings.fetch_add(usize::from(*range == KeyRange::Blocks), Ordering::Relaxed);
         self.inner().list(range).await
     }
 
