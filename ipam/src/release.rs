@@ -106,7 +106,7 @@ impl Ipam {
         let (by_block, mut others) = self.by_block(&requests.iter().collect::<Vec<_>>()).await?;
         let mut mine = Vec::new();
         for (cidr, wanted) in by_block {
-            let block = self.block(cidr).await?;
+            let block = self.peek(cidr).await?;
             for request in wanted {
                 let ip = request.address;
                 let held = block.as_ref().and_then(|b| b.value.attribute_of(ip)?.handle_id.clone());
@@ -203,13 +203,11 @@ impl Ipam {
     ) -> Result<Vec<IpAddr>, Error> {
         let mut free = Vec::new();
         if wanted.len() > MAX_ADDRESSES_PER_TXN
-            && let Some(block) = self.block(cidr).await?
+            && let Some(block) = self.peek(cidr).await?
         {
             let is_right =
                 |r: &&ReleaseRequest| block.value.attribute_of(r.address).map_or(Ok(()), |a| r.check(&block.value, a));
-            let outcome = wanted.iter().try_for_each(is_right);
-            self.give_back(block);
-            outcome?;
+            wanted.iter().try_for_each(is_right)?;
         }
         for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
             let released = self.release_in(cidr, chunk, config).await?;
@@ -229,7 +227,8 @@ impl Ipam {
         // What an attempt with an unknown outcome may have released, by the number of the allocation.
         let mut perhaps: BTreeMap<IpAddr, Option<u64>> = BTreeMap::new();
         loop {
-            let Some(mut block) = self.block(cidr).await? else { return Ok(perhaps.into_keys().collect()) };
+            // Read: that an address is free, or another's, is an answer that no write confirms.
+            let Some(mut block) = self.peek(cidr).await? else { return Ok(perhaps.into_keys().collect()) };
             let mut addresses = BTreeSet::new();
             for request in wanted {
                 let ip = request.address;
@@ -238,14 +237,10 @@ impl Ipam {
                     // It happened, and the address is somebody else's by now.
                     continue;
                 }
-                if let Err(error) = request.check(&block.value, attribute) {
-                    self.give_back(block);
-                    return Err(error);
-                }
+                request.check(&block.value, attribute)?;
                 addresses.insert(ip);
             }
             if addresses.is_empty() {
-                self.give_back(block);
                 return Ok(perhaps.into_keys().collect());
             }
             let numbers: Vec<_> = addresses.iter().map(|ip| (*ip, block.value.sequence_of(*ip))).collect();

@@ -476,3 +476,18 @@ async fn following_and_reading_take_from_the_same_block() {
     }
     audit(&store).await;
 }
+
+/// No await that lets the watch deliver is between what another does and the release.
+#[tokio::test]
+async fn what_is_released_by_address_is_what_the_store_has() {
+    let (memory, store, other) = lab("10.0.0.0/28", 28).await;
+    let (_, ipam) = follow(&memory).await;
+    ipam.auto_assign(&request("a", "a.0")).await.unwrap();
+    let theirs = other.auto_assign(&request("a", "a.1")).await.unwrap().v4[0].addr();
+    assert_eq!(ipam.release_ips(&requests(&[theirs])).await.unwrap(), Vec::<IpAddr>::new());
+    let theirs = other.auto_assign(&request("a", "a.2")).await.unwrap().v4[0].addr();
+    assert_eq!(ipam.release_ips_of("a.2", &[theirs]).await.unwrap(), Vec::<IpAddr>::new());
+    let theirs = other.auto_assign(&request("a", "a.3")).await.unwrap().v4[0].addr();
+    assert_eq!(ipam.auto_assign(&request("a", "a.4")).await.unwrap().v4.len(), 1);
+    assert_eq!(audit(&store).await["a.3"], BTreeSet::from([theirs]));
+}
