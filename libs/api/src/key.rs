@@ -265,6 +265,21 @@ mod tests {
         }
     }
 
+    /// The marker of a host that old clients of Calico wrote (empty, read by nobody) is passed over, and so is what is no path of theirs.
+    #[test]
+    fn what_is_not_ours_has_no_key() {
+        for path in [
+            "/calico/ipam/v2/host/node-1",
+            "/calico/ipam/v2/host/node-1/ipv4/block/",
+            "/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.0",
+            "/calico/ipam/v2/assignment/ipv4/block/10.0.0.64-26/more",
+            "/calico/resources/v3/projectcalico.org/services/test/web",
+            "/tortie/election/",
+        ] {
+            assert_eq!(Key::parse(path), None, "{path}");
+        }
+    }
+
     #[test]
     fn a_listing_for_node_1_never_reads_node_10() {
         let range = KeyRange::AffinitiesOf(AffinityOwner::Host("node-1".into())).prefix();
