@@ -24,6 +24,7 @@ use datastore::election::{self, Election, Leadership};
 use ipam::pool::Family;
 use ipnet::IpNet;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 use crate::controller::Controller;
 use crate::fenced::Fenced;
@@ -77,7 +78,8 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+// The lead is renewed on another thread than plans are made on.
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn run(flags: Flags) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot handle SIGINT")?;
@@ -113,7 +115,12 @@ async fn run(flags: Flags) -> anyhow::Result<()> {
         let store = Arc::new(Fenced::new(store.clone(), leadership.clone()));
         async move {
             let _term = Term::begin(report.clone(), leadership);
-            Controller::new(store, settings, report).run().await;
+            // A task of its own, which ends with the term: however long a plan takes, the lead is renewed meanwhile.
+            let mut work = JoinSet::new();
+            work.spawn(Controller::new(store, settings, report).run());
+            if let Some(Err(error)) = work.join_next().await {
+                tracing::error!(%error, "the controller has failed");
+            }
         }
     })
     .await?;
