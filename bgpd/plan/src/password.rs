@@ -85,7 +85,7 @@ pub fn wanted(resources: &Resources) -> BTreeSet<SecretKey> {
 /// Why there is none, and what to create: such a session stays down, for one without the password would be no better than
 /// none at all.
 pub fn find(password: &BgpPassword, resources: &Resources) -> Result<Password, String> {
-    let Some(SecretKeyRef { name, key }) = &password.secret_key_ref else {
+    let Some(SecretKeyRef { name, key, .. }) = &password.secret_key_ref else {
         return Err("the password has no secretKeyRef: give it the name and the key of a Secret".into());
     };
     let namespace = &resources.namespace;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::bgp_peer::AsNumber;
+use crate::go_json::{empty_as_default, null_as_default};
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -17,13 +18,13 @@ impl Body for WithSpec<BgpFilterSpec> {
 /// Rules in order; the first whose every condition holds decides, none: the next export or import rule does.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct BgpFilterSpec {
-    #[serde(default, rename = "exportV4", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "exportV4", skip_serializing_if = "Vec::is_empty")]
     pub export_v4: Vec<BgpFilterRule>,
-    #[serde(default, rename = "importV4", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "importV4", skip_serializing_if = "Vec::is_empty")]
     pub import_v4: Vec<BgpFilterRule>,
-    #[serde(default, rename = "exportV6", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "exportV6", skip_serializing_if = "Vec::is_empty")]
     pub export_v6: Vec<BgpFilterRule>,
-    #[serde(default, rename = "importV6", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", rename = "importV6", skip_serializing_if = "Vec::is_empty")]
     pub import_v6: Vec<BgpFilterRule>,
     /// Fields that nothing here acts on, kept.
     #[serde(flatten)]
@@ -72,26 +73,31 @@ pub struct CommunityMatch {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BgpFilterRule {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub cidr: Option<IpNet>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub match_operator: Option<MatchOperator>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix_length: Option<PrefixLengthRange>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub source: Option<RouteSource>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub peer_type: Option<PeerType>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub communities: Option<CommunityMatch>,
-    #[serde(default, rename = "asPathPrefix", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        rename = "asPathPrefix",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub as_path_prefix: Vec<AsNumber>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i64>,
     pub action: FilterAction,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub operations: Vec<FilterOperation>,
 }
 

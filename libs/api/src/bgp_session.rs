@@ -6,31 +6,33 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::go_json::{empty_as_default, null_as_default};
+
 /// Every field is absent unless somebody set it. Durations are texts such as `9s` ([`crate::duration`]).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BgpSessionSettings {
     /// 0 or at least 3 s (RFC 4271 section 4.2).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub hold_time: Option<String>,
     /// How long an attempt to connect may take, and the longest wait between two.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub connect_retry_time: Option<String>,
     /// A session whose peer reads nothing for so long is ended (RFC 9687); 0: never.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub send_hold_time: Option<String>,
     /// How long the OPEN waits for the peer's (RFC 4271 section 8.1.1).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub delay_open_time: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub graceful_restart: Option<GracefulRestartSettings>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long_lived_graceful_restart: Option<LongLivedSettings>,
     /// Empty: the family of the session's addresses, as in Calico.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub families: Vec<AddressFamily>,
     /// RFC 7911.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub add_path: Option<AddPath>,
     /// IPv4 routes with IPv6 next hops (RFC 8950).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,7 +48,7 @@ pub struct BgpSessionSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub passive: Option<bool>,
     /// Our role (RFC 9234).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
     /// Refuses a peer that does not say its role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,11 +162,11 @@ pub enum AddPath {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BfdSettings {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub mode: Option<Mode>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub min_rx_interval: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub min_tx_interval: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multiplier: Option<u8>,
@@ -179,9 +181,9 @@ pub struct BfdSettings {
 pub struct MaxPrefixesSettings {
     /// The most prefixes of each family; 0: no bound.
     pub limit: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub action: Option<MaxPrefixesAction>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub restart_after: Option<String>,
     /// A warning at this share of the limit, per cent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -213,7 +215,7 @@ pub enum Role {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShutdownSettings {
     /// For the peer's operators (RFC 9003).
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::go_json::null_as_default;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource};
 
@@ -22,10 +23,10 @@ impl Body for CalicoNodeStatusBody {
 #[serde(rename_all = "camelCase")]
 pub struct CalicoNodeStatusSpec {
     pub node: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub classes: Vec<NodeStatusClass>,
     /// 0: the report is not refreshed; at most a day.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub update_period_seconds: u32,
 }
 
@@ -42,17 +43,20 @@ pub enum NodeStatusClass {
 pub struct CalicoNodeStatusStatus {
     /// RFC 3339, UTC; null while there is no report yet.
     pub last_updated: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
     pub agent: AgentStatus,
+    #[serde(deserialize_with = "null_as_default")]
     pub bgp: BgpStatus,
+    #[serde(deserialize_with = "null_as_default")]
     pub routes: RoutesStatus,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AgentStatus {
-    #[serde(rename = "birdV4")]
+    #[serde(deserialize_with = "null_as_default", rename = "birdV4")]
     pub bird_v4: BgpDaemonStatus,
-    #[serde(rename = "birdV6")]
+    #[serde(deserialize_with = "null_as_default", rename = "birdV6")]
     pub bird_v6: BgpDaemonStatus,
 }
 
@@ -61,52 +65,56 @@ pub struct AgentStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct BgpDaemonStatus {
     /// `Ready` or `NotReady`.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub state: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub version: String,
-    #[serde(rename = "routerID", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", rename = "routerID", skip_serializing_if = "String::is_empty")]
     pub router_id: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub last_boot_time: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub last_reconfiguration_time: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct BgpStatus {
+    #[serde(deserialize_with = "null_as_default")]
     pub number_established_v4: u64,
+    #[serde(deserialize_with = "null_as_default")]
     pub number_not_established_v4: u64,
+    #[serde(deserialize_with = "null_as_default")]
     pub number_established_v6: u64,
+    #[serde(deserialize_with = "null_as_default")]
     pub number_not_established_v6: u64,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub peers_v4: Vec<PeerStatus>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub peers_v6: Vec<PeerStatus>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeerStatus {
-    #[serde(rename = "peerIP", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", rename = "peerIP", skip_serializing_if = "String::is_empty")]
     pub peer_ip: String,
     /// `NodeMesh`, `NodePeer` or `GlobalPeer`.
-    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
     /// The session's state; `Close` while it is taken down.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub state: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub since: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RoutesStatus {
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub routes_v4: Vec<RouteStatus>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub routes_v6: Vec<RouteStatus>,
 }
 
@@ -114,14 +122,15 @@ pub struct RoutesStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteStatus {
     /// `FIB` or `RIB`.
-    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", rename = "type", skip_serializing_if = "String::is_empty")]
     pub kind: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub destination: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub gateway: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub interface: String,
+    #[serde(deserialize_with = "null_as_default")]
     pub learned_from: LearnedFrom,
 }
 
@@ -129,8 +138,8 @@ pub struct RouteStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct LearnedFrom {
     /// `Kernel`, `Static`, `Direct`, `NodeMesh` or `BGPPeer`.
-    #[serde(skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", skip_serializing_if = "String::is_empty")]
     pub source_type: String,
-    #[serde(rename = "peerIP", skip_serializing_if = "String::is_empty")]
+    #[serde(deserialize_with = "null_as_default", rename = "peerIP", skip_serializing_if = "String::is_empty")]
     pub peer_ip: String,
 }

@@ -2,12 +2,21 @@
 
 use std::time::Duration;
 
-const UNITS: [(&str, f64); 7] =
-    [("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("ns", 1e-9), ("h", 3600.0), ("m", 60.0), ("s", 1.0)];
+/// The signs for micro are two: U+00B5 and U+03BC.
+const UNITS: [(&str, f64); 8] = [
+    ("ms", 1e-3),
+    ("us", 1e-6),
+    ("\u{b5}s", 1e-6),
+    ("\u{3bc}s", 1e-6),
+    ("ns", 1e-9),
+    ("h", 3600.0),
+    ("m", 60.0),
+    ("s", 1.0),
+];
 
 /// Parses a duration; `None` for a text that is none. A bare `0` has no unit.
 pub fn parse(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
+    let mut rest = text;
     if rest.is_empty() {
         return None;
     }
@@ -53,8 +62,10 @@ mod tests {
             ("500ms", Some(500)),
             ("0", Some(0)),
             ("0s", Some(0)),
+            ("1500\u{b5}s500\u{3bc}s", Some(2)),
         ];
-        let wrong = ["", "9", "s", "1d", "-3s", "9 s", "5x", "soon", "..s"].map(|text| (text, None));
+        let wrong =
+            ["", " ", " 90s ", "90s\n", "9", "s", "1d", "-3s", "9 s", "5x", "soon", "..s"].map(|text| (text, None));
         for (text, millis) in rows.into_iter().chain(wrong) {
             assert_eq!(parse(text).map(|d| d.as_millis()), millis, "{text:?}");
         }

@@ -1,7 +1,28 @@
 //! JSON as Go's `encoding/json` writes it, so that a record of Calico's which is written again is the same byte for byte.
 
-use serde::Serialize;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
+
+/// What is null is absent, as in Go.
+///
+/// # Errors
+/// Those of the value's own type.
+pub fn null_as_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
+    Option::deserialize(d).map(Option::unwrap_or_default)
+}
+
+/// What is null or an empty string is absent: Go has no other way to say so of a string type.
+///
+/// # Errors
+/// Those of the value's own type.
+pub fn empty_as_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(d: D) -> Result<T, D::Error> {
+    match Value::deserialize(d)? {
+        Value::Null => Ok(T::default()),
+        Value::String(text) if text.is_empty() => Ok(T::default()),
+        value => T::deserialize(value).map_err(D::Error::custom),
+    }
+}
 
 /// The text of a value: `<`, `>`, `&` and two separators of lines are escaped, which only strings can hold.
 ///

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::null_as_default;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -15,7 +16,7 @@ impl Body for WithSpec<HostEndpointSpec> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostEndpointSpec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub node: String,
     /// `*` is every interface of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

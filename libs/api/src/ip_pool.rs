@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::{empty_as_default, null_as_default};
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -50,23 +51,28 @@ pub struct IpPoolSpec {
     pub cidr: IpNet,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub block_size: Option<u8>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_as_default")]
     pub ipip_mode: EncapMode,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_as_default")]
     pub vxlan_mode: EncapMode,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub nat_outgoing: bool,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
-    #[serde(default, rename = "disableBGPExport", skip_serializing_if = "std::ops::Not::not")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        rename = "disableBGPExport",
+        skip_serializing_if = "std::ops::Not::not"
+    )]
     pub disable_bgp_export: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub namespace_selector: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allowed_uses: Option<Vec<AllowedUse>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub assignment_mode: Option<AssignmentMode>,
     /// Fields that nothing here acts on, kept.
     #[serde(flatten)]
@@ -94,7 +100,7 @@ impl IpPoolSpec {
 
     /// The prefix length of this pool's blocks.
     pub fn block_prefix_len(&self) -> u8 {
-        self.block_size.unwrap_or(match self.cidr {
+        self.block_size.filter(|size| *size != 0).unwrap_or(match self.cidr {
             IpNet::V4(_) => DEFAULT_BLOCK_SIZE_V4,
             IpNet::V6(_) => DEFAULT_BLOCK_SIZE_V6,
         })
@@ -119,6 +125,6 @@ impl Body for WithSpec<IpReservationSpec> {
 #[serde(rename_all = "camelCase")]
 pub struct IpReservationSpec {
     /// CIDRs, or bare addresses as /32 and /128.
-    #[serde(rename = "reservedCIDRs", default)]
+    #[serde(rename = "reservedCIDRs", default, deserialize_with = "null_as_default")]
     pub reserved_cidrs: Vec<String>,
 }

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::null_as_default;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -29,12 +30,12 @@ pub struct AllocationBlock {
     pub unallocated: Vec<usize>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub attributes: Vec<AllocationAttribute>,
-    #[serde(rename = "sequenceNumber", default)]
+    #[serde(rename = "sequenceNumber", default, deserialize_with = "null_as_default")]
     pub sequence_number: u64,
     /// Decimal ordinal to the block's sequence number when that ordinal was allocated.
     #[serde(rename = "sequenceNumberForAllocation", default, deserialize_with = "null_as_default")]
     pub sequence_number_for_allocation: BTreeMap<String, u64>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
     /// Deprecated: read, never written.
     #[serde(rename = "hostAffinity", default, skip_serializing)]
@@ -59,10 +60,6 @@ pub struct AllocationAttribute {
     /// What we do not know, kept.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
-}
-
-fn null_as_default<'de, D: serde::Deserializer<'de>, T: Deserialize<'de> + Default>(d: D) -> Result<T, D::Error> {
-    Option::deserialize(d).map(Option::unwrap_or_default)
 }
 
 /// Keys of [`AllocationAttribute::secondary`].
@@ -90,7 +87,7 @@ pub enum AffinityState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockAffinity {
     pub state: AffinityState,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
 }
 
@@ -99,7 +96,7 @@ pub struct BlockAffinity {
 pub struct IpamHandle {
     #[serde(default, deserialize_with = "null_as_default")]
     pub block: BTreeMap<String, usize>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
 }
 
@@ -107,20 +104,34 @@ fn yes() -> bool {
     true
 }
 
+fn null_as_yes<'de, D: serde::Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+    Option::deserialize(d).map(|is_on| is_on.unwrap_or(true))
+}
+
 /// The IPAM configuration as it is stored under `/calico/ipam/v2/config`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct IpamConfig {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub strict_affinity: bool,
     /// Calico leaves out what is false; only where the whole record is missing is this true.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub auto_allocate_blocks: bool,
     /// 0 means the default, 20.
-    #[serde(rename = "maxBlocksPerHost", default, skip_serializing_if = "is_zero")]
+    #[serde(
+        rename = "maxBlocksPerHost",
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_zero"
+    )]
     pub max_blocks_per_host: u32,
     #[serde(rename = "kubeVirtVMAddressPersistence", default, skip_serializing_if = "Option::is_none")]
     pub kube_virt_vm_address_persistence: Option<String>,
-    #[serde(rename = "ipCooldownSeconds", default, skip_serializing_if = "is_zero")]
+    #[serde(
+        rename = "ipCooldownSeconds",
+        default,
+        deserialize_with = "null_as_default",
+        skip_serializing_if = "is_zero"
+    )]
     pub ip_cooldown_seconds: u32,
 }
 
@@ -150,15 +161,15 @@ impl Body for WithSpec<IpamConfigurationSpec> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IpamConfigurationSpec {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub strict_affinity: bool,
-    #[serde(default = "yes")]
+    #[serde(default = "yes", deserialize_with = "null_as_yes")]
     pub auto_allocate_blocks: bool,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub max_blocks_per_host: u32,
     #[serde(default, rename = "kubeVirtVMAddressPersistence", skip_serializing_if = "Option::is_none")]
     pub kube_virt_vm_address_persistence: Option<String>,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "is_zero")]
     pub ip_cooldown_seconds: u32,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::address_range::AddressRange;
+use crate::go_json::{empty_as_default, null_as_default};
 use crate::kind::{Kind, TORTIE_V1};
 use crate::label_selector::LabelSelector;
 use crate::meta::{Body, Resource, WithSpec};
@@ -34,16 +35,21 @@ impl Body for WithSpec<LoadBalancerIpPoolSpec> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LoadBalancerIpPoolSpec {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub blocks: Vec<LoadBalancerIpPoolBlock>,
     /// Which services may have an address of this pool; none: every service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_selector: Option<LabelSelector>,
     /// No new addresses; services keep what they have.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "std::ops::Not::not")]
     pub disabled: bool,
     /// Whether the first and the last address of a block given as a CIDR may be assigned; none means `No`.
-    #[serde(default, rename = "allowFirstLastIPs", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        deserialize_with = "empty_as_default",
+        rename = "allowFirstLastIPs",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub allow_first_last_ips: Option<AllowFirstLastIps>,
 }
 
@@ -57,18 +63,12 @@ pub enum AllowFirstLastIps {
 /// A CIDR, or the addresses from `start` to `stop`; without `stop` it is one address.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancerIpPoolBlock {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub cidr: Option<IpNet>,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "address_or_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub start: Option<IpAddr>,
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "address_or_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub stop: Option<IpAddr>,
-}
-
-/// An empty string is an absent one, as everywhere.
-fn address_or_none<'de, D: serde::Deserializer<'de>>(d: D) -> Result<Option<IpAddr>, D::Error> {
-    let text = Option::<String>::deserialize(d)?.filter(|t| !t.is_empty());
-    text.map(|t| t.parse().map_err(serde::de::Error::custom)).transpose()
 }
 
 impl LoadBalancerIpPoolBlock {
@@ -190,16 +190,16 @@ pub struct Condition {
     /// RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_transition_time: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub reason: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub message: String,
 }
 
 /// What the controller writes about a pool.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancerIpPoolStatus {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub conditions: Vec<Condition>,
 }
 

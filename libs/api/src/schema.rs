@@ -26,8 +26,14 @@ pub enum Type {
     As,
     /// A port number or the name of a port.
     Port,
+    /// Port numbers from one to another, `30000:32767`, or one.
+    PortRange,
+    /// The name of an IP protocol, or its number.
+    Protocol,
     Object(&'static Object),
     List(&'static Type),
+    /// A list of at least `.1` and at most `.2` items, as the definitions say; [`crate::validate`] has a rule of its own.
+    Items(&'static Type, usize, usize),
     /// A list that names nothing twice, with at most so many items.
     Set(&'static Type, usize),
     /// String keys, string values.
@@ -68,9 +74,24 @@ pub enum Format {
     Community,
     /// At most 15 characters (Linux `IFNAMSIZ`), `*` allowed.
     Interface,
+    /// What a regular expression says.
+    Matches(&'static Pattern),
+    /// A regular expression.
+    Regex,
+    /// Names of interfaces with commas between them; a regular expression stands between slashes.
+    InterfacePatterns,
     OneOf(&'static [&'static str]),
     /// The same in upper or lower case.
     AnyCase(&'static [&'static str]),
+}
+
+/// The form of a string as a regular expression (Calico's).
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pattern {
+    pub regex: &'static str,
+    /// The form in a few words.
+    pub about: &'static str,
+    pub example: &'static str,
 }
 
 /// Bounds of a duration.
@@ -136,6 +157,8 @@ pub struct Object {
     pub fields: &'static [Field],
     /// Fields that are not in the table are carried.
     pub open: bool,
+    /// Exactly one of its fields is set.
+    pub is_choice: bool,
     /// Rules between its fields.
     pub rules: &'static [Rule],
 }
@@ -160,7 +183,7 @@ impl Type {
     pub fn object(self) -> Option<&'static Object> {
         match self {
             Self::Object(object) => Some(object),
-            Self::List(item) | Self::Set(item, _) | Self::Nullable(item) => item.object(),
+            Self::List(item) | Self::Items(item, ..) | Self::Set(item, _) | Self::Nullable(item) => item.object(),
             _ => None,
         }
     }

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::null_as_default;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource};
 
@@ -23,10 +24,10 @@ pub type Secret = Resource<SecretBody>;
 #[serde(rename_all = "camelCase")]
 pub struct SecretBody {
     /// Values in base64.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<String, String>,
     /// Plain text; [`merge_string_data`] moves it to `data` before an object is stored.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub string_data: BTreeMap<String, String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::{empty_as_default, null_as_default};
 use crate::kind::Kind;
 use crate::meta::{Body, Resource};
 
@@ -22,7 +23,7 @@ pub type Pod = Resource<PodBody>;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceBody {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub spec: ServiceSpec,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<ServiceStatus>,
@@ -72,10 +73,10 @@ pub enum TargetPort {
 pub struct ServicePort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_as_default")]
     pub protocol: Protocol,
     pub port: u16,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub target_port: Option<TargetPort>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_port: Option<u16>,
@@ -86,24 +87,34 @@ pub struct ServicePort {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceSpec {
-    #[serde(default, rename = "type")]
+    #[serde(default, deserialize_with = "empty_as_default", rename = "type")]
     pub service_type: ServiceType,
     /// `None` (the word) for a headless service.
     #[serde(default, rename = "clusterIP", skip_serializing_if = "Option::is_none")]
     pub cluster_ip: Option<String>,
-    #[serde(default, rename = "clusterIPs", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        rename = "clusterIPs",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub cluster_ips: Vec<String>,
-    #[serde(default, rename = "externalIPs", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "null_as_default",
+        rename = "externalIPs",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub external_ips: Vec<String>,
     #[serde(default, rename = "loadBalancerIP", skip_serializing_if = "Option::is_none")]
     pub load_balancer_ip: Option<String>,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "BTreeMap::is_empty")]
     pub selector: BTreeMap<String, String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub ports: Vec<ServicePort>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub external_traffic_policy: Option<TrafficPolicy>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub internal_traffic_policy: Option<TrafficPolicy>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -112,7 +123,7 @@ pub struct ServiceSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ServiceStatus {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub load_balancer: LoadBalancerStatus,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
@@ -120,7 +131,7 @@ pub struct ServiceStatus {
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct LoadBalancerStatus {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
@@ -136,11 +147,11 @@ pub struct LoadBalancerIngress {
 #[serde(rename_all = "camelCase")]
 pub struct EndpointSliceBody {
     /// `IPv4`, `IPv6` or `FQDN`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub address_type: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub endpoints: Vec<Endpoint>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub ports: Vec<EndpointPort>,
 }
 
@@ -152,7 +163,7 @@ impl Body for EndpointSliceBody {
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     pub addresses: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub conditions: EndpointConditions,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
@@ -175,10 +186,12 @@ pub struct EndpointConditions {
 pub struct EndpointPort {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "empty_as_default")]
     pub protocol: Protocol,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// A Namespace: only its metadata matters to us.

@@ -12,11 +12,12 @@ pub mod set;
 use std::collections::HashSet;
 use std::fmt;
 
+use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use crate::kind::Kind;
-use crate::meta::Resource;
-use crate::schema::{self, Object, Type};
+use crate::meta::{Body, Resource, WithSpec};
+use crate::schema::{self, Format, Object, Type};
 
 /// One thing wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,22 +99,23 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
 
 /// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3`).
 pub fn fill_defaults(kind: Kind, value: &mut Value) {
-    match kind {
-        Kind::IpPool => fill_pool(&mut value["spec"]),
-        Kind::KubeControllersConfiguration => fill_controllers(&mut value["spec"]),
-        Kind::Secret => crate::secret::merge_string_data(value),
+    match (kind, value.get_mut("spec")) {
+        (Kind::IpPool, Some(spec)) => fill_pool(spec),
+        (Kind::KubeControllersConfiguration, Some(spec)) => fill_controllers(spec),
+        (Kind::Secret, _) => crate::secret::merge_string_data(value),
         _ => {}
     }
 }
 
 fn fill_pool(spec: &mut Value) {
-    let cidr = spec["cidr"].as_str().and_then(|c| c.parse::<ipnet::IpNet>().ok());
+    let Some(fields) = spec.as_object_mut() else { return };
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+    let cidr = text("cidr").parse::<ipnet::IpNet>().ok();
     let is_v6 = matches!(cidr, Some(ipnet::IpNet::V6(_)));
     let block_size = if is_v6 { crate::ip_pool::DEFAULT_BLOCK_SIZE_V6 } else { crate::ip_pool::DEFAULT_BLOCK_SIZE_V4 };
     // Addresses of tunnels belong to no namespace: a pool for some namespaces cannot have that use.
-    let has_namespaces = spec["namespaceSelector"].as_str().is_some_and(|s| !s.is_empty());
+    let has_namespaces = !text("namespaceSelector").is_empty();
     let uses: &[&str] = if has_namespaces { &["Workload"] } else { &["Workload", "Tunnel"] };
-    let Some(fields) = spec.as_object_mut() else { return };
     // The same range in another spelling is stored as Calico spells it.
     if let Some(cidr) = cidr {
         fields.insert("cidr".into(), cidr.to_string().into());
@@ -131,10 +133,11 @@ fn fill_controllers(spec: &mut Value) {
         fill(fields, "healthChecks", "Enabled".into());
         fill(fields, "prometheusMetricsPort", 9094.into());
     }
-    if let Some(node) = spec["controllers"]["node"].as_object_mut() {
+    // An index would make what is absent.
+    if let Some(node) = spec.pointer_mut("/controllers/node").and_then(Value::as_object_mut) {
         fill(node, "leakGracePeriod", "15m0s".into());
     }
-    if let Some(services) = spec["controllers"]["loadBalancer"].as_object_mut() {
+    if let Some(services) = spec.pointer_mut("/controllers/loadBalancer").and_then(Value::as_object_mut) {
         fill(services, "assignIPs", "AllServices".into());
     }
 }
@@ -172,33 +175,47 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
+/// The body of a kind as a type.
+macro_rules! with_body {
+    ($kind:expr, $body:ident => $then:expr) => {
+        with_body!($kind, $body => $then,
+            IpPool: WithSpec<crate::IpPoolSpec>,
+            IpReservation: WithSpec<crate::IpReservationSpec>,
+            IpamConfiguration: WithSpec<crate::ipam::IpamConfigurationSpec>,
+            BgpPeer: WithSpec<crate::BgpPeerSpec>,
+            BgpConfiguration: WithSpec<crate::BgpConfigurationSpec>,
+            BgpFilter: WithSpec<crate::BgpFilterSpec>,
+            Node: WithSpec<crate::NodeSpec>,
+            WorkloadEndpoint: WithSpec<crate::WorkloadEndpointSpec>,
+            HostEndpoint: WithSpec<crate::HostEndpointSpec>,
+            FelixConfiguration: WithSpec<crate::FelixConfigurationSpec>,
+            ClusterInformation: WithSpec<crate::node::ClusterInformationSpec>,
+            KubeControllersConfiguration: WithSpec<crate::KubeControllersConfigurationSpec>,
+            CalicoNodeStatus: crate::calico_node_status::CalicoNodeStatusBody,
+            LoadBalancerIpPool: WithSpec<crate::LoadBalancerIpPoolSpec>,
+            Namespace: crate::service::NamespaceBody,
+            Pod: crate::service::PodBody,
+            Secret: crate::secret::SecretBody,
+            Service: crate::service::ServiceBody,
+            EndpointSlice: crate::service::EndpointSliceBody,
+        )
+    };
+    ($kind:expr, $body:ident => $then:expr, $($variant:ident: $type:ty,)*) => {
+        match $kind {
+            $(Kind::$variant => {
+                type $body = $type;
+                $then
+            })*
+        }
+    };
+}
+
 /// Whether the typed form of the kind reads the document.
 fn decodes(kind: Kind, value: &Value) -> Result<(), String> {
-    fn read<B: crate::meta::Body>(value: &Value) -> Result<(), String> {
-        <Resource<B> as serde::Deserialize>::deserialize(value).map(drop).map_err(|e| e.to_string())
+    fn read<B: Body>(value: &Value) -> Result<(), String> {
+        Resource::<B>::deserialize(value).map(drop).map_err(|e| e.to_string())
     }
-    use crate::meta::WithSpec;
-    match kind {
-        Kind::IpPool => read::<WithSpec<crate::IpPoolSpec>>(value),
-        Kind::IpReservation => read::<WithSpec<crate::IpReservationSpec>>(value),
-        Kind::IpamConfiguration => read::<WithSpec<crate::ipam::IpamConfigurationSpec>>(value),
-        Kind::BgpPeer => read::<WithSpec<crate::BgpPeerSpec>>(value),
-        Kind::BgpConfiguration => read::<WithSpec<crate::BgpConfigurationSpec>>(value),
-        Kind::BgpFilter => read::<WithSpec<crate::BgpFilterSpec>>(value),
-        Kind::Node => read::<WithSpec<crate::NodeSpec>>(value),
-        Kind::WorkloadEndpoint => read::<WithSpec<crate::WorkloadEndpointSpec>>(value),
-        Kind::HostEndpoint => read::<WithSpec<crate::HostEndpointSpec>>(value),
-        Kind::FelixConfiguration => read::<WithSpec<crate::FelixConfigurationSpec>>(value),
-        Kind::ClusterInformation => read::<WithSpec<crate::node::ClusterInformationSpec>>(value),
-        Kind::KubeControllersConfiguration => read::<WithSpec<crate::KubeControllersConfigurationSpec>>(value),
-        Kind::CalicoNodeStatus => read::<crate::calico_node_status::CalicoNodeStatusBody>(value),
-        Kind::LoadBalancerIpPool => read::<WithSpec<crate::LoadBalancerIpPoolSpec>>(value),
-        Kind::Namespace => read::<crate::service::NamespaceBody>(value),
-        Kind::Pod => read::<crate::service::PodBody>(value),
-        Kind::Secret => read::<crate::secret::SecretBody>(value),
-        Kind::Service => read::<crate::service::ServiceBody>(value),
-        Kind::EndpointSlice => read::<crate::service::EndpointSliceBody>(value),
-    }
+    with_body!(kind, B => read::<B>(value))
 }
 
 /// Where a value stands: the document's schema, for "wrong location", and the object that has the field.
@@ -229,8 +246,14 @@ fn check_object(
         }
     }
     for field in object.fields.iter().filter(|f| f.required) {
-        if map.get(field.name).is_none_or(Value::is_null) {
-            let at = join(path, field.name);
+        let at = join(path, field.name);
+        let is_missing = match map.get(field.name) {
+            None | Some(Value::Null) => true,
+            // The form of a name has a text of its own for this.
+            Some(Value::String(s)) => s.is_empty() && matches!(field.kind, Type::Text(_)) && at != "metadata.name",
+            Some(_) => false,
+        };
+        if is_missing {
             let name = formats::go_name(field.name);
             let reason = format!("Reason: failed to validate Field: {name} because of Tag: required ");
             found.errors.push(FieldError::field(path, &name, "", &reason, format!("{at} must be given")));
@@ -277,15 +300,30 @@ fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut 
                 ));
             }
         }
-        (Type::Port, Value::String(_)) => {}
+        (Type::PortRange | Type::Protocol, Value::Number(n)) => {
+            let (most, what) = if matches!(kind, Type::PortRange) { (65_535, "port") } else { (255, "protocol") };
+            if n.as_u64().is_none_or(|n| n > most) {
+                let rule = format!("must be a {what} number from 0 to {most}");
+                found.errors.push(FieldError::field(at, &formats::go_name(last(at)), &n.to_string(), &rule, ""));
+            }
+        }
+        (Type::Port, Value::String(s)) => found.errors.extend(formats::check_port_name(at, s)),
+        (Type::PortRange, Value::String(s)) => found.errors.extend(formats::check_port_range(at, s)),
+        (Type::Protocol, Value::String(s)) => found.errors.extend(formats::check_protocol(at, s)),
         (Type::Object(object), Value::Object(map)) => check_object(cx.root, object, at, map, found),
         (Type::Nullable(inner), value) => check_type(cx, at, *inner, Some(value), found),
-        (Type::List(item) | Type::Set(item, _), Value::Array(items)) => {
+        (Type::List(item) | Type::Items(item, ..) | Type::Set(item, _), Value::Array(items)) => {
             if let Type::Set(_, most) = kind {
                 found.errors.extend(set_errors(at, items, most));
             }
             for (i, value) in items.iter().enumerate() {
-                check_type(cx, &format!("{at}[{i}]"), *item, Some(value), found);
+                let at = format!("{at}[{i}]");
+                // A text of any form may be empty, as the value of a label is.
+                if matches!(item, Type::Text(format) if *format != Format::Free) && value == "" {
+                    let advice = "give it a value, or leave the item out";
+                    found.errors.push(formats::tagged("required", &at, "", advice.into()));
+                }
+                check_type(cx, &at, *item, Some(value), found);
             }
         }
         (Type::Counts, Value::Object(map)) => {
@@ -308,7 +346,7 @@ fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut 
         }
         (Type::Text(_), _) => found.errors.push(wrong_type(cx.object, at, "string", value, text_advice(at, value))),
         (Type::Bool, _) => found.errors.push(wrong_type(cx.object, at, "bool", value, bool_advice(at, value))),
-        (Type::Int(..) | Type::Port, _) => {
+        (Type::Int(..) | Type::Port | Type::PortRange | Type::Protocol, _) => {
             let advice = format!("{} is a number without quotes", last(at));
             found.errors.push(wrong_type(cx.object, at, "int", value, advice));
         }
@@ -320,7 +358,7 @@ fn check_type(cx: &Cx, at: &str, kind: Type, value: Option<&Value>, found: &mut 
             let advice = format!("{} is a mapping with the fields {}", last(at), fields.join(", "));
             found.errors.push(wrong_type(cx.object, at, object.go_type, value, advice));
         }
-        (Type::List(_) | Type::Set(..), _) => {
+        (Type::List(_) | Type::Items(..) | Type::Set(..), _) => {
             let advice = format!("{} is a list: put `- ` before each item, or [ ] around them", last(at));
             found.errors.push(wrong_type(cx.object, at, "[]", value, advice));
         }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::go_json::null_as_default;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
@@ -23,7 +24,7 @@ pub struct WorkloadEndpointSpec {
     pub orchestrator: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub node: String,
     #[serde(default, rename = "containerID", skip_serializing_if = "Option::is_none")]
     pub container_id: Option<String>,
@@ -34,19 +35,19 @@ pub struct WorkloadEndpointSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service_account_name: Option<String>,
     /// Addresses as /32 or /128.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub ip_networks: Vec<String>,
     #[serde(default, rename = "ipv4Gateway", skip_serializing_if = "Option::is_none")]
     pub ipv4_gateway: Option<String>,
     #[serde(default, rename = "ipv6Gateway", skip_serializing_if = "Option::is_none")]
     pub ipv6_gateway: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub profiles: Vec<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub interface_name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "null_as_default", skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<WorkloadPort>,
     /// Fields that nothing here acts on, kept.
     #[serde(flatten)]
@@ -56,7 +57,7 @@ pub struct WorkloadEndpointSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkloadPort {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_as_default")]
     pub name: String,
     /// A name, or a number of IANA's, which is a number in a document.
     #[serde(default, deserialize_with = "read_protocol", serialize_with = "write_protocol")]

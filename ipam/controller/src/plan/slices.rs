@@ -82,7 +82,8 @@ fn slices_of(name: &Name, service: &Service, state: &State) -> Vec<EndpointSlice
         .into_iter()
         .map(|((family, numbers), endpoints)| {
             let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
-                Some(EndpointPort { name: port.name.clone(), protocol: port.protocol, port: Some(number?) })
+                let (name, protocol) = (port.name.clone(), port.protocol);
+                Some(EndpointPort { name, protocol, port: Some(number?), ..EndpointPort::default() })
             });
             let (endpoints, ports) = (endpoints.into_values().collect(), ports.collect());
             EndpointSliceBody { address_type: family_name(family).into(), endpoints, ports }

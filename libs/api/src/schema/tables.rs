@@ -19,11 +19,11 @@ const fn req(name: &'static str, kind: Type) -> Field {
 }
 
 const fn object(go_type: &'static str, fields: &'static [Field]) -> Object {
-    Object { go_type, fields, open: false, rules: &[] }
+    Object { go_type, fields, open: false, is_choice: false, rules: &[] }
 }
 
 const fn open(go_type: &'static str, fields: &'static [Field]) -> Object {
-    Object { go_type, fields, open: true, rules: &[] }
+    Object { go_type, fields, open: true, is_choice: false, rules: &[] }
 }
 
 const fn rule(cel: &'static str, message: &'static str) -> Rule {
@@ -77,7 +77,7 @@ static METADATA: Object = object(
         f("annotations", Map),
         f("uid", TEXT),
         f("resourceVersion", TEXT),
-        f("creationTimestamp", Any),
+        f("creationTimestamp", Text(Time)),
         f("deletionGracePeriodSeconds", Any),
         f("deletionTimestamp", Any),
         f("finalizers", Any),
@@ -92,6 +92,9 @@ static METADATA: Object = object(
 /// `kind`, `apiVersion`, `metadata`, `spec`, `status`.
 macro_rules! document {
     ($name:ident, $go:literal, spec $spec:expr) => {
+        document!($name, $go, spec $spec, status Any);
+    };
+    ($name:ident, $go:literal, spec $spec:expr, status $status:expr) => {
         static $name: Object = object(
             $go,
             &[
@@ -99,7 +102,7 @@ macro_rules! document {
                 f("kind", TEXT),
                 req("metadata", Object(&METADATA)),
                 f("spec", Object($spec)),
-                f("status", Any),
+                f("status", $status),
             ],
         );
     };
@@ -140,7 +143,7 @@ static IP_POOL_SPEC: Object = Object {
     )
 };
 const ENCAPSULATION: Type = Text(OneOf(&["Never", "Always", "CrossSubnet"]));
-/// Calico's rules and words (`api/pkg/apis/projectcalico/v3/ippool.go`).
+/// Calico's rules and words (`api/pkg/apis/projectcalico/v3/ippool.go`), but for that of a namespace selector with LoadBalancer.
 const IP_POOL_RULES: &[Rule] = &[
     rule(
         "!has(self.ipipMode) || !has(self.vxlanMode) || self.ipipMode == 'Never' || self.vxlanMode == 'Never' || size(self.ipipMode) == 0 || size(self.vxlanMode) == 0",
@@ -169,6 +172,10 @@ const IP_POOL_RULES: &[Rule] = &[
     rule(
         "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'Tunnel') || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0",
         "IP Pool with AllowedUse Tunnel cannot have namespaceSelector",
+    ),
+    rule(
+        "!has(self.allowedUses) || !self.allowedUses.exists(u, u == 'LoadBalancer') || !has(self.namespaceSelector) || size(self.namespaceSelector) == 0",
+        "namespaceSelector cannot be used with LoadBalancer allowed use",
     ),
     rule(
         "!has(self.nodeSelector) || !self.nodeSelector.contains('global(')",
@@ -285,6 +292,9 @@ const BGP_FILTER_RULES: &[Rule] = &[
     ),
 ];
 
+const PREFIX_LENGTH_RULES: &[Rule] =
+    &[rule("!has(self.min) || !has(self.max) || self.min <= self.max", "min is greater than max")];
+
 /// A spec that has the session settings beside its own fields.
 macro_rules! with_session {
     ($name:ident, $go:literal, $rules:expr, $own:expr $(,)?) => {
@@ -315,7 +325,7 @@ with_session!(
             .is("Auto: itself towards other ASes, unchanged within one"),
         f("keepOriginalNextHop", Bool).or("false").is("deprecated: nextHopMode: Keep"),
         f("maxRestartTime", Text(Duration)).or("120s").is("graceful restart time that is announced"),
-        f("keepaliveTime", Text(Duration)).or("a third of the hold time"),
+        f("keepaliveTime", Text(Within(&session::KEEPALIVE_TIME))).or("a third of the hold time"),
         f("numAllowedLocalASNumbers", Int(0, 2_147_483_647))
             .or("0")
             .is("how often the own AS number may be in a received path"),
@@ -389,7 +399,13 @@ macro_rules! filter_rule {
                 &[
                     f("cidr", Text(Cidr)),
                     f("matchOperator", Text(OneOf(&["Equal", "NotEqual", "In", "NotIn"]))),
-                    f("prefixLength", Object(&object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))]))),
+                    f(
+                        "prefixLength",
+                        Object(&Object {
+                            rules: PREFIX_LENGTH_RULES,
+                            ..object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))])
+                        }),
+                    ),
                     f("source", Text(OneOf(&["RemotePeers"]))),
                     f("interface", Text(Interface)).is("kernel interface of the route; `*` allowed"),
                     f("peerType", Text(OneOf(&["eBGP", "iBGP"]))),
@@ -397,7 +413,7 @@ macro_rules! filter_rule {
                     f("asPathPrefix", List(&As)),
                     f("priority", ROUTE_PRIORITY),
                     req("action", Text(OneOf(&["Accept", "Reject"]))),
-                    f("operations", List(&Object(&FILTER_OPERATION))),
+                    f("operations", Items(&Object(&FILTER_OPERATION), 0, 10)),
                 ],
             )
         };
@@ -405,15 +421,18 @@ macro_rules! filter_rule {
 }
 filter_rule!(BGP_FILTER_RULE_V4, "BGPFilterRuleV4", "BGPFilterPrefixLengthV4", 32);
 filter_rule!(BGP_FILTER_RULE_V6, "BGPFilterRuleV6", "BGPFilterPrefixLengthV6", 128);
-static COMMUNITY_MATCH: Object = object("BGPFilterCommunityMatch", &[req("values", List(&Text(Community)))]);
-static FILTER_OPERATION: Object = object(
-    "BGPFilterOperation",
-    &[
-        f("addCommunity", Object(&object("BGPFilterAddCommunity", &[req("value", Text(Community))]))),
-        f("prependASPath", Object(&object("BGPFilterPrependASPath", &[req("prefix", List(&As))]))),
-        f("setPriority", Object(&object("BGPFilterSetPriority", &[req("value", ROUTE_PRIORITY)]))),
-    ],
-);
+static COMMUNITY_MATCH: Object = object("BGPFilterCommunityMatch", &[req("values", Items(&Text(Community), 1, 1))]);
+static FILTER_OPERATION: Object = Object {
+    is_choice: true,
+    ..object(
+        "BGPFilterOperation",
+        &[
+            f("addCommunity", Object(&object("BGPFilterAddCommunity", &[req("value", Text(Community))]))),
+            f("prependASPath", Object(&object("BGPFilterPrependASPath", &[req("prefix", Items(&As, 1, 10))]))),
+            f("setPriority", Object(&object("BGPFilterSetPriority", &[req("value", ROUTE_PRIORITY)]))),
+        ],
+    )
+};
 
 document!(NODE, "Node", spec & NODE_SPEC);
 static NODE_SPEC: Object = object(
@@ -489,7 +508,7 @@ static WORKLOAD_PORT: Object = object(
     "WorkloadEndpointPort",
     &[
         f("name", TEXT),
-        f("protocol", Port),
+        f("protocol", Protocol),
         req("port", PORT),
         f("hostPort", PORT_OR_NONE),
         f("hostIP", Text(CidrOrIp)),
@@ -518,7 +537,7 @@ static HOST_ENDPOINT_SPEC: Object = Object {
     )
 };
 static ENDPOINT_PORT_V3: Object =
-    object("EndpointPort", &[req("name", TEXT), req("protocol", Port), req("port", PORT)]);
+    object("EndpointPort", &[req("name", TEXT), req("protocol", Protocol), req("port", PORT)]);
 
 document!(FELIX_CONFIGURATION, "FelixConfiguration", spec & FELIX_CONFIGURATION_SPEC);
 static FELIX_CONFIGURATION_SPEC: Object = open("FelixConfigurationSpec", felix::FIELDS);
@@ -544,7 +563,7 @@ static KUBE_CONTROLLERS_CONFIGURATION_SPEC: Object = object(
         f("healthChecks", ENABLED).or("Enabled"),
         f("etcdV3CompactionPeriod", Text(Duration)).or("10m").is("0: never"),
         f("prometheusMetricsPort", PORT_OR_NONE).or("9094").is("0: none"),
-        f("controllers", Object(&CONTROLLERS)).is("one that is left out is off"),
+        f("controllers", Object(&CONTROLLERS)).is("one that is left out has its defaults"),
         f("debugProfilePort", PORT_OR_NONE),
     ],
 );
@@ -591,7 +610,12 @@ static TEMPLATE: Object = object(
     ],
 );
 
-document!(CALICO_NODE_STATUS, "CalicoNodeStatus", spec & CALICO_NODE_STATUS_SPEC);
+document!(
+    CALICO_NODE_STATUS,
+    "CalicoNodeStatus",
+    spec & CALICO_NODE_STATUS_SPEC,
+    status Object(&CALICO_NODE_STATUS_STATUS)
+);
 static CALICO_NODE_STATUS_SPEC: Object = object(
     "CalicoNodeStatusSpec",
     &[
@@ -600,6 +624,67 @@ static CALICO_NODE_STATUS_SPEC: Object = object(
         req("updatePeriodSeconds", Int(0, 86_400)).is("0: no more; 86400 at most"),
     ],
 );
+
+/// What a node reports (`api/pkg/apis/projectcalico/v3/nodestatus.go`).
+static CALICO_NODE_STATUS_STATUS: Object = object(
+    "CalicoNodeStatusStatus",
+    &[
+        f("lastUpdated", Nullable(&Text(Time))),
+        f("agent", Object(&object("CalicoNodeAgentStatus", &[f("birdV4", DAEMON), f("birdV6", DAEMON)]))),
+        f("bgp", Object(&NODE_STATUS_BGP)),
+        f("routes", Object(&object("CalicoNodeBGPRouteStatus", &[f("routesV4", ROUTES), f("routesV6", ROUTES)]))),
+    ],
+);
+const DAEMON: Type = Object(&object(
+    "BGPDaemonStatus",
+    &[
+        f("state", Text(OneOf(&["Ready", "NotReady"]))),
+        f("version", TEXT),
+        f("routerID", TEXT),
+        f("lastBootTime", TEXT),
+        f("lastReconfigurationTime", TEXT),
+    ],
+));
+static NODE_STATUS_BGP: Object = object(
+    "CalicoNodeBGPStatus",
+    &[
+        f("numberEstablishedV4", SESSIONS),
+        f("numberNotEstablishedV4", SESSIONS),
+        f("numberEstablishedV6", SESSIONS),
+        f("numberNotEstablishedV6", SESSIONS),
+        f("peersV4", PEERS),
+        f("peersV6", PEERS),
+    ],
+);
+const SESSIONS: Type = Int(0, i32::MAX as i64);
+const PEERS: Type = List(&Object(&object(
+    "CalicoNodePeer",
+    &[
+        f("peerIP", TEXT),
+        f("type", Text(OneOf(&["NodeMesh", "NodePeer", "GlobalPeer"]))),
+        f("state", Text(OneOf(&["Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established", "Close"]))),
+        f("since", TEXT),
+    ],
+)));
+const ROUTES: Type = List(&Object(&object(
+    "CalicoNodeRoute",
+    &[
+        f("type", Text(OneOf(&["FIB", "RIB"]))),
+        f("destination", TEXT),
+        f("gateway", TEXT),
+        f("interface", TEXT),
+        f(
+            "learnedFrom",
+            Object(&object(
+                "CalicoNodeRouteLearnedFrom",
+                &[
+                    f("sourceType", Text(OneOf(&["Kernel", "Static", "Direct", "NodeMesh", "BGPPeer"]))),
+                    f("peerIP", TEXT),
+                ],
+            )),
+        ),
+    ],
+)));
 
 document!(LOAD_BALANCER_IP_POOL, "LoadBalancerIPPool", spec & LOAD_BALANCER_IP_POOL_SPEC);
 static LOAD_BALANCER_IP_POOL_SPEC: Object = object(

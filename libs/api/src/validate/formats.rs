@@ -3,12 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
+use regex::bytes::{Regex, RegexBuilder};
 use serde_json::Value;
 
 use super::{FieldError, last, nearest, shown};
-use crate::bgp_peer::AsNumber;
+use crate::bgp_peer::{AsNumber, decimal};
 use crate::duration;
-use crate::schema::{Format, Object, Span};
+use crate::schema::{Format, Object, Pattern, Span};
 use crate::selector::Selector;
 
 pub(super) const AS_ADVICE: &str =
@@ -25,8 +26,8 @@ const MAX_INTERFACE_LEN: usize = 15;
 pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError> {
     let (tag, advice) = match format {
         Format::Free => return None,
-        // An empty string is an unset field in Go, except where the form is what makes the object.
-        _ if value.is_empty() && !matches!(format, Format::Name | Format::Cidr) => return None,
+        // An empty string is an unset field in Go; whether there must be one is another question.
+        _ if value.is_empty() && format != Format::Name => return None,
         Format::Name => return name_error(at, value),
         Format::Cidr => ("net", cidr_problem(value)?),
         Format::CidrOrIp => ("net", if value.parse::<IpAddr>().is_ok() { return None } else { cidr_problem(value)? }),
@@ -53,6 +54,9 @@ pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError>
         },
         Format::Community => ("communities", community_problem(value)?),
         Format::Interface => ("interface", interface_problem(value)?),
+        Format::Matches(pattern) => return pattern_error(pattern, at, value),
+        Format::Regex => ("regexp", regex_problem(value)?),
+        Format::InterfacePatterns => ("iface-list-regexp", value.split(',').find_map(interface_pattern_problem)?),
         Format::OneOf(words) if words.contains(&value) => return None,
         Format::AnyCase(words) if words.iter().any(|w| w.eq_ignore_ascii_case(value)) => return None,
         Format::OneOf(words) | Format::AnyCase(words) => {
@@ -61,9 +65,7 @@ pub(super) fn check(format: Format, at: &str, value: &str) -> Option<FieldError>
             ("oneof", format!("the values are {}{near}", words.join(", ")))
         }
     };
-    let field = go_name(last(at));
-    let reason = format!("Reason: failed to validate Field: {field} because of Tag: {tag} ");
-    Some(FieldError::field(at, &field, value, &reason, advice))
+    Some(tagged(tag, at, value, advice))
 }
 
 /// Checks an AS number. Calico reads a number that is no uint32 as a string and says so.
@@ -82,6 +84,54 @@ pub(super) fn check_as(object: &Object, at: &str, value: &Value) -> Option<Field
             text.parse::<AsNumber>().err().map(|_| FieldError::field(at, "ASNumber", &text, reason, AS_ADVICE))
         }
     }
+}
+
+/// Checks the name of a port (RFC 6335 section 5.1, as in Kubernetes).
+pub(super) fn check_port_name(at: &str, value: &str) -> Option<FieldError> {
+    let b = value.as_bytes();
+    let is_name = b.len() <= 15
+        && b.iter().all(|&c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+        && b.iter().any(u8::is_ascii_lowercase)
+        && !value.starts_with('-')
+        && !value.ends_with('-')
+        && !value.contains("--");
+    if is_name || value.is_empty() {
+        return None;
+    }
+    let advice = match decimal::<u16>(value) {
+        Some(_) => "a number stands without quotes",
+        None => "a name has at most 15 lower case letters, digits and single dashes, such as http",
+    };
+    Some(tagged("portName", at, value, advice.into()))
+}
+
+/// Checks `30000:32767` or `80`.
+pub(super) fn check_port_range(at: &str, value: &str) -> Option<FieldError> {
+    let (first, last) = value.split_once(':').unwrap_or((value, value));
+    let advice = match (decimal::<u16>(first), decimal::<u16>(last)) {
+        _ if value.is_empty() => return None,
+        (Some(first), Some(last)) if first <= last => return None,
+        (Some(_), Some(_)) => format!("{first} is above {last}: swap them"),
+        _ => "write two port numbers up to 65535 with a colon between them, such as 30000:32767".into(),
+    };
+    Some(tagged("portrange", at, value, advice))
+}
+
+/// Checks the name of a protocol, in any case as Calico reads it.
+pub(super) fn check_protocol(at: &str, value: &str) -> Option<FieldError> {
+    const NAMES: [&str; 6] = ["TCP", "UDP", "ICMP", "ICMPv6", "SCTP", "UDPLite"];
+    if value.is_empty() || NAMES.iter().any(|n| n.eq_ignore_ascii_case(value)) {
+        return None;
+    }
+    let advice = format!("use one of {}, or a number from 1 to 255 without quotes", NAMES.join(", "));
+    Some(tagged("protocol", at, value, advice))
+}
+
+/// Calico's error of a form that is called `tag`.
+pub(super) fn tagged(tag: &str, at: &str, value: &str, advice: String) -> FieldError {
+    let field = go_name(last(at));
+    let reason = format!("Reason: failed to validate Field: {field} because of Tag: {tag} ");
+    FieldError::field(at, &field, value, &reason, advice)
 }
 
 /// The name of the Go struct's field for a JSON field, as Calico's messages have it.
@@ -243,11 +293,38 @@ fn span_error(span: &Span, at: &str, value: &str) -> Option<FieldError> {
     Some(FieldError::field(at, &go_name(last(at)), value, &rule, span.advice))
 }
 
+fn pattern_error(pattern: &Pattern, at: &str, value: &str) -> Option<FieldError> {
+    let regex = Regex::new(pattern.regex).ok()?;
+    let reason = format!("should match '{}'", pattern.regex);
+    let advice = format!("write {}, such as {}", pattern.about, pattern.example);
+    (!regex.is_match(value.as_bytes())).then(|| FieldError::field(at, &go_name(last(at)), value, &reason, advice))
+}
+
+/// Names of interfaces are bytes; tables of Unicode are not needed to match them.
+fn regex_problem(value: &str) -> Option<String> {
+    let error = RegexBuilder::new(value).unicode(false).build().err()?.to_string();
+    // The first lines show where; the last one tells what.
+    let cause = error.lines().last().unwrap_or_default();
+    Some(format!("{value} is not a regular expression: {}", cause.trim_start_matches("error: ")))
+}
+
+/// One of a list: a name, or a regular expression between slashes.
+fn interface_pattern_problem(value: &str) -> Option<String> {
+    if let Some(regex) = value.strip_prefix('/').and_then(|v| v.strip_suffix('/')).filter(|r| !r.is_empty()) {
+        return regex_problem(regex);
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    let fits = (1..=MAX_INTERFACE_LEN).contains(&value.len()) && value.chars().all(is_name);
+    (!fits).then(|| {
+        format!("'{value}' is no interface name of at most {MAX_INTERFACE_LEN} characters, and no /regular expression/")
+    })
+}
+
 fn community_problem(value: &str) -> Option<String> {
     let parts: Vec<&str> = value.split(':').collect();
     let fits = match parts.as_slice() {
-        [a, b] => a.parse::<u16>().is_ok() && b.parse::<u16>().is_ok(),
-        [a, b, c] => [a, b, c].iter().all(|p| p.parse::<u32>().is_ok()),
+        [a, b] => decimal::<u16>(a).is_some() && decimal::<u16>(b).is_some(),
+        [a, b, c] => [a, b, c].iter().all(|p| decimal::<u32>(p).is_some()),
         _ => false,
     };
     (!fits).then(|| {

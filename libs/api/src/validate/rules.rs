@@ -33,7 +33,8 @@ pub(super) fn check(kind: Kind, document: &Value, found: &mut Findings) {
         Kind::ClusterInformation => named_default(name, "Cluster Information", found),
         Kind::KubeControllersConfiguration => kube_controllers_configuration(name, &spec, found),
         Kind::LoadBalancerIpPool => load_balancer::ip_pool(&spec, found),
-        Kind::IpReservation | Kind::CalicoNodeStatus | Kind::Namespace | Kind::Pod => {}
+        Kind::CalicoNodeStatus => calico_node_status(&spec, found),
+        Kind::IpReservation | Kind::Namespace | Kind::Pod => {}
     }
 }
 
@@ -407,6 +408,14 @@ fn host_endpoint(spec: &Spec, found: &mut Findings) {
     }
     let text = "HostEndpoint is stored, but nothing here acts on it: no network policy is enforced";
     found.warnings.push(FieldError::text("kind", "", text, ""));
+}
+
+fn calico_node_status(spec: &Spec, found: &mut Findings) {
+    if !spec.is_set("classes") {
+        let rule = "Reason: failed to validate Field: Classes because of Tag: required ";
+        let advice = "write classes: [Agent, BGP, Routes], or some of them";
+        found.errors.push(FieldError::field("spec.classes", "Classes", "", rule, advice));
+    }
 }
 
 /// The name is made of what identifies the endpoint (Calico `libcalico-go/lib/names/workloadendpoint.go`).

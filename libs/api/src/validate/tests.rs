@@ -4,6 +4,7 @@ use serde_json::json;
 use super::*;
 
 mod bad_specs;
+mod tables;
 
 /// A document with this spec.
 fn doc(kind: Kind, name: &str, spec: Value) -> Value {
@@ -13,6 +14,52 @@ fn doc(kind: Kind, name: &str, spec: Value) -> Value {
 fn messages(kind: Kind, name: &str, spec: Value) -> String {
     let lines: Vec<String> = document(kind, &doc(kind, name, spec)).errors.iter().map(ToString::to_string).collect();
     lines.join("\n")
+}
+
+#[test]
+fn a_status_is_checked() {
+    let status = |status: Value| {
+        let spec = json!({"node": "a", "classes": ["BGP"], "updatePeriodSeconds": 1});
+        let mut document = doc(Kind::CalicoNodeStatus, "a", spec);
+        document["status"] = status;
+        super::document(Kind::CalicoNodeStatus, &document).errors.iter().map(ToString::to_string).collect::<String>()
+    };
+    let whole = json!({"lastUpdated": null, "agent": {"birdV4": {"state": "Ready"}},
+        "bgp": {"numberEstablishedV4": 1, "peersV4": [{"peerIP": "10.0.0.1", "type": "NodeMesh", "state": "Established", "since": "10:00:00"}]},
+        "routes": {"routesV4": [{"type": "FIB", "destination": "10.0.0.0/26", "learnedFrom": {"sourceType": "BGPPeer", "peerIP": "10.0.0.1"}}]}});
+    assert_eq!(status(whole), "");
+    let got = status(json!({"bgp": {"peersV4": [{"type": "Nonsense"}]}}));
+    assert!(
+        got.contains("Type = 'Nonsense'") && got.contains("the values are NodeMesh, NodePeer, GlobalPeer"),
+        "{got}"
+    );
+    assert!(status(json!({"bgp": {"established": 1}})).contains("wrong location: established"));
+}
+
+/// What Calico writes where Go has no value: the field is absent.
+#[test]
+fn an_empty_string_is_an_absent_field() {
+    let pool: crate::IpPool = serde_json::from_value(doc(
+        Kind::IpPool,
+        "p",
+        json!({"cidr": "10.0.0.0/16", "ipipMode": "", "vxlanMode": "", "assignmentMode": "", "blockSize": 0, "nodeSelector": ""}),
+    ))
+    .unwrap();
+    let spec = pool.body.spec;
+    assert_eq!((spec.ipip_mode, spec.assignment_mode, spec.node_selector), (Default::default(), None, None));
+    assert_eq!(crate::IpPoolSpec { block_size: Some(0), ..crate::IpPoolSpec::new(spec.cidr) }.block_prefix_len(), 26);
+    for (kind, spec) in [
+        (Kind::IpPool, json!({"cidr": "10.0.0.0/16", "ipipMode": "", "assignmentMode": ""})),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "nextHopMode": "", "sourceAddress": ""})),
+        (
+            Kind::BgpFilter,
+            json!({"exportV4": [{"action": "Accept", "cidr": "", "matchOperator": "", "source": "", "peerType": ""}]}),
+        ),
+        (Kind::Node, json!({"bgp": {"ipv4Address": "", "ipv6Address": "fd00::1/64"}})),
+        (Kind::KubeControllersConfiguration, json!({"controllers": {"loadBalancer": {"assignIPs": ""}}})),
+    ] {
+        assert_eq!(messages(kind, "default", spec.clone()), "", "{kind} {spec}");
+    }
 }
 
 #[test]
@@ -242,6 +289,9 @@ fn a_pool_gets_calicos_defaults() {
         controllers["spec"],
         json!({"controllers": {"node": {"leakGracePeriod": "15m0s"}, "loadBalancer": {"assignIPs": "AllServices"}}, "healthChecks": "Enabled", "prometheusMetricsPort": 9094})
     );
+    let mut none = doc(Kind::KubeControllersConfiguration, "default", json!({}));
+    fill_defaults(Kind::KubeControllersConfiguration, &mut none);
+    assert_eq!(none["spec"], json!({"healthChecks": "Enabled", "prometheusMetricsPort": 9094}));
     let mut pool = doc(Kind::IpPool, "p", json!({"cidr": "fd00:0:0:0::/64", "nodeSelector": "", "allowedUses": []}));
     fill_defaults(Kind::IpPool, &mut pool);
     assert_eq!(

@@ -204,6 +204,10 @@ fn of_object(object: &Object) -> Value {
     if object.open {
         schema.insert("x-kubernetes-preserve-unknown-fields".into(), true.into());
     }
+    if object.is_choice {
+        schema.insert("minProperties".into(), 1.into());
+        schema.insert("maxProperties".into(), 1.into());
+    }
     add_rules(&mut schema, object.rules);
     schema.into()
 }
@@ -255,9 +259,16 @@ fn of_type(kind: Type) -> Value {
             }
             schema
         }
-        Type::As | Type::Port => json!({"x-kubernetes-int-or-string": true}),
+        Type::As | Type::Port | Type::PortRange | Type::Protocol => json!({"x-kubernetes-int-or-string": true}),
         Type::Object(object) => of_object(object),
         Type::List(item) => json!({"type": "array", "items": of_type(*item)}),
+        Type::Items(item, least, most) => {
+            let mut schema = json!({"type": "array", "items": of_type(*item), "maxItems": most});
+            if least > 0 {
+                schema["minItems"] = least.into();
+            }
+            schema
+        }
         Type::Set(item, most) => {
             json!({"type": "array", "items": of_type(*item), "maxItems": most, "x-kubernetes-list-type": "set"})
         }
@@ -289,7 +300,13 @@ fn of_text(format: Format) -> Value {
         Format::IpPort | Format::CidrOrIp => 64,
         Format::Community => 40,
         Format::Interface => 15,
-        Format::Free | Format::Mac | Format::Duration | Format::Within(_) => return json!({"type": "string"}),
+        Format::Matches(pattern) => return json!({"type": "string", "pattern": pattern.regex}),
+        Format::Free
+        | Format::Mac
+        | Format::Duration
+        | Format::Within(_)
+        | Format::Regex
+        | Format::InterfacePatterns => return json!({"type": "string"}),
     };
     json!({"type": "string", "maxLength": longest})
 }

@@ -98,7 +98,7 @@ fn row(rows: &mut String, prefix: &str, field: &Field) {
         let cells = format!("| `{path}` | {} | {default} | {required}{about}", values(field.kind));
         let _ = writeln!(rows, "{} |", cells.trim_end());
     }
-    let list = if matches!(field.kind, Type::List(_) | Type::Set(..)) { "[]" } else { "" };
+    let list = if matches!(field.kind, Type::List(_) | Type::Items(..) | Type::Set(..)) { "[]" } else { "" };
     let inner_prefix = if is_spec { String::new() } else { format!("{path}{list}.") };
     if let Some(object) = field.kind.object() {
         object.fields.iter().for_each(|inner| row(rows, &inner_prefix, inner));
@@ -115,9 +115,19 @@ fn values(kind: Type) -> String {
         Type::Int(min, max) if min == i64::from(i32::MIN) && max == i64::from(i32::MAX) => "number".into(),
         Type::Int(min, max) => format!("{min} to {max}"),
         Type::As => "AS number".into(),
-        Type::Port => "port, name or range".into(),
+        Type::Port => "port, or its name".into(),
+        Type::PortRange => "port, or range: `30000:32767`".into(),
+        Type::Protocol => "protocol, or its number".into(),
         Type::Object(_) => "mapping".into(),
         Type::List(Type::Object(_)) => "list of mappings".into(),
+        Type::Items(item, least, most) => {
+            let count = match least {
+                0 => format!("at most {most}"),
+                least if least == most => format!("exactly {most}"),
+                least => format!("{least} to {most}"),
+            };
+            format!("list, {count}: {}", values(*item))
+        }
         Type::List(item) => format!("list: {}", values(*item)),
         Type::Set(item, most) => format!("at most {most}, none twice: {}", values(*item)),
         Type::Map => "names to strings".into(),
@@ -147,6 +157,9 @@ fn text(format: Format) -> String {
         }
         Format::Community => "`aa:nn` or `aa:nn:mm`".into(),
         Format::Interface => "interface, 15 characters".into(),
+        Format::Matches(pattern) => pattern.about.into(),
+        Format::Regex => "regular expression".into(),
+        Format::InterfacePatterns => "interfaces, or `/regular expressions/`, comma between them".into(),
         Format::OneOf(words) => words.join(", "),
         Format::AnyCase(words) => format!("{} (any case)", words.join(", ")),
     }

@@ -3,23 +3,71 @@
 
 use super::super::Format::*;
 use super::super::Type::*;
-use super::super::{Field, Object};
-use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, TEXTS, f, object, req};
+use super::super::{Field, Object, Pattern, Type};
+use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, UINT8, f, object, req, rule};
 
-static ROUTE_TABLE_RANGE: Object =
-    object("RouteTableIDRange", &[req("min", Int(1, u32::MAX as i64)), req("max", Int(1, u32::MAX as i64))]);
+const fn matches(pattern: &'static Pattern) -> Type {
+    Text(Matches(pattern))
+}
+
+static TIMEOUT: Pattern = Pattern {
+    regex: r"^(([0-9]*(\.[0-9]*)?(ms|s|h|m|us)+)+|Auto)$",
+    about: "a duration, or Auto for the kernel's",
+    example: "1m30s",
+};
+static INTERFACE_PREFIXES: Pattern = Pattern {
+    regex: "^[a-zA-Z0-9_-]{1,15}(,[a-zA-Z0-9_-]{1,15})*$",
+    about: "prefixes of at most 15 characters, comma between them",
+    example: "cali,tap",
+};
+static INTERFACE_FILTER: Pattern = Pattern {
+    regex: "^[a-zA-Z0-9:._+-]{1,15}$",
+    about: "an interface of at most 15 characters; + at its end: all that begin so",
+    example: "docker+",
+};
+static HOST: Pattern =
+    Pattern { regex: "^[a-zA-Z0-9:._+-]{1,64}$", about: "a host name or an address", example: "127.0.0.1" };
+static LOG_PREFIX: Pattern = Pattern {
+    regex: "^([a-zA-Z0-9%: /_-])*$",
+    about: "letters, digits, spaces, and % : / _ -",
+    example: "calico-packet",
+};
+static LOG_RATE: Pattern = Pattern {
+    regex: "^[1-9][0-9]{0,3}/(second|minute|hour|day)$",
+    about: "a number up to 9999 for a time",
+    example: "100/minute",
+};
+static FEATURES: Pattern = Pattern {
+    regex: "^([a-zA-Z0-9-_]+=(true|false|),)*([a-zA-Z0-9-_]+=(true|false|))?$",
+    about: "features, each true or false",
+    example: "SNATFullyRandom=true,MASQFullyRandom=false",
+};
+static GATES: Pattern = Pattern {
+    regex: "^([a-zA-Z0-9-_]+=([^=]+),)*([a-zA-Z0-9-_]+=([^=]+))?$",
+    about: "gates, each with a value",
+    example: "BPFConnectTimeLoadBalancingWorkaround=enabled",
+};
+
+static HEALTH_TIMEOUT: Object = object("HealthTimeoutOverride", &[req("name", TEXT), req("timeout", Text(Duration))]);
+static PROTO_PORT: Object =
+    object("ProtoPort", &[f("protocol", Protocol), req("port", PORT_OR_NONE), f("net", Text(CidrOrIp))]);
+
+static ROUTE_TABLE_RANGE: Object = Object {
+    rules: &[rule("self.min <= self.max", "min value exceeds max value")],
+    ..object("RouteTableIDRange", &[req("min", Int(1, u32::MAX as i64)), req("max", Int(1, u32::MAX as i64))])
+};
 
 static CONNTRACK_TIMEOUTS: Object = object(
     "BPFConntrackTimeouts",
     &[
-        f("creationGracePeriod", TEXT).or("10s"),
-        f("tcpSynSent", TEXT).or("20s"),
-        f("tcpEstablished", TEXT).or("1h"),
-        f("tcpFinsSeen", TEXT).or("Auto"),
-        f("tcpResetSeen", TEXT).or("40s"),
-        f("udpTimeout", TEXT).or("60s"),
-        f("genericTimeout", TEXT).or("10m"),
-        f("icmpTimeout", TEXT).or("5s"),
+        f("creationGracePeriod", matches(&TIMEOUT)).or("10s"),
+        f("tcpSynSent", matches(&TIMEOUT)).or("20s"),
+        f("tcpEstablished", matches(&TIMEOUT)).or("1h"),
+        f("tcpFinsSeen", matches(&TIMEOUT)).or("Auto"),
+        f("tcpResetSeen", matches(&TIMEOUT)).or("40s"),
+        f("udpTimeout", matches(&TIMEOUT)).or("60s"),
+        f("genericTimeout", matches(&TIMEOUT)).or("10m"),
+        f("icmpTimeout", matches(&TIMEOUT)).or("5s"),
     ],
 );
 
@@ -34,8 +82,8 @@ pub(super) static FIELDS: &[Field] = &[
     f("iptablesRefreshInterval", Text(Duration)).or("10s"),
     f("iptablesPostWriteCheckInterval", Text(Duration)).or("1s"),
     f("iptablesLockProbeInterval", Text(Duration)).or("50ms"),
-    f("featureDetectOverride", TEXT),
-    f("featureGates", TEXT),
+    f("featureDetectOverride", matches(&FEATURES)),
+    f("featureGates", matches(&GATES)),
     f("ipsetsRefreshInterval", Text(Duration)).or("90s"),
     f("maxIpsetSize", Int(i32::MIN as i64, i32::MAX as i64)),
     f("iptablesBackend", Text(AnyCase(&["Auto", "Legacy", "NFT"]))),
@@ -44,21 +92,23 @@ pub(super) static FIELDS: &[Field] = &[
     f("metadataAddr", TEXT).or("127.0.0.1"),
     f("metadataPort", PORT_OR_NONE).or("8775"),
     f("openstackRegion", TEXT),
-    f("interfacePrefix", TEXT).or("cali").is("prefixes of workload interfaces, comma between them"),
-    f("interfaceExclude", TEXT).or("kube-ipvs0"),
+    f("interfacePrefix", matches(&INTERFACE_PREFIXES))
+        .or("cali")
+        .is("prefixes of workload interfaces, comma between them"),
+    f("interfaceExclude", Text(InterfacePatterns)).or("kube-ipvs0"),
     f("chainInsertMode", Text(AnyCase(&["Insert", "Append"]))).or("insert"),
     f("defaultEndpointToHostAction", Text(AnyCase(&["Drop", "Accept", "Return"]))).or("Drop"),
     f("iptablesFilterAllowAction", Text(AnyCase(&["Accept", "Return"]))),
     f("iptablesMangleAllowAction", Text(AnyCase(&["Accept", "Return"]))),
     f("iptablesFilterDenyAction", Text(AnyCase(&["Drop", "Reject"]))),
-    f("logPrefix", TEXT).or("calico-packet"),
-    f("logActionRateLimit", TEXT),
+    f("logPrefix", matches(&LOG_PREFIX)).or("calico-packet"),
+    f("logActionRateLimit", matches(&LOG_RATE)),
     f("logActionRateLimitBurst", Int(0, 9999)),
     f("logFilePath", TEXT).or("/var/log/calico/felix.log"),
     f("logSeverityFile", Text(LOG_LEVEL)).or("Info"),
     f("logSeverityScreen", Text(LOG_LEVEL)).or("Info"),
     f("logSeveritySys", Text(LOG_LEVEL)).or("Info"),
-    f("logDebugFilenameRegex", TEXT),
+    f("logDebugFilenameRegex", Text(Regex)),
     f("ipipEnabled", Bool),
     f("ipipMTU", Int(0, i32::MAX as i64)).or("0"),
     f("vxlanEnabled", Bool),
@@ -78,9 +128,9 @@ pub(super) static FIELDS: &[Field] = &[
     f("healthEnabled", Bool).or("false"),
     f("healthHost", TEXT).or("localhost"),
     f("healthPort", PORT_OR_NONE).or("9099"),
-    f("healthTimeoutOverrides", Any),
+    f("healthTimeoutOverrides", List(&Object(&HEALTH_TIMEOUT))),
     f("prometheusMetricsEnabled", Bool).or("false"),
-    f("prometheusMetricsHost", TEXT),
+    f("prometheusMetricsHost", matches(&HOST)),
     f("prometheusMetricsPort", PORT_OR_NONE).or("9091"),
     f("prometheusGoMetricsEnabled", Bool).or("true"),
     f("prometheusProcessMetricsEnabled", Bool).or("true"),
@@ -92,19 +142,19 @@ pub(super) static FIELDS: &[Field] = &[
         "prometheusMetricsClientAuth",
         Text(OneOf(&["RequireAndVerifyClientCert", "RequireAnyClientCert", "VerifyClientCertIfGiven", "NoClientCert"])),
     ),
-    f("failsafeInboundHostPorts", Any),
-    f("failsafeOutboundHostPorts", Any),
-    f("kubeNodePortRanges", List(&Port)).or("30000:32767"),
+    f("failsafeInboundHostPorts", List(&Object(&PROTO_PORT))),
+    f("failsafeOutboundHostPorts", List(&Object(&PROTO_PORT))),
+    f("kubeNodePortRanges", Items(&PortRange, 0, 7)).or("30000:32767"),
     f("policySyncPathPrefix", TEXT),
     f("usageReportingEnabled", Bool).or("true"),
     f("usageReportingInitialDelay", Text(Duration)).or("300s"),
     f("usageReportingInterval", Text(Duration)).or("86400s"),
-    f("natPortRange", Port),
+    f("natPortRange", PortRange),
     f("natOutgoingAddress", Text(Ip)),
     f("natOutgoingExclusions", Text(OneOf(&["IPPoolsOnly", "IPPoolsAndHostIPs"]))).or("IPPoolsOnly"),
     f("deviceRouteSourceAddress", Text(Ipv4)),
     f("deviceRouteSourceAddressIPv6", Text(Ipv6)),
-    f("deviceRouteProtocol", Int(i32::MIN as i64, i32::MAX as i64)).or("3"),
+    f("deviceRouteProtocol", UINT8).or("3"),
     f("removeExternalRoutes", Bool).or("true"),
     f("programClusterRoutes", Text(OneOf(&["Enabled", "Disabled", "EnabledIPIPOnly", "EnabledNoEncapOnly"])))
         .or("EnabledIPIPOnly"),
@@ -117,13 +167,13 @@ pub(super) static FIELDS: &[Field] = &[
     f("debugSimulateDataplaneApplyDelay", Text(Duration)),
     f("debugHost", TEXT),
     f("debugPort", PORT_OR_NONE),
-    f("iptablesNATOutgoingInterfaceFilter", TEXT),
+    f("iptablesNATOutgoingInterfaceFilter", matches(&INTERFACE_FILTER)),
     f("sidecarAccelerationEnabled", Bool).or("false"),
     f("xdpEnabled", Bool).or("true"),
     f("genericXDPEnabled", Bool).or("false"),
     f("nftablesMode", Text(OneOf(&["Disabled", "Enabled", "Auto"]))).or("Auto"),
     f("nftablesFlowTableOffload", Text(OneOf(&["Enabled", "Disabled"]))).or("Disabled"),
-    f("nftablesFlowTableDataIfacePattern", TEXT),
+    f("nftablesFlowTableDataIfacePattern", Text(Regex)),
     f("nftablesRefreshInterval", Text(Duration)).or("90s"),
     f("nftablesFilterAllowAction", Text(AnyCase(&["Accept", "Return"]))),
     f("nftablesMangleAllowAction", Text(AnyCase(&["Accept", "Return"]))),
@@ -140,10 +190,10 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfIPFragTimeout", Text(Duration)),
     f("bpfLogFilters", Map),
     f("bpfCTLBLogFilter", TEXT),
-    f("bpfDataIfacePattern", TEXT)
+    f("bpfDataIfacePattern", Text(Regex))
         .or("^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)")
         .is("regular expression of the uplinks"),
-    f("bpfL3IfacePattern", TEXT),
+    f("bpfL3IfacePattern", Text(Regex)),
     f("bpfConnectTimeLoadBalancingEnabled", Bool).or("true"),
     f("bpfConnectTimeLoadBalancing", Text(OneOf(&["TCP", "Enabled", "Disabled"]))).or("TCP"),
     f("bpfHostNetworkedNATWithoutCTLB", Text(OneOf(&["Enabled", "Disabled"]))).or("Enabled"),
@@ -153,7 +203,7 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfKubeProxyIptablesCleanupEnabled", Bool).or("true"),
     f("bpfKubeProxyMinSyncPeriod", Text(Duration)).or("1s"),
     f("bpfKubeProxyHealthzPort", PORT_OR_NONE).or("10256"),
-    f("bpfPSNATPorts", Port).or("20000:29999"),
+    f("bpfPSNATPorts", PortRange).or("20000:29999"),
     f("bpfMapSizeNATFrontend", Int(0, i32::MAX as i64)).or("65536"),
     f("bpfMapSizeNATBackend", Int(0, i32::MAX as i64)).or("262144"),
     f("bpfMapSizeNATAffinity", Int(0, i32::MAX as i64)).or("65536"),
@@ -168,8 +218,8 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfIPFragmentReassemblyEnabled", Bool).or("true"),
     f("bpfEnforceRPF", Text(AnyCase(&["Disabled", "Strict", "Loose"]))).or("Loose"),
     f("bpfPolicyDebugEnabled", Bool),
-    f("bpfForceTrackPacketsFromIfaces", TEXTS).or("docker+"),
-    f("bpfDisableGROForIfaces", TEXT),
+    f("bpfForceTrackPacketsFromIfaces", List(&Text(Matches(&INTERFACE_FILTER)))).or("docker+"),
+    f("bpfDisableGROForIfaces", Text(Regex)),
     f("bpfExcludeCIDRsFromNAT", List(&Text(Cidr))),
     f("bpfExportBufferSizeMB", Int(i32::MIN as i64, i32::MAX as i64)).or("1"),
     f("istioAmbientMode", Text(OneOf(&["Enabled", "Disabled"]))).or("Disabled"),
@@ -207,7 +257,7 @@ pub(super) static FIELDS: &[Field] = &[
     f("awsSrcDstCheck", Text(OneOf(&["DoNothing", "Enable", "Disable"]))).or("DoNothing"),
     f("serviceLoopPrevention", Text(AnyCase(&["Drop", "Reject", "Disabled"]))).or("Drop"),
     f("workloadSourceSpoofing", Text(AnyCase(&["Disabled", "Any"]))),
-    f("mtuIfacePattern", TEXT),
+    f("mtuIfacePattern", Text(Regex)),
     f("floatingIPs", Text(OneOf(&["Enabled", "Disabled"]))),
     f("localSubnetL2Reachability", Text(OneOf(&["Disabled", "PodsAndLoadBalancers"]))).or("Disabled"),
     f("localSubnetL2ReachabilityRefreshInterval", Text(Duration)).or("120s"),

@@ -20,6 +20,8 @@ const fn span(least: Duration, most: Duration, or_zero: bool, source: &'static s
 
 static HOLD_TIME: Span =
     span(Duration::from_secs(3), LONGEST, true, "RFC 4271 section 4.2", "use 9s for fast detection, 90s otherwise");
+pub(super) static KEEPALIVE_TIME: Span =
+    span(Duration::from_secs(1), LONGEST, false, "", "leave it out for a third of the hold time");
 static CONNECT_RETRY_TIME: Span = span(Duration::from_millis(100), LONGEST, false, "", "5s is the default");
 static SEND_HOLD_TIME: Span =
     span(Duration::from_secs(3), LONGEST, true, "RFC 9687", "8m is the default; it is longer than the hold time");

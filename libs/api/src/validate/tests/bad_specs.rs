@@ -2,14 +2,14 @@
 
 use super::*;
 
-#[test]
-fn every_bad_spec_is_named_in_calicos_words() {
+/// Specs that are refused, each with a part of the message.
+fn bad_specs() -> Vec<(Kind, Value, &'static str)> {
     let pool = |extra: Value| {
         let mut spec = json!({"cidr": "10.0.0.0/16"});
         spec.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         spec
     };
-    let rows = [
+    vec![
         // Calico's own bad-input table (calicoctl system tests).
         (
             Kind::BgpPeer,
@@ -320,6 +320,11 @@ fn every_bad_spec_is_named_in_calicos_words() {
             json!({"importV4": [{"action": "Accept", "prefixLength": {"min": 40}}]}),
             "whole number from 0 to 32",
         ),
+        (
+            Kind::BgpFilter,
+            json!({"importV4": [{"action": "Accept", "cidr": "10.0.0.0/8", "matchOperator": "In", "prefixLength": {"min": 9, "max": 8}}]}),
+            "PrefixLength = '{\"min\":9,\"max\":8}' (min is greater than max)",
+        ),
         // LoadBalancerIPPool.
         (Kind::LoadBalancerIpPool, json!({}), "spec.blocks must be given"),
         (Kind::LoadBalancerIpPool, json!({"blocks": []}), "Blocks = '' (a pool has at least one block)"),
@@ -495,11 +500,119 @@ fn every_bad_spec_is_named_in_calicos_words() {
         (Kind::Service, json!({"ports": [{"port": 1, "nodePort": 30000}]}), "may not be used when type is ClusterIP"),
         (Kind::Service, json!({"type": "Loadbalancer", "ports": [{"port": 1}]}), "did you mean LoadBalancer?"),
         (Kind::Service, json!({"selector": {"app": 1}, "ports": [{"port": 1}]}), "cannot unmarshal number"),
-    ];
-    for (kind, spec, want) in rows {
+        // Plus signs, and texts that are empty.
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "asNumber": "+64512"}), "ASNumber = '+64512'"),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "asNumber": "+1.+2"}), "ASNumber = '+1.+2'"),
+        (Kind::BgpConfiguration, json!({"communities": [{"name": "a", "value": "+1:+2"}]}), "Value = '+1:+2'"),
+        (Kind::BgpConfiguration, json!({"communities": [{"name": "a", "value": "+1:+2:+3"}]}), "Value = '+1:+2:+3'"),
+        (
+            Kind::IpReservation,
+            json!({"reservedCIDRs": [""]}),
+            "ReservedCIDRs = '' (Reason: failed to validate Field: ReservedCIDRs because of Tag: required )",
+        ),
+        (
+            Kind::IpPool,
+            json!({"cidr": ""}),
+            "CIDR = '' (Reason: failed to validate Field: CIDR because of Tag: required )",
+        ),
+        (
+            Kind::CalicoNodeStatus,
+            json!({"node": "", "classes": ["BGP"], "updatePeriodSeconds": 1}),
+            "Node = '' (Reason: failed to validate Field: Node because of Tag: required )",
+        ),
+        (
+            Kind::CalicoNodeStatus,
+            json!({"node": "a", "classes": [], "updatePeriodSeconds": 1}),
+            "Classes = '' (Reason: failed to validate Field: Classes because of Tag: required )",
+        ),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "password": {"secretKeyRef": {"name": "", "key": "k"}}}),
+            "Name = ''",
+        ),
+        (Kind::BgpPeer, json!({"peerIP": "1.1.1.1", "keepaliveTime": " 90s "}), "KeepaliveTime = ' 90s '"),
+        (
+            Kind::BgpPeer,
+            json!({"peerIP": "1.1.1.1", "keepaliveTime": "100ms"}),
+            "KeepaliveTime = '100ms' (must be from 1s to 18h12m15s)",
+        ),
+        // FelixConfiguration: forms.
+        (
+            Kind::FelixConfiguration,
+            json!({"bpfConntrackTimeouts": {"tcpSynSent": "soon"}}),
+            "TcpSynSent = 'soon' (should match '^(([0-9]*",
+        ),
+        (
+            Kind::FelixConfiguration,
+            json!({"bpfDataIfacePattern": "("}),
+            "BpfDataIfacePattern = '(' (Reason: failed to validate Field: BpfDataIfacePattern because of Tag: regexp ); ( is not a regular expression: unclosed group",
+        ),
+        (Kind::FelixConfiguration, json!({"mtuIfacePattern": "["}), "MtuIfacePattern = '['"),
+        (Kind::FelixConfiguration, json!({"interfaceExclude": "/(/"}), "InterfaceExclude = '/(/'"),
+        (Kind::FelixConfiguration, json!({"interfaceExclude": "kube-ipvs0,,"}), "'' is no interface name"),
+        (
+            Kind::FelixConfiguration,
+            json!({"interfacePrefix": "wibblywobblyeth0"}),
+            "InterfacePrefix = 'wibblywobblyeth0'",
+        ),
+        (Kind::FelixConfiguration, json!({"interfacePrefix": "cali, tap"}), "such as cali,tap"),
+        (Kind::FelixConfiguration, json!({"bpfPSNATPorts": "5:3"}), "5 is above 3: swap them"),
+        (Kind::FelixConfiguration, json!({"natPortRange": "x"}), "NATPortRange = 'x'"),
+        (Kind::FelixConfiguration, json!({"kubeNodePortRanges": ["abc"]}), "write two port numbers up to 65535"),
+        (Kind::FelixConfiguration, json!({"kubeNodePortRanges": [65536]}), "must be a port number from 0 to 65535"),
+        (Kind::FelixConfiguration, json!({"deviceRouteProtocol": 900}), "from 0 to 255"),
+        (Kind::FelixConfiguration, json!({"logActionRateLimit": "1/week"}), "such as 100/minute"),
+        (
+            Kind::FelixConfiguration,
+            json!({"failsafeInboundHostPorts": [{"protocol": "IPIP", "port": 1}]}),
+            "Protocol = 'IPIP'",
+        ),
+        (
+            Kind::HostEndpoint,
+            json!({"node": "a", "interfaceName": "*", "ports": [{"name": "a", "protocol": "HTTP", "port": 1}]}),
+            "use one of TCP, UDP, ICMP",
+        ),
+        (Kind::Service, json!({"ports": [{"port": 1, "targetPort": "80"}]}), "a number stands without quotes"),
+        (Kind::Service, json!({"ports": [{"port": 1, "targetPort": "Web_1"}]}), "TargetPort = 'Web_1'"),
+    ]
+}
+
+#[test]
+fn every_bad_spec_is_named_in_calicos_words() {
+    for (kind, spec, want) in bad_specs() {
         let got = messages(kind, "default", spec.clone());
         assert!(got.contains(want), "{kind} {spec}\nwant {want}\ngot  {got}");
     }
+}
+
+/// What is said of a spec as a whole is in the kind's definition, where kubectl meets it.
+#[test]
+fn every_rule_of_a_spec_is_in_its_definition() {
+    /// Told otherwise: by a bound on items or fields, or not at all where a setting may be an annotation.
+    const NO_RULES: [&str; 5] = [
+        "exactly one of addCommunity, prependASPath and setPriority must be set",
+        "at most 10 operations are allowed",
+        "one of peerIP, peerSelector and localWorkloadSelector must be set",
+        "peerRangeLimit needs a peerRange",
+        "restartAfter is for action Restart",
+    ];
+    fn messages_of(object: &'static Object, all: &mut Vec<&'static str>) {
+        all.extend(object.rules.iter().map(|r| r.message));
+        object.fields.iter().filter_map(|f| f.kind.object()).for_each(|inner| messages_of(inner, all));
+    }
+    let mut seen = 0;
+    for (kind, spec, _) in bad_specs() {
+        let mut known = NO_RULES.to_vec();
+        messages_of(schema::of(kind), &mut known);
+        for error in document(kind, &doc(kind, "default", spec)).errors {
+            let Some(rule) = error.message.strip_prefix("field spec (").and_then(|m| m.strip_suffix(')')) else {
+                continue;
+            };
+            seen += 1;
+            assert!(known.contains(&rule), "{kind}: no rule says: {rule}");
+        }
+    }
+    assert!(seen > 30, "{seen}");
 }
 
 /// Every rule that the API server checks is told in the same words by us, on a document that it refuses.
