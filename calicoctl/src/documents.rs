@@ -63,13 +63,31 @@ pub struct Problem {
     pub text: String,
 }
 
+impl Problem {
+    /// The document that it is in: `pools.yaml: document 2 (IPPool test)`.
+    pub fn document(&self) -> String {
+        let subject = if self.subject.is_empty() { String::new() } else { format!(" ({})", self.subject) };
+        format!("{}: document {}{subject}", self.file, self.document)
+    }
+
+    /// Where in the document.
+    pub fn position(&self) -> String {
+        format!("line {}, column {}", self.line, self.column)
+    }
+
+    pub fn is_of_same_document(&self, other: &Self) -> bool {
+        (&self.file, self.document, &self.subject) == (&other.file, other.document, &other.subject)
+    }
+
+    /// What is wrong with a field's value, in Calico's form without its heading: `CIDR = 'x' (why)`.
+    pub fn field(&self) -> Option<&str> {
+        self.text.strip_prefix("error with field ")
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: document {}", self.file, self.document)?;
-        if !self.subject.is_empty() {
-            write!(f, " ({})", self.subject)?;
-        }
-        write!(f, ", line {}, column {}: ", self.line, self.column)?;
+        write!(f, "{}, {}: ", self.document(), self.position())?;
         match (self.path.is_empty(), self.value.is_empty()) {
             (true, _) => {}
             (false, true) => write!(f, "{}: ", self.path)?,

@@ -190,26 +190,16 @@ fn change(slot: &mut Slot, document: &Document, verb: Verb) -> Vec<FieldError> {
     let id = identity(document.kind, document.namespace(), document.name());
     match (verb, &slot.wanted) {
         (Verb::Delete { skip_missing }, None) if !skip_missing => {
-            return vec![FieldError::text(
-                "metadata.name",
-                "",
-                format!("resource does not exist: {id}"),
-                "-s skips what does not exist",
-            )];
+            return vec![FieldError::text("metadata.name", "", missing(&id), "-s skips what does not exist")];
         }
         (Verb::Delete { .. }, _) => slot.wanted = None,
         (Verb::Create { skip_exists: true }, Some(_)) => {}
         (Verb::Create { .. }, Some(_)) => {
             let advice = "use apply or replace to change it";
-            return vec![FieldError::text("metadata.name", "", format!("resource already exists: {id}"), advice)];
+            return vec![FieldError::text("metadata.name", "", existing(&id), advice)];
         }
         (Verb::Replace, None) => {
-            return vec![FieldError::text(
-                "metadata.name",
-                "",
-                format!("resource does not exist: {id}"),
-                "use apply or create to make it",
-            )];
+            return vec![FieldError::text("metadata.name", "", missing(&id), "use apply or create to make it")];
         }
         (_, None) => slot.wanted = Some(new_object(document)),
         (_, Some(present)) => match update(document, present, &id) {
@@ -444,6 +434,15 @@ async fn commit(store: &DynStore, ops: Vec<Op>, done: usize) -> Result<(), (usiz
     store.txn(Txn { ops }).await.map(drop).map_err(|e| (done, e.clone(), anyhow!(described(&e))))
 }
 
+/// Calico's text of what is not there, by its name (`libcalico-go/lib/errors`). It has no cause to tell where the store is etcd.
+pub fn missing(id: &str) -> String {
+    format!("resource does not exist: {id} with error: <nil>")
+}
+
+fn existing(id: &str) -> String {
+    format!("resource already exists: {id} with error: <nil>")
+}
+
 /// A store's error with the resource's name in Calico's form.
 fn described(error: &Error) -> String {
     let id = |key: &Key| match key.kind() {
@@ -451,8 +450,8 @@ fn described(error: &Error) -> String {
         None => key.to_string(),
     };
     match error {
-        Error::AlreadyExists(key) => format!("resource already exists: {}", id(key)),
-        Error::NotFound(key) => format!("resource does not exist: {}", id(key)),
+        Error::AlreadyExists(key) => existing(&id(key)),
+        Error::NotFound(key) => missing(&id(key)),
         Error::Conflict(key) => format!("update conflict: {}", id(key)),
         other => other.to_string(),
     }

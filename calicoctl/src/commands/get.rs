@@ -37,10 +37,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
                 for (namespace, name) in these {
                     match stored::get(store.as_ref(), *kind, namespace.as_deref(), name).await? {
                         Some(found) => items.push(found),
-                        None => missing.push(format!(
-                            "resource does not exist: {}",
-                            plan::identity(*kind, namespace.as_deref(), name)
-                        )),
+                        None => missing.push(plan::missing(&plan::identity(*kind, namespace.as_deref(), name))),
                     }
                 }
                 (items, 0)

@@ -47,7 +47,7 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
             None if args.skip_not_exists => {}
             None => {
                 let namespace = args.namespace.as_deref().or(Some("default"));
-                missing.push(format!("resource does not exist: {}", plan::identity(kind, namespace, name)));
+                missing.push(plan::missing(&plan::identity(kind, namespace, name)));
             }
         }
     }
@@ -116,9 +116,16 @@ pub fn checked<'a>(sources: &'a [Source], namespace: Option<&str>, past: &str) -
     Ok(loaded)
 }
 
+/// Several fields of one document stand in a list, as Calico's client prints them, each with its position.
 fn show(problems: &[Problem], prefix: &str) {
-    for problem in problems.iter().take(MAX_SHOWN) {
-        eprintln!("{prefix}{problem}");
+    let shown = &problems[..problems.len().min(MAX_SHOWN)];
+    for of_one in shown.chunk_by(|a, b| a.is_of_same_document(b) && a.field().is_some() == b.field().is_some()) {
+        if let ([first, _, ..], Some(_)) = (of_one, of_one[0].field()) {
+            eprintln!("{prefix}{}: error with the following fields:", first.document());
+            of_one.iter().for_each(|p| eprintln!("-  {}; {}", p.field().unwrap_or_default(), p.position()));
+        } else {
+            of_one.iter().for_each(|problem| eprintln!("{prefix}{problem}"));
+        }
     }
     if problems.len() > MAX_SHOWN {
         eprintln!("{prefix}and {} more", problems.len() - MAX_SHOWN);

@@ -39,7 +39,7 @@ fn commands_do_what_they_say() {
             pool("stored", "10.0.0.0/16"),
             1,
             "",
-            &["resource already exists: IPPool(stored)", "nothing was created"],
+            &["resource already exists: IPPool(stored) with error: <nil>; use apply or replace", "nothing was created"],
         ),
         (
             "pool",
@@ -57,7 +57,14 @@ fn commands_do_what_they_say() {
             "Successfully replaced 1 'IPPool' resource(s)\n",
             &[],
         ),
-        ("", &["replace", "-f", "-"], pool("a", "10.0.0.0/16"), 1, "", &["resource does not exist: IPPool(a)"]),
+        (
+            "",
+            &["replace", "-f", "-"],
+            pool("a", "10.0.0.0/16"),
+            1,
+            "",
+            &["resource does not exist: IPPool(a) with error: <nil>; use apply"],
+        ),
         (
             "pool",
             &["delete", "-f", "-"],
@@ -80,7 +87,7 @@ fn commands_do_what_they_say() {
             String::new(),
             1,
             "",
-            &["failed to delete 'IPPool' resource: [resource does not exist: IPPool(x)]"],
+            &["failed to delete 'IPPool' resource: [resource does not exist: IPPool(x) with error: <nil>]"],
         ),
         ("", &["delete", "ippool", "x", "-s"], String::new(), 0, "Successfully deleted 0 'IPPool' resource(s)\n", &[]),
         (
@@ -97,7 +104,23 @@ fn commands_do_what_they_say() {
             pool("a", "10.0.0.0/33"),
             1,
             "",
-            &["nothing was validated: 1 error in 1 of 1 document"],
+            &[
+                "stdin: document 1 (IPPool a), line 6, column 9: spec.cidr '10.0.0.0/33': error with field CIDR = '10.0.0.0/33'",
+                "nothing was validated: 1 error in 1 of 1 document",
+            ],
+        ),
+        (
+            "",
+            &["validate", "-f", "-"],
+            pool("a", "10.0.0.0/33").replace("---", "  nodeSelector: a = b\n  blockSize: '26'\n---"),
+            1,
+            "",
+            &[
+                "stdin: document 1 (IPPool a): error with the following fields:\n-  CIDR = '10.0.0.0/33' (Reason: failed to validate Field: CIDR because of Tag: net ); ",
+                "; line 6, column 9\n-  NodeSelector = 'a = b' (Reason: ",
+                "\nstdin: document 1 (IPPool a), line 8, column 14: spec.blockSize '26': cannot unmarshal string",
+                "nothing was validated: 3 errors in 1 of 1 document",
+            ],
         ),
         ("", apply, String::new(), 1, "", &["no resources specified in file stdin"]),
         ("", &["apply", "-f", "missing.yaml"], String::new(), 1, "", &["cannot read missing.yaml: No such file"]),
@@ -107,7 +130,7 @@ fn commands_do_what_they_say() {
             String::new(),
             1,
             "",
-            &["failed to get resources: resource does not exist: IPPool(x)"],
+            &["failed to get resources: resource does not exist: IPPool(x) with error: <nil>\n"],
         ),
         (
             "",

@@ -56,6 +56,32 @@ const RESOURCES: &[(&str, &str, &[&str])] = &[
         r#"{"kind":"ClusterInformation","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"0b24","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"clusterGUID":"8a1b","clusterType":"k8s,bgp","calicoVersion":"v3.33.0","datastoreReady":true}}"#,
         &["clusterinfo", "default"],
     ),
+    (
+        "hostendpoints/node-1-eth0",
+        r#"{"kind":"HostEndpoint","apiVersion":"projectcalico.org/v3","metadata":{"name":"node-1-eth0","uid":"0b25","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"node":"node-1","interfaceName":"eth0","expectedIPs":["192.0.2.11"],"profiles":["p"],"ports":[{"name":"bgp","protocol":"TCP","port":179}]}}"#,
+        &["hostendpoint", "node-1-eth0"],
+    ),
+    (
+        "kubecontrollersconfigurations/default",
+        r#"{"kind":"KubeControllersConfiguration","apiVersion":"projectcalico.org/v3","metadata":{"name":"default","uid":"0b26","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"logSeverityScreen":"Info","healthChecks":"Enabled","etcdV3CompactionPeriod":"10m0s","prometheusMetricsPort":9094,"controllers":{"node":{"reconcilerPeriod":"5m0s","syncLabels":"Enabled","hostEndpoint":{"autoCreate":"Disabled","createDefaultHostEndpoint":"Enabled"},"leakGracePeriod":"15m0s"},"policy":{"reconcilerPeriod":"5m0s"},"loadBalancer":{"assignIPs":"AllServices"}}},"status":{"runningConfig":{"logSeverityScreen":"Info","healthChecks":"Enabled","controllers":{}}}}"#,
+        &["kubecontrollersconfig", "default"],
+    ),
+    (
+        "caliconodestatuses/node-1",
+        r#"{"kind":"CalicoNodeStatus","apiVersion":"projectcalico.org/v3","metadata":{"name":"node-1","uid":"0b27","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"node":"node-1","classes":["Agent","BGP"],"updatePeriodSeconds":10},"status":{"lastUpdated":"2026-08-22T10:00:00Z","agent":{"birdV4":{"state":"Ready","version":"v0.3.3","routerID":"192.0.2.11","lastBootTime":"2026-08-22 09:00:00","lastReconfigurationTime":"2026-08-22 09:00:00"},"birdV6":{}},"bgp":{"numberEstablishedV4":1,"numberNotEstablishedV4":0,"numberEstablishedV6":0,"numberNotEstablishedV6":0,"peersV4":[{"peerIP":"192.0.2.12","type":"NodeMesh","state":"Established","since":"09:00:00"}]},"routes":{}}}"#,
+        &["caliconodestatus", "node-1"],
+    ),
+    // Strings that are empty, where an administrator or another client wrote them so.
+    (
+        "ippools/empty-strings",
+        r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"empty-strings","uid":"0b28","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"cidr":"10.8.0.0/24","vxlanMode":"Never","ipipMode":"Never","blockSize":26,"nodeSelector":"all()","namespaceSelector":"","allowedUses":["Workload"],"assignmentMode":"Automatic"}}"#,
+        &["ippool", "empty-strings"],
+    ),
+    (
+        "bgppeers/empty-strings",
+        r#"{"kind":"BGPPeer","apiVersion":"projectcalico.org/v3","metadata":{"name":"empty-strings","uid":"0b29","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"x":"y"}},"spec":{"node":"","peerIP":"192.0.2.1","asNumber":64513,"nextHopMode":"","sourceAddress":"","peerSelector":""}}"#,
+        &["bgppeer", "empty-strings"],
+    ),
 ];
 
 /// A block with a tunnel's address and a pod's; what `newBlock` leaves, not yet used; a block whose owner is gone.

@@ -166,7 +166,7 @@ fn addresses_are_released_by_themselves_by_handle_by_node_and_by_pool() {
             "Successfully released IP address 10.0.0.8 of handle k8s-pod-network.4f1c\n",
             false,
         ),
-        (&[], &["--handle=x"], 1, "resource does not exist: IPAMHandle(x)\n", false),
+        (&[], &["--handle=x"], 1, "resource does not exist: IPAMHandle(x) with error: <nil>\n", false),
         (
             &[],
             &["--node=node-1"],

@@ -32,7 +32,7 @@ pub async fn release(store: DynStore, args: &ReleaseArgs) -> Result<()> {
     }
     if let Some(id) = &args.handle {
         if store.get(&Key::IpamHandle(handle::sanitized(id).into())).await?.is_none() {
-            bail!("resource does not exist: IPAMHandle({id})");
+            bail!(crate::plan::missing(&format!("IPAMHandle({id})")));
         }
         return say(&format!("handle {id}"), &ipam.release_by_handle(id).await?);
     }
