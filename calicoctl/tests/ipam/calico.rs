@@ -110,6 +110,11 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let server = runtime.block_on(Etcd::start());
     let dir = tempfile::tempdir().unwrap();
+    for kind in api::Kind::ALL.iter().filter(|k| k.api_version() == api::kind::CALICO_V3) {
+        // The configuration of IPAM is a record, below.
+        let is_there = RESOURCES.iter().any(|(key, ..)| key.starts_with(&format!("{}/", kind.plural())));
+        assert!(is_there || *kind == api::Kind::IpamConfiguration, "no record of {kind}");
+    }
     let all: Vec<(String, &str)> = RESOURCES.iter().map(|(key, value, _)| (format!("{V3}{key}"), *value)).collect();
     let records = RECORDS.iter().map(|(key, value)| ((*key).to_string(), *value));
     let all: Vec<(String, &str)> = all.into_iter().chain(records).collect();
