@@ -122,7 +122,7 @@ fn show(problems: &[Problem], prefix: &str) {
     for of_one in shown.chunk_by(|a, b| a.is_of_same_document(b) && a.field().is_some() == b.field().is_some()) {
         if let ([first, _, ..], Some(_)) = (of_one, of_one[0].field()) {
             eprintln!("{prefix}{}: error with the following fields:", first.document());
-            of_one.iter().for_each(|p| eprintln!("-  {}; {}", p.field().unwrap_or_default(), p.position()));
+            of_one.iter().for_each(|p| eprintln!("-  {}; {}, {}", p.field().unwrap_or_default(), p.path, p.position()));
         } else {
             of_one.iter().for_each(|problem| eprintln!("{prefix}{problem}"));
         }

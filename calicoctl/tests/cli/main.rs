@@ -117,7 +117,7 @@ fn commands_do_what_they_say() {
             "",
             &[
                 "stdin: document 1 (IPPool a): error with the following fields:\n-  CIDR = '10.0.0.0/33' (Reason: failed to validate Field: CIDR because of Tag: net ); ",
-                "; line 6, column 9\n-  NodeSelector = 'a = b' (Reason: ",
+                "; spec.cidr, line 6, column 9\n-  NodeSelector = 'a = b' (Reason: ",
                 "\nstdin: document 1 (IPPool a), line 8, column 14: spec.blockSize '26': cannot unmarshal string",
                 "nothing was validated: 3 errors in 1 of 1 document",
             ],

@@ -105,8 +105,9 @@ fn pools_written_for_cilium_are_converted() {
     let wrong = CILIUM_POOLS.replace("20.0.10.0/24", "20.0.10.0/33").replace("operator: In", "operator: Among");
     let outcome = fleet.run(&["apply", "-f", "-"], &wrong);
     for text in [
-        "stdin: document 1 (LoadBalancerIPPool blue-pool), line 8, column 11: spec.cidrs[0].cidr '20.0.10.0/33'",
-        "line 11, column 32: spec.serviceSelector.matchExpressions[0].operator 'Among'",
+        "stdin: document 1 (LoadBalancerIPPool blue-pool): error with the following fields:",
+        "such as 20.0.10.0/24; spec.cidrs[0].cidr, line 8, column 11\n",
+        "; spec.serviceSelector.matchExpressions[0].operator, line 11, column 32\n",
         "nothing was applied: 2 errors in 1 of 2 documents",
     ] {
         assert!(outcome.stderr.contains(text), "want {text}\ngot {}", outcome.stderr);

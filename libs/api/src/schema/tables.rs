@@ -292,9 +292,6 @@ const BGP_FILTER_RULES: &[Rule] = &[
     ),
 ];
 
-const PREFIX_LENGTH_RULES: &[Rule] =
-    &[rule("!has(self.min) || !has(self.max) || self.min <= self.max", "min is greater than max")];
-
 /// A spec that has the session settings beside its own fields.
 macro_rules! with_session {
     ($name:ident, $go:literal, $rules:expr, $own:expr $(,)?) => {
@@ -399,13 +396,7 @@ macro_rules! filter_rule {
                 &[
                     f("cidr", Text(Cidr)),
                     f("matchOperator", Text(OneOf(&["Equal", "NotEqual", "In", "NotIn"]))),
-                    f(
-                        "prefixLength",
-                        Object(&Object {
-                            rules: PREFIX_LENGTH_RULES,
-                            ..object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))])
-                        }),
-                    ),
+                    f("prefixLength", Object(&object($len_go, &[f("min", Int(0, $max)), f("max", Int(0, $max))]))),
                     f("source", Text(OneOf(&["RemotePeers"]))),
                     f("interface", Text(Interface)).is("kernel interface of the route; `*` allowed"),
                     f("peerType", Text(OneOf(&["eBGP", "iBGP"]))),

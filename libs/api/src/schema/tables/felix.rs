@@ -4,7 +4,7 @@
 use super::super::Format::*;
 use super::super::Type::*;
 use super::super::{Field, Object, Pattern, Type};
-use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, UINT8, f, object, req, rule};
+use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, UINT8, f, object, req};
 
 const fn matches(pattern: &'static Pattern) -> Type {
     Text(Matches(pattern))
@@ -52,10 +52,8 @@ static HEALTH_TIMEOUT: Object = object("HealthTimeoutOverride", &[req("name", TE
 static PROTO_PORT: Object =
     object("ProtoPort", &[f("protocol", Protocol), req("port", PORT_OR_NONE), f("net", Text(CidrOrIp))]);
 
-static ROUTE_TABLE_RANGE: Object = Object {
-    rules: &[rule("self.min <= self.max", "min value exceeds max value")],
-    ..object("RouteTableIDRange", &[req("min", Int(1, u32::MAX as i64)), req("max", Int(1, u32::MAX as i64))])
-};
+static ROUTE_TABLE_RANGE: Object =
+    object("RouteTableIDRange", &[req("min", Int(1, u32::MAX as i64)), req("max", Int(1, u32::MAX as i64))]);
 
 static CONNTRACK_TIMEOUTS: Object = object(
     "BPFConntrackTimeouts",
