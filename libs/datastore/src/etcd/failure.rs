@@ -62,7 +62,11 @@ const TLS_ADVICE: [(&str, &str); 7] = [
     ("broken pipe", CLOSED),
     ("not valid for name", "the server's certificate does not name the host of ETCD_ENDPOINTS"),
     ("Expired", "the server's certificate has expired"),
-    ("invalid peer certificate", "the server's certificate was not issued by the CA of ETCD_CA_CERT_FILE"),
+    (
+        "invalid peer certificate",
+        "the server's certificate was not issued by the CA of ETCD_CA_CERT_FILE or, where that is not set, by one that this system \
+         trusts",
+    ),
     ("CertificateRequired", "etcd asks for a client certificate: set ETCD_CERT_FILE and ETCD_KEY_FILE"),
     (
         "fatal alert",

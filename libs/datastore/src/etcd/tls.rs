@@ -34,15 +34,16 @@ pub(super) fn options(config: &EtcdConfig) -> Result<Option<TlsOptions>, Error> 
         )));
     }
     let ca = Pem::read("ETCD_CA_CERT_FILE", config.ca_cert_file.as_deref(), "etcdCACert", config.ca_cert.as_deref())?;
-    let Some(ca) = ca else {
-        return Err(Error::Invalid(
-            "ETCD_ENDPOINTS holds https:// endpoints: ETCD_CA_CERT_FILE must name their CA certificate".into(),
-        ));
+    let ca = match ca {
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in ca.certificates()? {
+                roots.add(certificate).map_err(|e| ca.wrong(&format!("holds a certificate that is no CA's: {e}")))?;
+            }
+            ca
+        }
+        None => system_roots()?,
     };
-    let mut roots = RootCertStore::empty();
-    for certificate in ca.certificates()? {
-        roots.add(certificate).map_err(|e| ca.wrong(&format!("holds a certificate that is no CA's: {e}")))?;
-    }
     let mut tls = TlsOptions::new().ca_certificate(Certificate::from_pem(&ca.text));
     let cert = Pem::read("ETCD_CERT_FILE", config.cert_file.as_deref(), "etcdCert", config.cert.as_deref())?;
     let key = Pem::read("ETCD_KEY_FILE", config.key_file.as_deref(), "etcdKey", config.key.as_deref())?;
@@ -57,6 +58,34 @@ pub(super) fn options(config: &EtcdConfig) -> Result<Option<TlsOptions>, Error> 
         tls = tls.identity(Identity::from_pem(&cert.text, &key.text));
     }
     Ok(Some(tls))
+}
+
+/// Where systems keep the CAs that they trust; the first that is there. As Go's crypto/x509, and so Calico, looks for them.
+const SYSTEM_ROOTS: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The system's CAs, or those of `SSL_CERT_FILE`.
+fn system_roots() -> Result<Pem, Error> {
+    let roots = match std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()) {
+        Some(file) => Pem::read("SSL_CERT_FILE", Some(Path::new(&file)), "", None)?,
+        None => {
+            SYSTEM_ROOTS.iter().find_map(|file| Some(Pem { name: (*file).into(), text: std::fs::read(file).ok()? }))
+        }
+    };
+    let roots = roots.ok_or_else(|| {
+        Error::Invalid(
+            "ETCD_ENDPOINTS holds https:// endpoints, and this system has no CA certificates of its own: ETCD_CA_CERT_FILE must \
+             name theirs"
+                .into(),
+        )
+    })?;
+    roots.certificates().map(|_| roots)
 }
 
 impl Pem {

@@ -97,14 +97,34 @@ async fn backup_and_restore_of_the_guide() {
     assert_eq!(seen, [(handle("changed"), "1".into()), (handle("new"), "deleted".into())]);
 }
 
-/// A server with TLS, and the guide's proxy before it.
+/// A server with TLS, and two of the guide's proxies before it.
 struct Proxied {
     server: Server,
     tls: Tls,
-    _proxy: Process,
+    proxies: [Proxy; 2],
     _directory: tempfile::TempDir,
     metrics: String,
+    /// Of the first proxy.
     proxy_config: EtcdConfig,
+}
+
+struct Proxy {
+    script: String,
+    endpoint: String,
+    process: Option<Process>,
+}
+
+impl Proxy {
+    fn start(&mut self) {
+        let mut command = Command::new("sh");
+        // `exec`, so that the process that is killed at the end is the proxy itself.
+        command.args(["-c", &format!("exec {}", self.script)]).stdout(Stdio::null()).stderr(Stdio::null());
+        self.process = Some(Process(command.spawn().unwrap()));
+    }
+
+    fn kill(&mut self) {
+        self.process = None;
+    }
 }
 
 async fn start_proxied() -> Proxied {
@@ -118,32 +138,67 @@ async fn start_proxied() -> Proxied {
     let places = [("/etc/etcd-ca", ca), ("/etc/etcd-proxy", proxy_dir)];
     run(&block("certificate", &places), &[]);
 
-    let [port] = free_ports();
     let endpoint = server.config().endpoints[0].clone();
-    let (address, cert, key) =
-        (format!("127.0.0.1:{port}"), tls.cert.display().to_string(), tls.key.display().to_string());
-    let script = block(
-        "proxy",
-        &[
-            ("https://10.0.0.1:2379,https://10.0.0.2:2379,https://10.0.0.3:2379", &endpoint),
-            ("/etc/etcd-ca", ca),
-            ("/etc/etcd-proxy", proxy_dir),
-            ("10.0.0.10:23790", &address),
-            ("/etc/etcd/server.pem", &cert),
-            ("/etc/etcd/server.key", &key),
-            ("/var/lib/etcd-proxy", &at("proxy-data")),
-        ],
-    );
-    let log = std::fs::File::create(at("proxy.log")).unwrap();
-    let mut command = Command::new("sh");
-    // `exec`, so that the process that is killed at the end is the proxy itself.
-    command.args(["-c", &format!("exec {script}")]).stdout(Stdio::null()).stderr(log);
-    let proxy = Process(command.spawn().unwrap());
-    let proxy_config = EtcdConfig { endpoints: vec![format!("https://{address}")], ..server.config() };
+    let (cert, key) = (tls.cert.display().to_string(), tls.key.display().to_string());
+    let ports: [u16; 2] = free_ports();
+    let proxies = ports.map(|port| {
+        let address = format!("127.0.0.1:{port}");
+        let script = block(
+            "proxy",
+            &[
+                ("https://10.0.0.1:2379,https://10.0.0.2:2379,https://10.0.0.3:2379", &endpoint),
+                ("/etc/etcd-ca", ca),
+                ("/etc/etcd-proxy", proxy_dir),
+                ("10.0.0.10:23790", &address),
+                ("/etc/etcd/server.pem", &cert),
+                ("/etc/etcd/server.key", &key),
+                ("/var/lib/etcd-proxy", &at(&format!("proxy-data-{port}"))),
+            ],
+        );
+        let mut proxy = Proxy { script, endpoint: format!("https://{address}"), process: None };
+        proxy.start();
+        proxy
+    });
+    let proxy_config = EtcdConfig { endpoints: vec![proxies[0].endpoint.clone()], ..server.config() };
     wait(&proxy_config).await;
     let metrics =
         block("metrics", &[("/etc/etcd-ca", ca), ("/etc/etcd-proxy", proxy_dir), ("https://10.0.0.1:2379", &endpoint)]);
-    Proxied { server, tls, _proxy: proxy, _directory: directory, metrics, proxy_config }
+    Proxied { server, tls, proxies, _directory: directory, metrics, proxy_config }
+}
+
+/// Each of the two proxies dies in turn, so that the client has to move at least once: its watch and its writes go on.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn nodes_fail_over_between_the_proxies_of_the_guide() {
+    let mut proxied = start_proxied().await;
+    let direct = proxied.server.open().await;
+    let endpoints = proxied.proxies.iter().map(|proxy| proxy.endpoint.clone()).collect();
+    let config = EtcdConfig { endpoints, ..proxied.proxy_config.clone() };
+    let of = |proxy: &Proxy| EtcdConfig { endpoints: vec![proxy.endpoint.clone()], ..config.clone() };
+    wait(&of(&proxied.proxies[1])).await;
+    let store: DynStore = Arc::new(EtcdStore::connect(&config).await.unwrap());
+    let mut updates = watcher::watch(store.clone(), vec![KeyRange::Handles]);
+    while timeout(PATIENCE, updates.recv()).await.unwrap() != Some(Update::InSync) {}
+    for dead in [0, 1, 0] {
+        proxied.proxies[dead].kill();
+        let name = handle(&new_name(dead, &direct).await);
+        direct.put(name.clone(), b"{}".into()).await.unwrap();
+        match timeout(PATIENCE, updates.recv()).await.unwrap() {
+            Some(Update::Put(kv)) => assert_eq!(kv.key, name, "no gap, no double"),
+            other => panic!("{other:?}"),
+        }
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while let Err(error) = store.put(Key::Election("written".into()), b"{}".into()).await {
+            assert!(std::time::Instant::now() < deadline, "{error}");
+        }
+        proxied.proxies[dead].start();
+        wait(&of(&proxied.proxies[dead])).await;
+    }
+}
+
+/// A name that was not used before.
+async fn new_name(dead: usize, direct: &DynStore) -> String {
+    format!("{dead}-{}", direct.list(&KeyRange::Handles).await.unwrap().revision)
 }
 
 fn watchers_at_etcd(metrics: &str) -> u64 {

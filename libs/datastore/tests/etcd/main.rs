@@ -149,6 +149,29 @@ async fn tls_with_client_certificates() {
     }
 }
 
+/// Without `ETCD_CA_CERT_FILE` the system's CAs count, as for Calico. In a process of its own, whose environment names them.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs etcd"]
+async fn the_systems_ca_certificates_are_the_default() {
+    const ENDPOINTS: &str = "ETCD_ENDPOINTS";
+    if std::env::var(ENDPOINTS).is_ok() {
+        let store = datastore::config::from_env().unwrap().open().await.unwrap();
+        store.put(handle("a"), b"{}".into()).await.unwrap();
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let tls = make_certificates(directory.path());
+    let server = Server::start(Some(tls.clone())).await;
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "the_systems_ca_certificates_are_the_default", "--ignored"])
+        .env(ENDPOINTS, server.config().endpoints.concat())
+        .envs([("SSL_CERT_FILE", &tls.ca), ("ETCD_CERT_FILE", &tls.cert), ("ETCD_KEY_FILE", &tls.key)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(server.open().await.get(&handle("a")).await.unwrap().is_some());
+}
+
 /// No etcd needed: nobody listens there, or what listens never answers.
 #[tokio::test]
 async fn an_unreachable_store_is_reported_within_five_seconds() {
