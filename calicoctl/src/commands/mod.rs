@@ -63,9 +63,10 @@ pub async fn run(cli: Cli) -> Result<()> {
     }
 }
 
-/// The store that the configuration file asks for or, where there is none, the environment.
+/// The store that the configuration file asks for or, where there is none, the environment. Where it can only be read, the writes of
+/// a command say so.
 async fn open_store() -> Result<DynStore> {
-    Ok(configured_store()?.open().await?)
+    Ok(configured_store()?.open_to_read().await?)
 }
 
 /// Which store that is.

@@ -212,6 +212,17 @@ impl StoreConfig {
             Self::Kubernetes(config) => Ok(Arc::new(KubernetesStore::connect(config).await?)),
         }
     }
+
+    /// Opens the store for a command: an embedded one on a disk that takes no writes can still be read.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_to_read(&self) -> Result<DynStore, Error> {
+        match self {
+            Self::Sqlite { path } => Ok(Arc::new(SqliteStore::open_to_read(path).await?)),
+            Self::Etcd(_) | Self::Kubernetes(_) => self.open().await,
+        }
+    }
 }
 
 #[cfg(test)]

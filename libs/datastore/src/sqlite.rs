@@ -12,7 +12,8 @@
 //! The threads end when the store and its last watch are dropped. The signal is a file of its own because the WAL is written
 //! *before* its commit can be seen: a process that woke up on the WAL would read too early and miss the commit.
 //!
-//! - `schema`: the tables and every statement; `notify`: the signal and the queue of writers
+//! - `schema`: the tables and every statement; `sum`: the checksums of rows; `upgrade`: from older tables
+//! - `notify`: the signal and the queue of writers
 //! - `files`: do the files belong together; `fault`: what SQLite's errors mean
 //! - [`check()`], [`backup()`], [`restore()`], [`compact()`]: for operators, beside running programs
 
@@ -22,6 +23,8 @@ mod fault;
 mod files;
 mod notify;
 mod schema;
+mod sum;
+mod upgrade;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -78,7 +81,8 @@ impl Write {
 struct Inner {
     path: PathBuf,
     identity: Identity,
-    writes: Sender<Write>,
+    /// `Err` where the store takes none, and why.
+    writes: Result<Sender<Write>, Error>,
     reads: Sender<Job>,
     /// The newest revision that this process knows of.
     head: watch::Sender<Revision>,
@@ -100,6 +104,23 @@ impl SqliteStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// As [`Self::open`]; on a file system that takes no writes, for reading only: writes and watches fail with the reason.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_to_read(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref().to_path_buf();
+        let refused = match Self::open(&path).await {
+            Err(error) if path.exists() => error,
+            outcome => return outcome,
+        };
+        let name = path.display().to_string();
+        let open = move || if fault::is_read_only(&path) { Inner::open_to_read(path) } else { Err(refused) };
+        let opened = tokio::task::spawn_blocking(open).await;
+        let inner = opened.map_err(|e| Error::Unavailable(format!("sqlite {name}: {e}")))??;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
     /// As the function [`check()`], of the file that is open.
     ///
     /// # Errors
@@ -117,7 +138,7 @@ impl Inner {
         files::check_before_open(&path)?;
         let mut writer = schema::open_writer(&path)?;
         let reader = schema::open(&path)?;
-        let revision = schema::head(&writer).map_err(|e| fault::unavailable(&path, "read", &e))?;
+        let revision = schema::head(&writer).map_err(|failure| failure.into_error(&path, "read"))?;
         files::check_not_behind(&path, revision, acknowledged)?;
         let identity = Identity::of(&path)?;
         let signal = Signal::open(&path)?;
@@ -142,6 +163,29 @@ impl Inner {
         };
         spawn(&path, "sqlite-write", move || write_thread.run(&write_queue))?;
         spawn(&path, "sqlite-read", move || run_reads(reader, &read_queue))?;
+        Ok(Self { path, identity, writes: Ok(writes), reads, head, watch_thread: Mutex::new(None) })
+    }
+
+    /// On a file system that takes no writes: what is there can be read.
+    fn open_to_read(path: PathBuf) -> Result<Self, Error> {
+        let failed = |failure: Failure| failure.into_error(&path, "open");
+        let reader = check::open_existing(&path)?;
+        let version = schema::check_owner(&reader, &path).map_err(failed)?;
+        if version != schema::SCHEMA {
+            return Err(Error::Unavailable(format!(
+                "sqlite {}: the tables of version {version} must be made anew, and {}",
+                path.display(),
+                fault::read_only(&path)
+            )));
+        }
+        let revision = schema::head(&reader).map_err(failed)?;
+        files::check_not_behind(&path, revision, notify::acknowledged(&path).revision)?;
+        let identity = Identity::of(&path)?;
+        let (reads, read_queue) = channel();
+        spawn(&path, "sqlite-read", move || run_reads(reader, &read_queue))?;
+        let refusal = format!("sqlite {}: cannot write or watch: {}", path.display(), fault::read_only(&path));
+        let writes = Err(Error::Unavailable(refusal));
+        let head = watch::Sender::new(revision);
         Ok(Self { path, identity, writes, reads, head, watch_thread: Mutex::new(None) })
     }
 
@@ -164,7 +208,7 @@ impl Inner {
     async fn write<T>(&self, make: impl FnOnce(Reply<T>) -> Write) -> Result<T, Error> {
         self.identity.check()?;
         let (reply, outcome) = oneshot::channel();
-        self.writes.send(make(reply)).map_err(|_| self.stopped())?;
+        self.writes.as_ref().map_err(Error::clone)?.send(make(reply)).map_err(|_| self.stopped())?;
         outcome.await.map_err(|_| Error::Unknown(format!("sqlite {}: the write thread ended", self.path.display())))?
     }
 
@@ -175,6 +219,7 @@ impl Inner {
     /// Blocks.
     fn start_watch_thread(&self) -> Result<(), Error> {
         self.identity.check()?;
+        self.writes.as_ref().map_err(Error::clone)?;
         let mut thread = self.watch_thread.lock().unwrap_or_else(PoisonError::into_inner);
         if thread.is_none() {
             *thread = Some(WatchThread::start(&self.path, self.identity.clone(), self.head.clone())?);
@@ -251,7 +296,7 @@ impl WriteThread {
         if batch.has_written {
             // The names may have gone while the lock was awaited.
             self.identity.check().map_err(|e| Error::Unknown(e.to_string()))?;
-            self.signal.send(batch.head);
+            self.signal.send_all(&self.connection, batch.head);
             notify::advance(&self.head, batch.head);
         }
         Ok(batch)
@@ -336,8 +381,8 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, range: &KeyRange) -> Result<Listing, Error> {
-        let (path, prefix, floor) = (self.inner.path.clone(), range.prefix(), *self.inner.head.borrow());
-        self.inner.read(move |c| schema::list(&path, c, &prefix, floor)).await
+        let (path, range, floor) = (self.inner.path.clone(), range.clone(), *self.inner.head.borrow());
+        self.inner.read(move |c| schema::list(&path, c, &range, floor)).await
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {

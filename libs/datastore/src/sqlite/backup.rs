@@ -114,11 +114,47 @@ fn is_usable(report: &Report, acknowledged: Revision) -> bool {
 fn replace_content(path: &Path, from: Option<&Path>, revision: Revision) -> Result<(), Error> {
     let signal = Signal::open(path)?;
     let mut connection = schema::open_writer(path)?;
+    let converted = from.map(|from| Converted::of(from, path)).transpose()?;
     let turn = signal.turn().ok_or_else(|| fault::busy(path))?;
+    let from = converted.as_ref().map(|converted| converted.path.as_path());
     let revision = rewrite(&mut connection, from, revision).map_err(|failure| failure.into_error(path, "restore"))?;
     drop(turn);
-    signal.send(revision);
+    signal.send_all(&connection, revision);
     Ok(())
+}
+
+/// A backup in the tables of this version: itself, or a copy beside the store that is gone when this is dropped.
+struct Converted {
+    path: PathBuf,
+    is_copy: bool,
+}
+
+impl Converted {
+    fn of(backup: &Path, store: &Path) -> Result<Self, Error> {
+        let connection = open_existing(backup)?;
+        let version = schema::check_owner(&connection, backup).map_err(|failure| failure.into_error(backup, "open"))?;
+        if version == schema::SCHEMA {
+            return Ok(Self { path: backup.to_path_buf(), is_copy: false });
+        }
+        let copy = files::beside(store, &format!(".converted-{}", std::process::id()));
+        let made = File::options().write(true).create_new(true).mode(files::FILE_MODE).open(&copy);
+        made.map_err(|e| fault::io(&copy, "write a copy of the backup", &e))?;
+        let converted = Self { path: copy, is_copy: true };
+        connection
+            .execute("VACUUM INTO ?1", [converted.path.to_string_lossy()])
+            .map_err(|e| Failure::from(e).into_error(backup, &format!("copy to {}", converted.path.display())))?;
+        // To open it is to convert it.
+        schema::open(&converted.path).map(|_| converted)
+    }
+}
+
+impl Drop for Converted {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"].into_iter().filter(|_| self.is_copy) {
+            // What is left says by its name what it is.
+            let _ = std::fs::remove_file(files::beside(&self.path, suffix));
+        }
+    }
 }
 
 fn rewrite(connection: &mut Connection, from: Option<&Path>, revision: Revision) -> Result<Revision, Failure> {
@@ -130,7 +166,9 @@ fn rewrite(connection: &mut Connection, from: Option<&Path>, revision: Revision)
     if from.is_some() {
         tx.execute_batch(
             "DELETE FROM kv;
-             INSERT INTO kv (key, value, create_rev, mod_rev) SELECT key, value, create_rev, mod_rev FROM backup.kv;",
+             INSERT INTO kv (key, create_rev, mod_rev, sum, value) SELECT key, create_rev, mod_rev, sum, value FROM backup.kv;
+             DELETE FROM meta WHERE name LIKE '/%';
+             INSERT INTO meta (name, value, sum) SELECT name, value, sum FROM backup.meta WHERE name LIKE '/%';",
         )?;
     }
     schema::begin_new_life(&tx, revision)?;

@@ -1,14 +1,16 @@
-//! Is a store whole? SQLite's own check of the pages, then ours: do objects, history and revisions agree.
+//! Is a store whole? SQLite's own check of the pages, then ours: the checksums, and do objects, history and revisions agree.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use api::key::Key;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Row};
 
 use super::fault::{self, Failure};
-use super::{files, notify, schema};
+use super::schema::{self, Cursor, Object, SCHEMA};
+use super::sum::Total;
+use super::{files, notify};
 use crate::store::{Error, Revision};
 
 /// Problems of one sort that are told one by one.
@@ -63,10 +65,10 @@ pub fn check(path: &Path, depth: Depth) -> Result<Report, Error> {
     }
     match examine(path, depth, &mut report) {
         Ok(()) => {}
-        Err(Failure::Sqlite(e)) if e.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-            report.problems.push(format!("it cannot be read to its end: {e}"));
-        }
-        Err(failure) => return Err(failure.into_error(path, "check")),
+        Err(failure) => match failure.damage() {
+            Some(what) => report.problems.push(format!("it cannot be read to its end: {what}")),
+            None => return Err(failure.into_error(path, "check")),
+        },
     }
     if report.problems.is_empty()
         && let Err(error) = files::check_not_behind(path, report.revision, acknowledged)
@@ -79,7 +81,7 @@ pub fn check(path: &Path, depth: Depth) -> Result<Report, Error> {
 /// Opens what is there, for reading and, where that is allowed, for the locks in its `-shm`. What is in its WAL stays there.
 pub(super) fn open_existing(path: &Path) -> Result<Connection, Error> {
     let wal = std::fs::metadata(files::beside(path, "-wal")).map(|m| m.len()).unwrap_or_default();
-    if wal == 0 && fault::is_read_only(fault::directory_of(path)) {
+    if wal == 0 && fault::is_read_only(path) {
         // Nobody can write it, so it needs no locks, for which there is no place.
         let escaped = path.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
@@ -99,9 +101,9 @@ pub(super) fn open_existing(path: &Path) -> Result<Connection, Error> {
 
 fn examine(path: &Path, depth: Depth, report: &mut Report) -> Result<(), Failure> {
     let mut connection = open_existing(path)?;
-    schema::check_owner(&connection, path)?;
     // One read transaction: all is about one revision.
     let tx = connection.transaction()?;
+    let version = schema::check_owner(&tx, path)?;
     report.bytes = schema::file_bytes(&tx)?;
     report.free_bytes = schema::free_bytes(&tx)?;
     let pragma = match depth {
@@ -109,15 +111,15 @@ fn examine(path: &Path, depth: Depth, report: &mut Report) -> Result<(), Failure
         Depth::Full => format!("PRAGMA integrity_check({TOLD})"),
     };
     report.problems.extend(lines(&tx, &pragma)?.into_iter().filter(|line| line != "ok"));
-    if !schema::has_table(&tx, "meta")? {
+    if version == 0 {
         return match notify::acknowledged(path).revision {
             0 => Err(Error::Invalid(format!("sqlite {}: the file holds no store yet", path.display())).into()),
             // All that it had was in a WAL that is lost: the caller reports that it is behind.
             _ => Ok(()),
         };
     }
-    report.revision = schema::head(&tx)?;
-    report.compacted = schema::meta(&tx, "compacted")?;
+    report.revision = number(&tx, "revision")?;
+    report.compacted = number(&tx, "compacted")?;
     let count = |sql: &str| tx.query_row(sql, [], |row| row.get::<_, u64>(0));
     report.objects = count("SELECT count(*) FROM kv")?;
     report.history = count("SELECT count(*) FROM log")?;
@@ -144,26 +146,84 @@ fn examine(path: &Path, depth: Depth, report: &mut Report) -> Result<(), Failure
              LIMIT {TOLD}"
         ),
     )?);
+    if version == SCHEMA {
+        report.problems.extend(verify(&tx, report)?);
+    }
     report.problems.extend(compare(&tx, compacted)?);
     Ok(())
 }
 
+/// A number of `meta`, in tables of each version.
+fn number(connection: &Connection, name: &str) -> rusqlite::Result<u64> {
+    connection.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| row.get(0))
+}
+
+/// Whether each row is what was written, and none is missing.
+fn verify(connection: &Connection, report: &Report) -> Result<Vec<String>, Failure> {
+    let mut problems = Vec::new();
+    for name in ["schema", "revision", "compacted"] {
+        if let Err(failure) = schema::meta(connection, name) {
+            problems.push(failure.damage().ok_or(failure)?);
+        }
+    }
+    let mut found: BTreeMap<String, Total> = BTreeMap::new();
+    let mut statement = connection.prepare(&format!("SELECT {} FROM kv NOT INDEXED", Object::COLUMNS))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let object = Object::read(row)?;
+        problems.extend(object.damage().map(|what| format!("{what} is damaged: it has another checksum")));
+        found.entry(schema::total_name(&String::from_utf8_lossy(object.key))).or_default().add(object.sum);
+    }
+    let mut kept = schema::totals(connection)?;
+    kept.retain(|_, total| *total != Total::default());
+    if found != kept {
+        let objects = |totals: &BTreeMap<String, Total>, name: &str| totals.get(name).map_or(0, |t| t.objects);
+        let names: std::collections::BTreeSet<&String> = found.keys().chain(kept.keys()).collect();
+        let differing = names.into_iter().filter(|name| found.get(*name) != kept.get(*name));
+        problems.extend(differing.map(|name| match (objects(&found, name), objects(&kept, name)) {
+            (found, kept) if found == kept => {
+                format!("of the {found} objects below {name} some are not as they were written")
+            }
+            (found, kept) => format!("below {name} are {found} objects, not {kept}"),
+        }));
+    }
+    let mut cursor = Cursor::after(report.compacted);
+    let mut statement =
+        connection.prepare(&format!("SELECT {}, value FROM log ORDER BY rev, seq", schema::Write::COLUMNS))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let write = schema::Write::read(row)?;
+        let value = if write.is_put { schema::bytes(row, 6)? } else { &[] };
+        if !write.is_sound() || !write.sum.covers_value(value) {
+            problems.push(format!("{} is damaged: it has another checksum", write.name()));
+        }
+        if !cursor.advance(&write) {
+            problems.push(format!("before {} history has a gap", write.name()));
+        }
+    }
+    if !cursor.is_at_end_of(report.revision) {
+        problems.push(format!("history ends before the store's revision {}", report.revision));
+    }
+    problems.truncate(TOLD);
+    Ok(problems)
+}
+
 /// Whether each object is what history says of it, and is one.
-fn compare(connection: &Connection, compacted: Revision) -> rusqlite::Result<Vec<String>> {
+fn compare(connection: &Connection, compacted: Revision) -> Result<Vec<String>, Failure> {
     // The last write of each key: its revision, and whether it was no deletion.
     let mut last: HashMap<String, (Revision, bool)> = HashMap::new();
     let mut statement = connection.prepare("SELECT key, rev, value IS NOT NULL FROM log ORDER BY rev, seq")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        last.insert(row.get(0)?, (row.get(1)?, row.get(2)?));
+        last.insert(text(row, 0)?, (row.get(1)?, row.get(2)?));
     }
     let mut problems = Vec::new();
-    let mut same = connection.prepare("SELECT value = ?3 FROM log WHERE rev = ?1 AND key = ?2")?;
-    let mut statement = connection.prepare("SELECT key, mod_rev, value FROM kv ORDER BY key")?;
+    let mut same = connection.prepare("SELECT count(*) FROM log WHERE rev = ?1 AND key = ?2 AND value = ?3")?;
+    let mut statement = connection.prepare("SELECT key, mod_rev, value FROM kv NOT INDEXED ORDER BY key")?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
-        let (key, revision): (String, Revision) = (row.get(0)?, row.get(1)?);
-        let value = row.get_ref(2)?.as_bytes().unwrap_or_default();
+        let (key, revision): (String, Revision) = (text(row, 0)?, row.get(1)?);
+        let value = schema::bytes(row, 2)?;
         if Key::parse(&key).is_none() {
             problems.push(format!("{key} is no key of this program"));
         }
@@ -179,7 +239,7 @@ fn compare(connection: &Connection, compacted: Revision) -> rusqlite::Result<Vec
             Some((written, true)) if written != revision => {
                 problems.push(format!("{key} has revision {revision}, but history says {written}"));
             }
-            Some(_) if !same.query_row((revision, &key, value), |row| row.get::<_, bool>(0))? => {
+            Some(_) if same.query_row((revision, &key, value), |row| row.get::<_, u64>(0))? == 0 => {
                 problems.push(format!("{key} has another value than history says"));
             }
             Some(_) => {}
@@ -195,8 +255,17 @@ fn compare(connection: &Connection, compacted: Revision) -> rusqlite::Result<Vec
     Ok(problems)
 }
 
-fn lines(connection: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
+/// A text, whatever its bytes are.
+fn text(row: &Row, column: usize) -> Result<String, Failure> {
+    schema::bytes(row, column).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+}
+
+fn lines(connection: &Connection, sql: &str) -> Result<Vec<String>, Failure> {
     let mut statement = connection.prepare(sql)?;
-    let rows = statement.query_map([], |row| row.get(0))?;
-    rows.collect()
+    let mut rows = statement.query([])?;
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next()? {
+        lines.push(text(row, 0)?);
+    }
+    Ok(lines)
 }

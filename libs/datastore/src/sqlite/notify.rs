@@ -66,6 +66,20 @@ impl Signal {
         let _ = self.file.write_at(text(revision).as_bytes(), 0);
     }
 
+    /// As [`Self::send`], after a commit of this connection. The signal never goes back: where another process has committed later
+    /// and sent its revision before, its revision is sent again.
+    pub(super) fn send_all(&self, connection: &Connection, committed: Revision) {
+        let mut sent = committed;
+        self.send(sent);
+        // Whoever commits after this look sends after it.
+        while let Ok(head) = schema::head(connection)
+            && head > sent
+        {
+            sent = head;
+            self.send(sent);
+        }
+    }
+
     /// Waits for the turn of this process; `None` where it did not come in time.
     pub(super) fn turn(&self) -> Option<Turn<'_>> {
         let give_up = Instant::now() + BUSY_TIMEOUT;

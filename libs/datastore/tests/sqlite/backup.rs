@@ -165,8 +165,18 @@ async fn a_check_finds_what_does_not_agree() {
         ("UPDATE meta SET value = 3 WHERE name = 'revision'", "in a store at 3"),
         ("UPDATE meta SET value = 9 WHERE name = 'compacted'", "compacted up to 9"),
         ("DELETE FROM log WHERE rev = 2", "3 revisions, not of 4"),
-        ("INSERT INTO kv VALUES ('/calico/ipam/v2/handle/x', CAST('1' AS BLOB), 2, 2)", "which history lacks"),
-        ("INSERT INTO kv VALUES ('/elsewhere', CAST('1' AS BLOB), 0, 0)", "no key of this program"),
+        ("INSERT INTO kv VALUES ('/calico/ipam/v2/handle/x', 2, 2, 0, CAST('1' AS BLOB))", "which history lacks"),
+        ("INSERT INTO kv VALUES ('/elsewhere', 0, 0, 0, CAST('1' AS BLOB))", "no key of this program"),
+        ("UPDATE kv SET mod_rev = 3 WHERE key LIKE '%/b'", "the row of /calico/ipam/v2/handle/b is damaged"),
+        (
+            "UPDATE kv SET value = CAST('7' AS BLOB) WHERE key LIKE '%/b'",
+            "value of /calico/ipam/v2/handle/b is damaged",
+        ),
+        ("DELETE FROM kv WHERE key LIKE '%/b'", "below /calico/ipam/v2/handle/ are 1 objects, not 2"),
+        ("UPDATE log SET value = CAST('7' AS BLOB) WHERE rev = 1", "handle/a at revision 1 is damaged"),
+        ("UPDATE log SET more = 1 WHERE rev = 4", "before the store's revision 4"),
+        ("UPDATE meta SET value = 5 WHERE name = 'revision'", "the store's revision is damaged"),
+        ("UPDATE kv SET key = CAST(x'2fff' AS TEXT) WHERE key LIKE '%/b'", "is damaged"),
     ];
     for (damage, problem) in rows {
         let directory = tempfile::tempdir().unwrap();

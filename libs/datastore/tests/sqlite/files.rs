@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::key::KeyRange;
 use datastore::sqlite::{self, Depth, SqliteStore};
-use datastore::{Error, Op, Store, Txn};
+use datastore::{Error, Event, KeyValue, Op, Store, Txn};
 use futures::StreamExt;
 
 use crate::process::{say, start, start_as_nobody};
@@ -36,7 +36,7 @@ async fn try_to_write(path: &Path) -> Result<SqliteStore, Error> {
     Ok(store)
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     format!("{}{suffix}", path.display()).into()
 }
 
@@ -47,7 +47,7 @@ async fn refusal(path: &Path) -> String {
     }
 }
 
-fn assert_names(text: &str, parts: &[&str]) {
+pub fn assert_names(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "\"{text}\" lacks \"{part}\"");
     }
@@ -62,20 +62,108 @@ async fn filled(path: &Path) -> u64 {
     }
     let revision = store.list(&KeyRange::Handles).await.unwrap().revision;
     drop(store);
-    // The threads that had it open end a moment later; who closes it as the last leaves no WAL.
+    closed(path).await;
+    revision
+}
+
+/// Waits until everything is in the file itself: the threads that had it open end a moment after it was dropped; who closes it as
+/// the last leaves no WAL.
+pub async fn closed(path: &Path) {
     for _ in 0..500 {
         let last = rusqlite::Connection::open(path).unwrap();
         last.query_row("SELECT count(*) FROM kv", [], |row| row.get::<_, u64>(0)).unwrap();
         drop(last);
         if !beside(path, "-wal").exists() {
-            return revision;
+            return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the store was not closed");
 }
 
-/// Bytes turned over in each page in turn: an error that names the file and the way back, or the right data.
+/// What damage does to a stretch of a file.
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    /// One bit.
+    Flip(u8),
+    /// Other bytes.
+    Garble(usize),
+    /// Zeros, as from a sector that was never written.
+    Zero(usize),
+}
+
+impl Damage {
+    fn apply(self, path: &Path, offset: u64) {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let write = |bytes: &[u8]| file.write_all_at(bytes, offset).unwrap();
+        match self {
+            Self::Flip(bit) => {
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, offset).unwrap();
+                write(&[byte[0] ^ 1 << bit]);
+            }
+            Self::Garble(length) => write(&vec![0xA5; length]),
+            Self::Zero(length) => write(&vec![0; length]),
+        }
+    }
+}
+
+/// What a store gives in every way in which it can be read.
+#[derive(Clone, Debug, PartialEq)]
+struct Content {
+    items: Vec<KeyValue>,
+    events: Vec<Event>,
+}
+
+async fn content(store: &dyn Store) -> Result<Content, Error> {
+    let listing = store.list(&KeyRange::Handles).await?;
+    let mut events = Vec::new();
+    let mut watch = store.watch(&KeyRange::Handles, 0).await?;
+    while events.last().map_or(0, Event::revision) < listing.revision || events.len() % 10 != 0 {
+        let event = tokio::time::timeout(Duration::from_secs(30), watch.next()).await;
+        events.push(event.expect("what is missing is an error").unwrap()?);
+    }
+    for kv in &listing.items {
+        assert_eq!(store.get(&kv.key).await?.as_ref(), Some(kv));
+    }
+    Ok(Content { items: listing.items, events })
+}
+
+/// Reads a damaged copy of a store: the right data, or an error that names the file and the way back. Whether it was an error.
+async fn is_refused(path: &Path, expected: &Content, what: &str) -> bool {
+    let known = |e: &Error| assert_names(&e.to_string(), &[path.to_str().unwrap(), "restore BACKUP"]);
+    let read = match SqliteStore::open(path).await {
+        Ok(store) => {
+            let read = content(&store).await;
+            for kv in expected.items.iter().step_by(37) {
+                match store.get(&kv.key).await {
+                    Ok(found) => assert_eq!(found.as_ref(), Some(kv), "{what}: {}", kv.key),
+                    Err(e) => known(&e),
+                }
+                let created = store.create(kv.key.clone(), b"2".into()).await;
+                assert!(created.is_err(), "{what}: {} was there", kv.key);
+            }
+            read
+        }
+        Err(e) => Err(e),
+    };
+    let report = sqlite::check(path, Depth::Full).map_err(|e| e.to_string());
+    match read {
+        Ok(content) => {
+            assert!(content == *expected, "{what}: it was read as other data");
+            false
+        }
+        Err(e) => {
+            known(&e);
+            // A page that cannot even be opened as a database is refused by the check too.
+            let is_told = report.as_ref().map_or_else(|e| e.contains("restore BACKUP"), |r| !r.problems.is_empty());
+            assert!(is_told, "{what}: {e}, but a check says {report:?}");
+            true
+        }
+    }
+}
+
+/// Bytes turned over in the header of each page in turn.
 #[tokio::test]
 async fn a_damaged_page_is_reported_and_never_read_as_data() {
     let directory = tempfile::tempdir().unwrap();
@@ -84,26 +172,14 @@ async fn a_damaged_page_is_reported_and_never_read_as_data() {
     let backup = directory.path().join("backup.db");
     sqlite::backup(&whole, &backup).unwrap();
     let pages = fs::metadata(&whole).unwrap().len() / 4096;
-    let expected = open(&whole).await.list(&KeyRange::Handles).await.unwrap().items;
+    let expected = content(&*open(&whole).await).await.unwrap();
     let mut refused = 0;
     for page in 0..pages {
         let path = directory.path().join(format!("damaged-{page}.db"));
         fs::copy(&whole, &path).unwrap();
-        let file = OpenOptions::new().write(true).open(&path).unwrap();
         // The header of a page, and some of its pointers to cells.
-        file.write_all_at(&[0xA5; 24], page * 4096 + if page == 0 { 100 } else { 0 }).unwrap();
-        drop(file);
-        let read = match SqliteStore::open(&path).await {
-            Ok(store) => store.list(&KeyRange::Handles).await.map(|listing| listing.items),
-            Err(e) => Err(e),
-        };
-        match read {
-            Ok(items) => assert_eq!(items, expected, "page {page}"),
-            Err(e) => {
-                refused += 1;
-                assert_names(&e.to_string(), &[path.to_str().unwrap(), "restore BACKUP"]);
-            }
-        }
+        Damage::Garble(24).apply(&path, page * 4096 + if page == 0 { 100 } else { 0 });
+        refused += u64::from(is_refused(&path, &expected, &format!("page {page}")).await);
         let report = sqlite::check(&path, Depth::Full);
         let is_told = report.as_ref().map_or(true, |r| !r.problems.is_empty());
         assert!(is_told, "page {page}: {report:?}");
@@ -111,10 +187,104 @@ async fn a_damaged_page_is_reported_and_never_read_as_data() {
             let restored = sqlite::restore(&path, &backup).unwrap();
             assert_eq!(restored.report.problems, [""; 0]);
             assert!(restored.aside.unwrap().exists(), "the damaged file is kept");
-            assert_eq!(open(&path).await.list(&KeyRange::Handles).await.unwrap().items, expected);
+            assert_eq!(open(&path).await.list(&KeyRange::Handles).await.unwrap().items, expected.items);
         }
     }
     assert!(refused > pages / 4, "{refused} of {pages} pages");
+}
+
+/// Where SQLite's own structures stay whole, and only what is in them changes.
+#[tokio::test]
+async fn damage_at_random_is_reported_and_never_read_as_data() {
+    const ROUNDS: u64 = 60;
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole.db");
+    filled(&whole).await;
+    let length = fs::metadata(&whole).unwrap().len();
+    let expected = content(&*open(&whole).await).await.unwrap();
+    let seed: u64 = match std::env::var("TORTIE_DAMAGE_SEED") {
+        Ok(seed) => seed.parse().unwrap(),
+        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64,
+    };
+    println!("TORTIE_DAMAGE_SEED={seed}");
+    let mut state = seed | 1;
+    let mut below = |limit: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % limit
+    };
+    let mut refused = 0;
+    for round in 0..ROUNDS {
+        let damage = match below(4) {
+            0 | 1 => Damage::Flip(below(8) as u8),
+            2 => Damage::Garble(1 + below(64) as usize),
+            _ => Damage::Zero(512),
+        };
+        // The header of the file says what sort of file it is.
+        let offset = 100 + below(length - 100 - 512);
+        let path = directory.path().join(format!("damaged-{round}.db"));
+        fs::copy(&whole, &path).unwrap();
+        damage.apply(&path, offset);
+        refused += u64::from(is_refused(&path, &expected, &format!("{damage:?} at {offset}")).await);
+    }
+    println!("{refused} of {ROUNDS} refused");
+    assert!(refused > ROUNDS / 3, "{refused}");
+}
+
+/// The pages of each table and index in turn: what leads to the objects is damaged as often as they are themselves.
+#[tokio::test]
+async fn a_damaged_index_hides_nothing_in_silence() {
+    let directory = tempfile::tempdir().unwrap();
+    let whole = directory.path().join("whole.db");
+    filled(&whole).await;
+    let expected = content(&*open(&whole).await).await.unwrap();
+    let connection = rusqlite::Connection::open(&whole).unwrap();
+    let mut statement = connection.prepare("SELECT name, pageno FROM dbstat WHERE pagetype <> 'overflow'").unwrap();
+    let pages = statement.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, u64>(1)?))).unwrap();
+    let mut refused = std::collections::BTreeMap::<String, u64>::new();
+    for (name, page) in pages.map(Result::unwrap).filter(|(name, _)| name.starts_with("kv_") || name == "meta") {
+        for offset in [1600, 2500, 3800] {
+            let path = directory.path().join("damaged.db");
+            for suffix in ["-wal", "-shm", "-changed"] {
+                let _ = fs::remove_file(beside(&path, suffix));
+            }
+            fs::copy(&whole, &path).unwrap();
+            Damage::Garble(16).apply(&path, (page - 1) * 4096 + offset);
+            let what = format!("{name}, page {page} at {offset}");
+            *refused.entry(name.clone()).or_default() += u64::from(is_refused(&path, &expected, &what).await);
+        }
+    }
+    println!("refused: {refused:?}");
+    assert!(refused["kv_key"] > 10, "{refused:?}");
+}
+
+/// A disk that lost a write: the page is sound, and of an earlier time.
+#[tokio::test]
+async fn an_older_copy_of_a_page_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    filled(&path).await;
+    let older = fs::read(&path).unwrap();
+    let store = open(&path).await;
+    store.put(handle("h17"), vec![b'8'; 300]).await.unwrap();
+    drop(store);
+    closed(&path).await;
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let leaves = "SELECT pageno FROM dbstat WHERE name = 'kv' AND pagetype = 'leaf'";
+    let mut statement = connection.prepare(leaves).unwrap();
+    let leaves: Vec<u64> = statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    drop(statement);
+    drop(connection);
+    let file = OpenOptions::new().write(true).open(&path).unwrap();
+    for page in leaves {
+        let offset = (page - 1) * 4096;
+        file.write_all_at(&older[offset as usize..][..4096], offset).unwrap();
+    }
+    let error = open(&path).await.list(&KeyRange::Handles).await.unwrap_err().to_string();
+    assert_names(&error, &["damaged", "restore BACKUP"]);
+    let problems = sqlite::check(&path, Depth::Quick).unwrap().problems.concat();
+    assert_names(&problems, &["/calico/ipam/v2/handle/", "not as they were written"]);
+    let text = sqlite::backup(&path, &directory.path().join("backup.db")).unwrap_err().to_string();
+    assert_names(&text, &["the copy has problems"]);
 }
 
 #[tokio::test]

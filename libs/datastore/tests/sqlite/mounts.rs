@@ -1,7 +1,8 @@
 //! File systems that are full, or that may not be written.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use api::key::KeyRange;
@@ -122,6 +123,17 @@ async fn a_read_only_disk_is_named_and_can_be_backed_up() {
         assert!(text.contains(part), "\"{text}\" lacks \"{part}\"");
     }
     assert_eq!(sqlite::check(&path, Depth::Full).unwrap().problems, [""; 0]);
+    // For a command that only reads.
+    let reader = SqliteStore::open_to_read(&path).await.unwrap();
+    assert_eq!(reader.list(&KeyRange::Handles).await.unwrap().items.len(), 1);
+    assert_eq!(reader.get(&handle("a")).await.unwrap().unwrap().value, b"1");
+    let refused =
+        [reader.put(handle("a"), b"2".into()).await.map(drop), reader.watch(&KeyRange::Handles, 0).await.map(drop)];
+    for outcome in refused {
+        let text = outcome.unwrap_err().to_string();
+        assert!(text.contains("cannot write or watch") && text.contains("mounted read-only"), "{text}");
+    }
+    drop(reader);
     let elsewhere = tempfile::tempdir().unwrap();
     let backup = elsewhere.path().join("rescued.db");
     assert_eq!(sqlite::backup(&path, &backup).unwrap().revision, revision);
@@ -129,4 +141,70 @@ async fn a_read_only_disk_is_named_and_can_be_backed_up() {
     assert!(text.contains("mounted read-only"), "{text}");
     disk.mount(MsFlags::MS_REMOUNT, "4m");
     open(&path).await.put(handle("b"), b"1".into()).await.unwrap();
+}
+
+/// An ext4 in a file, which can be told that it met an error; gone when dropped.
+struct Ext4 {
+    device: String,
+    mounted: PathBuf,
+    _directory: TempDir,
+}
+
+impl Ext4 {
+    /// `None` where this machine has no loop devices, or no mkfs.ext4.
+    fn new() -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let (image, mounted) = (directory.path().join("image"), directory.path().join("mounted"));
+        std::fs::File::create(&image).unwrap().set_len(32 << 20).unwrap();
+        std::fs::create_dir(&mounted).unwrap();
+        run("mkfs.ext4", &["-q", "-F", image.to_str()?])?;
+        let device = run("losetup", &["-f", "--show", image.to_str()?])?.trim().to_string();
+        let ext4 = Self { device, mounted, _directory: directory };
+        let (source, options) = (Some(ext4.device.as_str()), Some("errors=remount-ro"));
+        mount(source, &ext4.mounted, Some("ext4"), MsFlags::empty(), options).unwrap();
+        Some(ext4)
+    }
+
+    fn fail(&self) {
+        let name = Path::new(&self.device).file_name().unwrap().to_str().unwrap();
+        std::fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "1").unwrap();
+    }
+}
+
+impl Drop for Ext4 {
+    fn drop(&mut self) {
+        let _ = umount2(&self.mounted, MntFlags::MNT_DETACH);
+        let _ = run("losetup", &["-d", &self.device]);
+    }
+}
+
+/// What a program printed; `None` where it is not there or fails.
+fn run(program: &str, args: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
+/// The kernel met an error of the disk under running programs: they say so, and what is there can be read and copied away.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs mounts"]
+async fn a_disk_that_turns_read_only_in_use_is_named() {
+    let Some(disk) = Ext4::new() else {
+        eprintln!("no loop device or no mkfs.ext4: not tried");
+        return;
+    };
+    let path = disk.mounted.join("store.db");
+    let store = open(&path).await;
+    let revision = store.put(handle("a"), b"1".into()).await.unwrap();
+    disk.fail();
+    let text = store.put(handle("b"), b"1".into()).await.unwrap_err().to_string();
+    for part in [path.to_str().unwrap(), "mounted read-only", "kernel's log"] {
+        assert!(text.contains(part), "\"{text}\" lacks \"{part}\"");
+    }
+    assert_eq!(store.list(&KeyRange::Handles).await.unwrap().revision, revision, "reads go on");
+    let Err(error) = SqliteStore::open(&path).await else { panic!("it was opened for writing") };
+    assert!(error.to_string().contains("mounted read-only"), "{error}");
+    let reader = SqliteStore::open_to_read(&path).await.unwrap();
+    assert_eq!(reader.get(&handle("a")).await.unwrap().unwrap().mod_revision, revision);
+    let backup = tempfile::tempdir().unwrap();
+    assert_eq!(sqlite::backup(&path, &backup.path().join("rescued.db")).unwrap().revision, revision);
 }

@@ -209,3 +209,18 @@ async fn an_abandoned_write_does_not_happen() {
     let keys: Vec<_> = store.list(&KeyRange::Handles).await.unwrap().items.into_iter().map(|kv| kv.key).collect();
     assert_eq!(keys, [handle("kept")]);
 }
+
+/// Two writers end their commits in one order, and may send their signals in the other: the acknowledged revision beside the file
+/// never stays behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_signal_never_goes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.db");
+    let stores = [open(&path).await, open(&path).await, open(&path).await];
+    for round in 0..300 {
+        let writes = stores.iter().map(|store| store.put(handle("a"), b"1".into()));
+        let revisions = futures::future::try_join_all(writes).await.unwrap();
+        let sent = std::fs::read_to_string(directory.path().join("store.db-changed")).unwrap();
+        assert_eq!(sent.trim().parse(), Ok(*revisions.iter().max().unwrap()), "round {round}");
+    }
+}
