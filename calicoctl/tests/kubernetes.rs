@@ -369,8 +369,9 @@ async fn the_rights_of_the_manifest_are_enough_and_no_more() {
     let bgp = bgp_plan::resources::Resources::default();
     let felix = [Kind::FelixConfiguration, Kind::Node, Kind::WorkloadEndpoint, Kind::Service, Kind::EndpointSlice];
     let more = [Kind::WorkloadEndpoint, Kind::Service].map(KeyRange::Kind);
+    let addresses = ipam::followed(&[AffinityOwner::Host("rights-1".into())]);
     let rows = [
-        ("tortie-felix", felix.map(KeyRange::Kind).into_iter().chain([KeyRange::Blocks]).collect()),
+        ("tortie-felix", felix.map(KeyRange::Kind).into_iter().chain(addresses).collect()),
         ("tortie-bgpd", bgp.ranges("rights-1").into_iter().chain(more).collect::<Vec<_>>()),
     ];
     for (account, ranges) in rows {

@@ -70,8 +70,28 @@ fn ignored(key: &Key, error: &dyn std::fmt::Display) {
 }
 
 #[cfg(test)]
+#[path = "../../tests/cluster/rights.rs"]
+mod rights;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_account_in_kubernetes_may_what_felix_does() {
+        rights::assert_may_follow("tortie-felix", &ranges(false));
+        // The addresses that it gives to the plugin.
+        for resource in ["ipamblocks", "blockaffinities", "ipamhandles"] {
+            let verbs = ["get", "list", "watch", "create", "update", "delete"];
+            rights::assert_may("tortie-felix", "crd.projectcalico.org", resource, &verbs);
+        }
+        rights::assert_may_follow("tortie-felix", &ipam::followed(&[api::key::AffinityOwner::Host("node-1".into())]));
+        for resource in ["ippools", "ipamconfigs", "clusterinformations"] {
+            rights::assert_may("tortie-felix", "crd.projectcalico.org", resource, &["get"]);
+        }
+        rights::assert_may("tortie-felix", "", "nodes", &["get"]);
+        rights::assert_may("tortie-felix", "", "namespaces", &["get"]);
+    }
 
     fn kv(key: Key, value: &str) -> KeyValue {
         KeyValue { key, value: value.into(), mod_revision: 1 }

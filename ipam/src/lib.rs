@@ -45,3 +45,4 @@ pub use api::key::{AffinityOwner, LOAD_BALANCER_OWNER};
 pub use assign::{AssignRequest, Assignment};
 pub use queue::Queue;
 pub use release::ReleaseRequest;
+pub use snapshot::followed;

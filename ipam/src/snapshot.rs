@@ -105,6 +105,13 @@ impl Held {
     }
 }
 
+/// What is followed for allocations of these owners.
+pub fn followed(owners: &[AffinityOwner]) -> Vec<KeyRange> {
+    let kinds = [Kind::IpPool, Kind::IpReservation, Kind::Node, Kind::ClusterInformation].map(KeyRange::Kind);
+    let affinities = owners.iter().cloned().map(KeyRange::AffinitiesOf);
+    kinds.into_iter().chain([KeyRange::Blocks, KeyRange::IpamConfig]).chain(affinities).collect()
+}
+
 impl Drop for Snapshot {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
@@ -116,15 +123,7 @@ impl Drop for Snapshot {
 impl Snapshot {
     /// Starts to follow a store for allocations of these owners.
     pub fn follow(store: DynStore, owners: Vec<AffinityOwner>) -> Arc<Self> {
-        let mut ranges = vec![
-            KeyRange::Kind(Kind::IpPool),
-            KeyRange::Kind(Kind::IpReservation),
-            KeyRange::Kind(Kind::Node),
-            KeyRange::Blocks,
-            KeyRange::IpamConfig,
-            KeyRange::Kind(Kind::ClusterInformation),
-        ];
-        ranges.extend(owners.iter().cloned().map(KeyRange::AffinitiesOf));
+        let ranges = followed(&owners);
         let state = State {
             owners,
             config: IpamConfig::default(),

@@ -234,3 +234,21 @@ fn is_confirmed(value: &[u8]) -> bool {
         || serde_json::from_slice::<BlockAffinity>(value)
             .is_ok_and(|a| a.state == AffinityState::Confirmed && !a.deleted)
 }
+
+#[cfg(test)]
+#[path = "../../../tests/cluster/rights.rs"]
+mod rights;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_account_in_kubernetes_may_what_bgpd_does() {
+        for account in ["tortie-bgpd", "tortie-calicoctl"] {
+            rights::assert_may_follow(account, &Resources::default().ranges("node-1"));
+            rights::assert_may_follow(account, &[Kind::WorkloadEndpoint, Kind::Service].map(KeyRange::Kind));
+            rights::assert_may(account, "crd.projectcalico.org", "ipamconfigs", &["get"]);
+        }
+    }
+}

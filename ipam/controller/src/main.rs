@@ -190,8 +190,29 @@ fn node_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
 }
 
 #[cfg(test)]
+#[path = "../../../tests/cluster/rights.rs"]
+mod rights;
+
+#[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_account_in_kubernetes_may_what_the_controller_does() {
+        let account = "tortie-controller";
+        rights::assert_may_follow(account, &state::ranges());
+        for resource in ["ipamblocks", "blockaffinities", "ipamhandles"] {
+            rights::assert_may(account, "crd.projectcalico.org", resource, &["get", "create", "update", "delete"]);
+        }
+        rights::assert_may(account, "crd.projectcalico.org", "ipamconfigs", &["get"]);
+        rights::assert_may(account, "tortie.io", "loadbalancerippools", &["update"]);
+        rights::assert_may(account, "", "services", &["get", "update"]);
+        rights::assert_may(account, "", "services/status", &["update"]);
+        rights::assert_may(account, "", "nodes", &["get"]);
+        rights::assert_may(account, "", "pods", &["get"]);
+        let verbs = ["get", "list", "watch", "create", "update"];
+        rights::assert_may(account, "coordination.k8s.io", "leases", &verbs);
+    }
 
     #[test]
     fn ranges_are_checked() {

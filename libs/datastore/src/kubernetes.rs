@@ -511,6 +511,12 @@ impl Store for KubernetesStore {
     }
 }
 
+/// The resources of the API, each after its group, that hold a range: what a program that follows the range lists and watches.
+pub fn resources(range: &KeyRange) -> Vec<(&'static str, &'static str)> {
+    let group = |version: &'static str| version.split_once('/').map_or("", |(group, _)| group);
+    of_range(range, "").iter().map(|s| (group(s.collection.api_version), s.collection.plural)).collect()
+}
+
 /// What a key would be written to is not there.
 fn no_object(key: &Key, why: &str) -> Error {
     Error::Invalid(format!("cannot create {key} in the Kubernetes API: {why}"))
