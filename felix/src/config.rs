@@ -6,7 +6,7 @@ use std::time::Duration;
 use api::FelixConfigurationSpec;
 use clap::{Parser, ValueEnum};
 use felix_lb::Hooks;
-use regex::Regex;
+use regex::bytes::{Regex, RegexBuilder};
 
 /// Workload interfaces (Calico `felix/config`, InterfacePrefix).
 const DEFAULT_INTERFACE_PREFIX: &str = "cali";
@@ -89,7 +89,9 @@ impl Settings {
             parsed
         });
         let pattern = field(|s| &s.bpf_data_iface_pattern).and_then(|text| {
-            Regex::new(&text).map_err(|e| wrong.push(format!("bpfDataIfacePattern \"{text}\": {e}"))).ok()
+            // Names of interfaces are bytes; tables of Unicode are not needed to match them.
+            let regex = RegexBuilder::new(&text).unicode(false).build();
+            regex.map_err(|e| wrong.push(format!("bpfDataIfacePattern \"{text}\": {e}"))).ok()
         });
         let settings = Self {
             interface_prefixes: prefixes,
@@ -105,7 +107,7 @@ impl Settings {
     pub fn role(&self, interface: &str) -> Role {
         if self.interface_prefixes.iter().any(|p| interface.starts_with(p.as_str())) {
             Role::Workload
-        } else if interface != "lo" && self.data_iface_pattern.is_match(interface) {
+        } else if interface != "lo" && self.data_iface_pattern.is_match(interface.as_bytes()) {
             Role::Uplink
         } else {
             Role::None
@@ -166,7 +168,7 @@ mod tests {
 
     #[test]
     fn the_nodes_object_wins_field_by_field() {
-        let (default, node) = (spec(Some("cali,tap"), Some("30s"), None), spec(None, Some("10s"), Some("^up")));
+        let (default, node) = (spec(Some("cali,tap"), Some("30s"), None), spec(None, Some("10s"), Some(r"^up\d$")));
         let (settings, wrong) = Settings::new(Some(&default), Some(&node));
         assert_eq!(settings.interface_prefixes, ["cali", "tap"]);
         assert_eq!(settings.route_refresh, Duration::from_secs(10));
