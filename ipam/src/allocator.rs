@@ -15,7 +15,7 @@ use api::ipam::{AllocationBlock, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
 use api::node::ClusterInformationSpec;
-use api::{IpPool, IpReservationSpec, Key, NodeSpec};
+use api::{IpPool, IpReservationSpec, Key, NodeSpec, go_json};
 use datastore::{DynStore, KeyValue, Op, Revision, Txn, typed};
 use futures::future::join_all;
 use ipnet::IpNet;
@@ -445,7 +445,7 @@ pub(crate) fn cooldown(config: &IpamConfig) -> SignedDuration {
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).expect("the stored forms have text keys and no failing serialisers")
+    go_json::to_vec(value).expect("the stored forms have text keys and no failing serialisers")
 }
 
 pub(crate) fn decode<T: DeserializeOwned>(kv: &KeyValue) -> Result<Versioned<T>, Error> {

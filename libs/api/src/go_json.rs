@@ -31,7 +31,9 @@ pub fn empty_as_default<'de, D: Deserializer<'de>, T: DeserializeOwned + Default
 pub fn to_vec<T: Serialize>(value: &T) -> serde_json::Result<Vec<u8>> {
     let text = serde_json::to_string(value)?;
     const ESCAPED: [char; 5] = ['<', '>', '&', '\u{2028}', '\u{2029}'];
-    if !text.contains(ESCAPED) {
+    // In pieces, each without a branch: most texts have none of them. 0xe2 begins the separators.
+    let may_be_escaped = |piece: &[u8]| piece.iter().fold(false, |any, b| any | matches!(b, b'<' | b'>' | b'&' | 0xe2));
+    if !text.as_bytes().chunks(64).any(may_be_escaped) {
         return Ok(text.into_bytes());
     }
     let mut escaped = String::with_capacity(text.len() + 16);
