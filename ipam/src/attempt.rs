@@ -776,20 +776,19 @@ impl<'a> Attempt<'a> {
         if self.changes.blocks.is_empty() {
             return Ok(Outcome::Done);
         }
-        let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
         let owner = &self.context.owner;
         let own = self.changes.blocks.iter().filter(|(_, c)| c.block.value.owner().as_ref() == Some(owner));
         let own: Vec<(IpNet, bool)> = own.map(|(cidr, change)| (*cidr, change.block.revision == 0)).collect();
         for (cidr, is_new) in own {
             match self.affinities.get(&cidr) {
-                Some(affinity) if affinity.value == confirmed => {
+                Some(affinity) if affinity.value.state == AffinityState::Confirmed && !affinity.value.deleted => {
                     // No revision of a block that is not there says that the affinity is still there.
                     if is_new {
                         self.changes.checks.insert(Key::BlockAffinity(owner.clone(), cidr), affinity.revision);
                     }
                 }
                 known => {
-                    let change = AffinityChange::Confirm(known.map(|a| a.revision));
+                    let change = AffinityChange::Confirm(known.cloned());
                     self.changes.affinity(owner, cidr, change);
                 }
             }
@@ -818,7 +817,7 @@ fn unchanged(pool: &IpPool) -> Option<(Key, datastore::Revision)> {
 /// An affinity. Calico's oldest forms, an empty value and an empty string, mean confirmed. One that cannot be read still says by its
 /// key whose block it is: it counts as pending, and is written anew with the next allocation.
 pub(crate) fn decode_affinity(kv: &KeyValue) -> Versioned<BlockAffinity> {
-    let as_state = |state| Versioned { value: BlockAffinity { state, deleted: false }, revision: kv.mod_revision };
+    let as_state = |state| Versioned { value: BlockAffinity::new(state), revision: kv.mod_revision };
     if matches!(kv.value.as_slice(), b"" | b"\"\"") {
         return as_state(AffinityState::Confirmed);
     }

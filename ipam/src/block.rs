@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use api::ipam::{AllocationAttribute, AllocationBlock};
+use api::ipam::{AllocationAttribute, AllocationBlock, HOST_AFFINITY};
 use api::key::AffinityOwner;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
@@ -95,7 +95,6 @@ pub struct Block {
     cidr: IpNet,
     affinity: Option<String>,
     claim_time: Option<String>,
-    host_affinity: Option<String>,
     sequence_number: u64,
     deleted: bool,
     extra: Map<String, Value>,
@@ -140,7 +139,6 @@ impl Block {
             cidr,
             affinity: None,
             claim_time: None,
-            host_affinity: None,
             sequence_number: 0,
             deleted: false,
             extra: Map::new(),
@@ -201,7 +199,6 @@ impl Block {
         }
         block.affinity = stored.affinity;
         block.claim_time = stored.affinity_claim_time;
-        block.host_affinity = stored.host_affinity;
         block.sequence_number = stored.sequence_number;
         block.deleted = stored.deleted;
         block.extra = stored.extra;
@@ -243,7 +240,6 @@ impl Block {
             sequence_number: self.sequence_number,
             sequence_number_for_allocation,
             deleted: self.deleted,
-            host_affinity: self.host_affinity.clone(),
             extra: self.extra.clone(),
         }
     }
@@ -252,9 +248,9 @@ impl Block {
         self.cidr
     }
 
-    /// Whose block this is; the deprecated `hostAffinity` counts where `affinity` is absent.
+    /// Whose block this is.
     pub fn owner(&self) -> Option<AffinityOwner> {
-        owner_from(self.affinity.as_deref(), self.host_affinity.as_deref())
+        AffinityOwner::from_block_field(self.affinity.as_deref()?)
     }
 
     /// The owner as it is stored.
@@ -301,7 +297,7 @@ impl Block {
     pub fn set_owner(&mut self, owner: &AffinityOwner, now: Timestamp) {
         self.affinity = Some(owner.to_block_field());
         self.claim_time = Some(rfc3339(now));
-        self.host_affinity = None;
+        self.extra.shift_remove(HOST_AFFINITY);
         self.sequence_number += 1;
     }
 
@@ -309,7 +305,7 @@ impl Block {
     pub fn clear_owner(&mut self) {
         self.affinity = None;
         self.claim_time = None;
-        self.host_affinity = None;
+        self.extra.shift_remove(HOST_AFFINITY);
         self.sequence_number += 1;
     }
 
@@ -651,7 +647,7 @@ impl PartialEq for Block {
 
 /// Whose block a stored one is.
 pub fn owner_of(stored: &AllocationBlock) -> Option<AffinityOwner> {
-    owner_from(stored.affinity.as_deref(), stored.host_affinity.as_deref())
+    AffinityOwner::from_block_field(stored.affinity.as_deref()?)
 }
 
 /// About how many bytes the attributes of an address are stored in.
@@ -660,14 +656,6 @@ pub(crate) fn stored_attribute_len<'a>(
     secondary: impl Iterator<Item = (&'a String, &'a String)>,
 ) -> usize {
     handle.len() + secondary.map(|(name, value)| name.len() + value.len() + 6).sum::<usize>() + 80
-}
-
-pub(crate) fn owner_from(affinity: Option<&str>, host_affinity: Option<&str>) -> Option<AffinityOwner> {
-    match (affinity, host_affinity) {
-        (Some(affinity), _) => AffinityOwner::from_block_field(affinity),
-        (None, Some(host)) => Some(AffinityOwner::Host(host.into())),
-        (None, None) => None,
-    }
 }
 
 /// A time as blocks store it: RFC 3339, whole seconds that have passed, UTC.

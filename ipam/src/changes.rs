@@ -22,10 +22,10 @@ pub(crate) struct BlockChange {
 }
 
 /// What becomes of an affinity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum AffinityChange {
-    /// Confirmed; from this revision, or made.
-    Confirm(Option<Revision>),
+    /// Confirmed; from what was read, or made.
+    Confirm(Option<Versioned<BlockAffinity>>),
     Delete(Revision),
 }
 
@@ -77,8 +77,7 @@ impl Changes {
         let affinities = self.affinities.iter().map(|((owner, cidr), change)| {
             let key = Key::BlockAffinity(owner.clone(), *cidr);
             match change {
-                AffinityChange::Confirm(None) => Op::Create(key, affinity(AffinityState::Confirmed)),
-                AffinityChange::Confirm(Some(at)) => Op::Update(key, affinity(AffinityState::Confirmed), *at),
+                AffinityChange::Confirm(before) => write_affinity(key, before.as_ref(), AffinityState::Confirmed),
                 AffinityChange::Delete(at) => Op::Delete(key, Some(*at)),
             }
         });
@@ -109,8 +108,17 @@ pub(crate) fn write_handle(id: &str, change: &HandleChange) -> Option<Op> {
     }
 }
 
-pub(crate) fn affinity(state: AffinityState) -> Vec<u8> {
-    encode(&BlockAffinity { state, deleted: false })
+/// The operation that writes an affinity in a state: made, or changed.
+pub(crate) fn write_affinity(key: Key, before: Option<&Versioned<BlockAffinity>>, state: AffinityState) -> Op {
+    match before {
+        Some(known) => Op::Update(key, encode(&in_state(known.value.clone(), state)), known.revision),
+        None => Op::Create(key, encode(&BlockAffinity::new(state))),
+    }
+}
+
+/// What was read, in another state.
+pub(crate) fn in_state(read: BlockAffinity, state: AffinityState) -> BlockAffinity {
+    BlockAffinity { state, deleted: false, ..read }
 }
 
 /// Whether the block shows an address that was taken by the write that `written` describes. One is enough: it carries the time of that

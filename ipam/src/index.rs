@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::block::{Block, address_in, owner_from, to_number};
+use crate::block::{Block, address_in, to_number};
 use crate::pool::{Family, Reservations};
 
 /// Shortest and longest prefix of a block, by family.
@@ -68,7 +68,10 @@ impl Summary {
         let is_cooling = |i: &u32| attributes.get(*i as usize).is_some_and(|a| a.released_at.is_some());
         let taken = || lean.allocations.iter().flatten();
         Some(Self {
-            owner: owner_from(lean.affinity.as_deref(), lean.host_affinity.as_deref()),
+            owner: match (lean.affinity, lean.host_affinity.filter(|h| !h.is_empty())) {
+                (Some(affinity), _) => AffinityOwner::from_block_field(&affinity),
+                (None, host) => host.map(AffinityOwner::Host),
+            },
             free: lean.unallocated.map_or(0, |list| list.len()),
             is_cooling: taken().any(is_cooling),
             is_empty: taken().all(is_cooling),

@@ -28,7 +28,7 @@ use ipnet::IpNet;
 use crate::allocator::{Error, Ipam, Outcome, Versioned, decode, encode, readable_block};
 use crate::attempt::decode_affinity;
 use crate::block::Block;
-use crate::changes::{AffinityChange, BlockChange, Changes, HandleChange, affinity, write_block, write_handle};
+use crate::changes::{AffinityChange, BlockChange, Changes, HandleChange, write_affinity, write_block, write_handle};
 
 /// How often a write with an unknown outcome is written.
 const MAX_WRITES: u32 = 4;
@@ -45,24 +45,26 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
     let mut affinities = changes.affinities.clone();
     let mut undo = Undo::default();
     // Confirmed at the end, at the revision of the pending one.
-    let mut pending: Vec<(Key, Revision)> = Vec::new();
+    let mut pending: Vec<(Key, Versioned<BlockAffinity>)> = Vec::new();
     let mut handles: BTreeSet<&String> = BTreeSet::new();
     for (cidr, change) in &changes.blocks {
-        let claims: Vec<_> = affinities.iter().filter(|((_, c), _)| c == cidr).map(|(k, v)| (k.clone(), *v)).collect();
+        let of_block = affinities.iter().filter(|((_, c), _)| c == cidr);
+        let claims: Vec<_> = of_block.map(|(k, v)| (k.clone(), v.clone())).collect();
         for (claim, kind) in claims {
             let key = Key::BlockAffinity(claim.0.clone(), claim.1);
             match kind {
                 AffinityChange::Confirm(before) => {
-                    let value = affinity(AffinityState::Pending);
-                    let at = try_or_undo(store, &undo, write_at(key.clone(), value, before)).await?;
+                    let op = write_affinity(key.clone(), before.as_ref(), AffinityState::Pending);
+                    let revision = try_or_undo(store, &undo, op).await?;
                     if before.is_none() {
-                        undo.ops.push(Op::Delete(key.clone(), Some(at)));
+                        undo.ops.push(Op::Delete(key.clone(), Some(revision)));
                     }
-                    pending.push((key, at));
+                    let value = before.map_or(BlockAffinity::new(AffinityState::Pending), |read| read.value);
+                    pending.push((key, Versioned { value, revision }));
                     affinities.remove(&claim);
                 }
                 AffinityChange::Delete(at) if change.is_deleted => {
-                    let value = affinity(AffinityState::PendingDeletion);
+                    let value = encode(&BlockAffinity::new(AffinityState::PendingDeletion));
                     let at = try_or_undo(store, &undo, Op::Update(key, value, at)).await?;
                     affinities.insert(claim, AffinityChange::Delete(at));
                 }
@@ -79,15 +81,15 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
         // From here on the block says what is so; what follows only makes the rest agree.
         undo.ops.clear();
     }
-    for (key, at) in pending {
-        settle(store, Op::Update(key, affinity(AffinityState::Confirmed), at)).await;
+    for (key, written) in pending {
+        settle(store, write_affinity(key, Some(&written), AffinityState::Confirmed)).await;
     }
     for ((owner, cidr), change) in affinities {
         let key = Key::BlockAffinity(owner, cidr);
         settle(
             store,
             match change {
-                AffinityChange::Confirm(before) => write_at(key, affinity(AffinityState::Confirmed), before),
+                AffinityChange::Confirm(before) => write_affinity(key, before.as_ref(), AffinityState::Confirmed),
                 AffinityChange::Delete(at) => Op::Delete(key, Some(at)),
             },
         )
@@ -189,13 +191,6 @@ async fn write_one(store: &dyn Store, op: Op) -> Result<Revision, StoreError> {
         }
     }
     Err(first)
-}
-
-fn write_at(key: Key, value: Vec<u8>, before: Option<Revision>) -> Op {
-    match before {
-        Some(at) => Op::Update(key, value, at),
-        None => Op::Create(key, value),
-    }
 }
 
 /// The write that takes a handle's change back.
@@ -314,7 +309,7 @@ impl Ipam {
         for (cidr, (owner, revision)) in owners {
             let Some(owner) = owner.filter(|o| !claims.contains(&(o.clone(), cidr))) else { continue };
             let key = Key::BlockAffinity(owner, cidr);
-            let remedy = Remedy::Write(Op::Create(key.clone(), affinity(AffinityState::Confirmed)));
+            let remedy = Remedy::Write(write_affinity(key.clone(), None, AffinityState::Confirmed));
             faults.insert((key, revision), Fault { what: "its block says it is there", remedy });
         }
         for kv in &handles {
@@ -329,7 +324,7 @@ impl Ipam {
         }
         for (id, (block, newest)) in counts {
             let before = Versioned { value: IpamHandle::default(), revision: 0 };
-            faults.extend(handle_fault(&id, before, IpamHandle { block, deleted: false }, newest));
+            faults.extend(handle_fault(&id, before, IpamHandle { block, ..IpamHandle::default() }, newest));
         }
         Ok(faults)
     }
@@ -341,18 +336,17 @@ fn affinity_fault(
     cidr: IpNet,
     block: Option<&(Option<AffinityOwner>, Revision)>,
 ) -> Option<Fault> {
-    let BlockAffinity { state, .. } = decode_affinity(kv).value;
+    let read = decode_affinity(kv);
     let delete = || Remedy::Write(Op::Delete(kv.key.clone(), Some(kv.mod_revision)));
     match block {
         None => Some(Fault { what: "its block is not there", remedy: delete() }),
         Some((other, _)) if other.as_ref() != Some(owner) => {
             Some(Fault { what: "its block is another's", remedy: delete() })
         }
-        Some(_) => match state {
+        Some(_) => match read.value.state {
             AffinityState::Confirmed => None,
             AffinityState::Pending => {
-                let confirmed = affinity(AffinityState::Confirmed);
-                let remedy = Remedy::Write(Op::Update(kv.key.clone(), confirmed, kv.mod_revision));
+                let remedy = Remedy::Write(write_affinity(kv.key.clone(), Some(&read), AffinityState::Confirmed));
                 Some(Fault { what: "it was never confirmed", remedy })
             }
             AffinityState::PendingDeletion => {

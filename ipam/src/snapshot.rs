@@ -19,13 +19,14 @@ use api::{IpPool, IpReservation, Key, Kind, NodeSpec};
 use datastore::watcher::{self, Update};
 use datastore::{DynStore, KeyValue, Listing, Revision, typed};
 use ipnet::IpNet;
+use serde_json::{Map, Value};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::allocator::{Versioned, decode, decode_block};
 use crate::attempt::decode_affinity;
 use crate::block::Block;
-use crate::changes::{AffinityChange, Changes};
+use crate::changes::{AffinityChange, Changes, in_state};
 use crate::index::{BlockIndex, Summary};
 use crate::pool::{self, Reservations};
 
@@ -89,19 +90,23 @@ struct Claims {
 struct Held {
     counts: Box<[(Box<str>, usize)]>,
     is_deleted: bool,
+    /// What we do not know of it; few have any.
+    extra: Option<Box<Map<String, Value>>>,
     revision: Revision,
 }
 
 impl Held {
     fn new(handle: Versioned<IpamHandle>) -> Self {
-        let Versioned { value: IpamHandle { block, deleted }, revision } = handle;
+        let Versioned { value: IpamHandle { block, deleted, extra }, revision } = handle;
         let counts = block.into_iter().map(|(cidr, count)| (cidr.into_boxed_str(), count)).collect();
-        Self { counts, is_deleted: deleted, revision }
+        let extra = (!extra.is_empty()).then(|| Box::new(extra));
+        Self { counts, is_deleted: deleted, extra, revision }
     }
 
     fn handle(&self) -> Versioned<IpamHandle> {
         let block = self.counts.iter().map(|(cidr, count)| (cidr.to_string(), *count)).collect();
-        Versioned { value: IpamHandle { block, deleted: self.is_deleted }, revision: self.revision }
+        let extra = self.extra.as_deref().cloned().unwrap_or_default();
+        Versioned { value: IpamHandle { block, deleted: self.is_deleted, extra }, revision: self.revision }
     }
 }
 
@@ -316,9 +321,13 @@ impl Snapshot {
                     state.deleted.insert(key, revision);
                 }
                 AffinityChange::Confirm(before) => {
-                    let value = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
+                    let is_made = before.is_none();
+                    let value = match before {
+                        Some(read) => in_state(read.value, AffinityState::Confirmed),
+                        None => BlockAffinity::new(AffinityState::Confirmed),
+                    };
                     if state.revision(&key) != Some(revision) {
-                        if before.is_none() {
+                        if is_made {
                             state.made.insert(key.clone());
                         }
                         state.written.insert(key, revision);

@@ -93,9 +93,40 @@ const NEW_BLOCK: (&str, &str) = (
     "/calico/ipam/v2/assignment/ipv4/block/10.0.0.16-29",
     r#"{"cidr":"10.0.0.16/29","affinity":"host:node-1","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[null,null,null,null,null,null,null,null],"unallocated":[0,1,2,3,4,5,6,7],"attributes":null,"sequenceNumber":1787392800000000001,"sequenceNumberForAllocation":{},"deleted":false}"#,
 );
+/// (block, an address that is released, the block then): of IPv6, with text that Go escapes; of services, with a standby owner and an
+/// address that cools down; one of the first releases, whose owner stands in `hostAffinity` and whose affinity is empty.
+const RELEASES: &[(&str, &str, &str, &str)] = &[
+    (
+        "/calico/ipam/v2/assignment/ipv6/block/fd80:24e2:f998:72d6::-126",
+        r#"{"cidr":"fd80:24e2:f998:72d6::/126","affinity":"host:node-1","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[0,1,null,null],"unallocated":[3,2],"attributes":[{"handle_id":"k8s-pod-network.6a","secondary":{"namespace":"a\u0026b","node":"node-1","pod":"\u003cweb-0\u003e"}},{"handle_id":"k8s-pod-network.6b","secondary":{"namespace":"default","node":"node-1","pod":"web-1"}}],"sequenceNumber":1787392800000000003,"sequenceNumberForAllocation":{"0":1787392800000000001,"1":1787392800000000002},"deleted":false}"#,
+        "fd80:24e2:f998:72d6::1",
+        r#"{"cidr":"fd80:24e2:f998:72d6::/126","affinity":"host:node-1","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[0,null,null,null],"unallocated":[3,2,1],"attributes":[{"handle_id":"k8s-pod-network.6a","secondary":{"namespace":"a\u0026b","node":"node-1","pod":"\u003cweb-0\u003e"}}],"sequenceNumber":1787392800000000004,"sequenceNumberForAllocation":{"0":1787392800000000001},"deleted":false}"#,
+    ),
+    (
+        "/calico/ipam/v2/assignment/ipv4/block/10.9.0.0-30",
+        r#"{"cidr":"10.9.0.0/30","affinity":"virtual:load-balancer","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[2,1,0,null],"unallocated":[3],"attributes":[{"handle_id":"lb-1","secondary":{"namespace":"default","service":"web","type":"LoadBalancer"}},{"handle_id":"lb-2","secondary":{"namespace":"default","service":"db","type":"LoadBalancer"},"alternateOwnerAttrs":{"namespace":"default","service":"db-2"}},{"releasedAt":"2199-01-01T00:00:00Z"}],"sequenceNumber":4,"sequenceNumberForAllocation":{"1":2,"2":1},"deleted":false}"#,
+        "10.9.0.2",
+        r#"{"cidr":"10.9.0.0/30","affinity":"virtual:load-balancer","affinity_claim_time":"2026-08-22T10:00:00Z","allocations":[1,0,null,null],"unallocated":[3,2],"attributes":[{"handle_id":"lb-2","secondary":{"namespace":"default","service":"db","type":"LoadBalancer"},"alternateOwnerAttrs":{"namespace":"default","service":"db-2"}},{"releasedAt":"2199-01-01T00:00:00Z"}],"sequenceNumber":5,"sequenceNumberForAllocation":{"1":2},"deleted":false}"#,
+    ),
+    (
+        "/calico/ipam/v2/assignment/ipv4/block/10.0.0.32-29",
+        r#"{"cidr":"10.0.0.32/29","affinity":null,"allocations":[0,1,null,null,null,null,null,null],"unallocated":[2,3,4,5,6,7],"attributes":[{"handle_id":"old.1","secondary":{"node":"node-1"}},{"handle_id":"old.2","secondary":{"node":"node-1"}}],"sequenceNumber":3,"sequenceNumberForAllocation":{},"deleted":false,"hostAffinity":"node-1"}"#,
+        "10.0.0.32",
+        r#"{"cidr":"10.0.0.32/29","affinity":"host:node-1","allocations":[null,0,null,null,null,null,null,null],"unallocated":[2,3,4,5,6,7,0],"attributes":[{"handle_id":"old.2","secondary":{"node":"node-1"}}],"sequenceNumber":4,"sequenceNumberForAllocation":{},"deleted":false}"#,
+    ),
+];
+/// Of the addresses in [`RELEASES`]; those that are released have these handles, the second counts another address still.
+const RELEASED: [&str; 3] = ["k8s-pod-network.6b", "lb-1", "old.1"];
+
 const RECORDS: &[(&str, &str)] = &[
     CALICO_BLOCK,
     NEW_BLOCK,
+    ("/calico/ipam/v2/host/node-1/ipv6/block/fd80:24e2:f998:72d6::-126", r#"{"state":"confirmed","deleted":false}"#),
+    ("/calico/ipam/v2/virtual/load-balancer/ipv4/block/10.9.0.0-30", r#"{"state":"confirmed","deleted":false}"#),
+    ("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.32-29", ""),
+    ("/calico/ipam/v2/handle/k8s-pod-network.6a", r#"{"block":{"fd80:24e2:f998:72d6::/126":1},"deleted":false}"#),
+    ("/calico/ipam/v2/handle/lb-2", r#"{"block":{"10.9.0.0/30":1},"deleted":false}"#),
+    ("/calico/ipam/v2/handle/old.2", r#"{"block":{"10.0.0.32/29":1},"deleted":false}"#),
     ("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.8-29", r#"{"state":"confirmed","deleted":false}"#),
     ("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.16-29", r#"{"state":"confirmed","deleted":false}"#),
     ("/calico/ipam/v2/handle/ipip-tunnel-addr-node-1", r#"{"block":{"10.0.0.8/29":1},"deleted":false}"#),
@@ -116,7 +147,8 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
         assert!(is_there || *kind == api::Kind::IpamConfiguration, "no record of {kind}");
     }
     let all: Vec<(String, &str)> = RESOURCES.iter().map(|(key, value, _)| (format!("{V3}{key}"), *value)).collect();
-    let records = RECORDS.iter().map(|(key, value)| ((*key).to_string(), *value));
+    let releases = RELEASES.iter().map(|(key, before, ..)| (*key, *before));
+    let records = RECORDS.iter().copied().chain(releases).map(|(key, value)| (key.to_string(), value));
     let all: Vec<(String, &str)> = all.into_iter().chain(records).collect();
     for (key, value) in &all {
         server.write(key, value);
@@ -198,6 +230,34 @@ fn records_of_calico_are_handed_back_as_they_were_but_for_what_was_asked() {
     assert_eq!(server.read(other.0), other.1);
     unchanged(&[changed.0], "after an allocation");
     assert_eq!(server.read("/calico/ipam/v2/handle/k8s-pod-network.5a5a"), "");
+
+    // An address of each other form of block is given back.
+    let handle = |id: &str| format!("/calico/ipam/v2/handle/{id}");
+    for ((.., before, address, _), id) in RELEASES.iter().zip(RELEASED) {
+        let block: Value = serde_json::from_str(before).unwrap();
+        let cidr = block["cidr"].as_str().unwrap();
+        server
+            .write(&handle(id), &format!(r#"{{"block":{{"{cidr}":1,"10.0.0.248/29":3}},"deleted":false,"later":1}}"#));
+        calicoctl(&["ipam", "release", &format!("--ip={address}")]);
+    }
+    for ((key, .., after), id) in RELEASES.iter().zip(RELEASED) {
+        assert_eq!(server.read(key), *after, "{key}");
+        assert_eq!(server.read(&handle(id)), r#"{"block":{"10.0.0.248/29":3},"deleted":false,"later":1}"#, "{id}");
+    }
+    let but: Vec<&str> = RELEASES.iter().map(|(key, ..)| *key).chain([changed.0]).collect();
+    unchanged(&but, "after releases");
+    // Its node has the block still, and takes the next address there.
+    runtime.block_on(async {
+        let ipam = Ipam::new(server.open().await);
+        let owner = AffinityOwner::Host("node-1".into());
+        let given = AssignRequest { addresses: vec!["10.0.0.34".parse().unwrap()], ..AssignRequest::new(owner, "new") };
+        ipam.ensure_assigned(&given).await.unwrap();
+        let all = AssignRequest { num_v4: 20, addresses: vec![], ..given };
+        assert!(ipam.auto_assign(&all).await.unwrap().v4.iter().any(|n| n.trunc() == "10.0.0.32/29".parse().unwrap()));
+    });
+    let owned: Value = serde_json::from_str(&server.read(RELEASES[2].0)).unwrap();
+    assert_eq!(owned["affinity"], "host:node-1");
+    assert_eq!(server.read("/calico/ipam/v2/host/node-1/ipv4/block/10.0.0.32-29"), "");
 }
 
 /// A block without its number, and the number.

@@ -85,12 +85,7 @@ impl L3RouteResolver {
 
 impl BlockView {
     fn new(cidr: IpNet, block: &AllocationBlock) -> Self {
-        let owner = block.affinity.as_deref().or(block.host_affinity.as_deref());
-        let owner = owner.and_then(|a| match AffinityOwner::from_block_field(a) {
-            // The deprecated hostAffinity is a bare node name.
-            None if block.affinity.is_none() => Some(AffinityOwner::Host(a.into())),
-            parsed => parsed,
-        });
+        let owner = block.affinity.as_deref().and_then(AffinityOwner::from_block_field);
         let borrowed = block
             .allocations
             .iter()

@@ -50,10 +50,19 @@ fn calicos_block_round_trips() {
 
 #[test]
 fn a_block_with_an_owner_in_the_deprecated_field_has_that_owner() {
-    let mut stored: AllocationBlock = serde_json::from_str(CALICO).unwrap();
-    stored.affinity = None;
-    stored.host_affinity = Some("node-9".into());
+    let old = CALICO.replace(r#""host:node-1""#, "null").replacen('{', r#"{"hostAffinity":"node-9","#, 1);
+    let stored: AllocationBlock = serde_json::from_str(&old).unwrap();
     assert_eq!(owner_of(&stored), Some(host("node-9")));
+    let mut block = Block::from_stored(stored).unwrap();
+    let written = serde_json::to_value(&block).unwrap();
+    assert_eq!((&written["affinity"], written.get("hostAffinity")), (&"host:node-9".into(), None));
+    // Beside an owner it says nothing, and does not come to life with the owner's end.
+    let both = CALICO.replacen('{', r#"{"hostAffinity":"node-9","#, 1);
+    block = Block::from_stored(serde_json::from_str(&both).unwrap()).unwrap();
+    assert_eq!(block.owner(), Some(host("node-1")));
+    block.clear_owner();
+    let again: AllocationBlock = serde_json::from_value(serde_json::to_value(&block).unwrap()).unwrap();
+    assert_eq!(owner_of(&again), None);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::snapshot::Snapshot;
 use super::{Allocation, Findings, Problem, fault};
 use crate::allocator::encode;
 use crate::block::{Block, owner_of};
+use crate::changes::in_state;
 
 /// How old an allocation that nobody uses must be before it is released: a workload is seen only after its address is assigned (Calico
 /// `leakGracePeriod`).
@@ -119,13 +120,14 @@ impl<'a> Planner<'a> {
                 self.add(format!("delete handle {handle}, which has no address"), vec![op])
             }
             Problem::HandleMissing { handle, actual } => {
-                let mut ops = vec![Op::Create(Key::IpamHandle(handle.clone()), counts(actual))];
+                let mut ops = vec![Op::Create(Key::IpamHandle(handle.clone()), counts(actual, None))];
                 ops.extend(self.unchanged(actual));
                 self.add(format!("make handle {handle}, which blocks name"), ops)
             }
             Problem::HandleCount { handle, actual, .. } => {
-                let revision = self.snapshot.handles.get(handle).map_or(0, |h| h.revision);
-                let mut ops = vec![Op::Update(Key::IpamHandle(handle.clone()), counts(actual), revision)];
+                let Some(known) = self.snapshot.handles.get(handle) else { return Ok(()) };
+                let value = counts(actual, Some(&known.value));
+                let mut ops = vec![Op::Update(Key::IpamHandle(handle.clone()), value, known.revision)];
                 ops.extend(self.unchanged(actual));
                 self.add(format!("count the addresses of handle {handle}"), ops)
             }
@@ -164,9 +166,10 @@ impl<'a> Planner<'a> {
             }
             Problem::AffinityState { block, owner, .. } => {
                 let Some(owner) = AffinityOwner::from_block_field(owner) else { return Ok(()) };
-                let revision = self.affinity(*block, &owner);
+                let Some(stuck) = self.snapshot.affinities.get(&(*block, owner.clone())) else { return Ok(()) };
                 let key = Key::BlockAffinity(owner.clone(), *block);
-                let ops = vec![Op::Update(key, confirmed(), revision), self.same(*block)];
+                let mended = encode(&in_state(stuck.value.clone(), AffinityState::Confirmed));
+                let ops = vec![Op::Update(key, mended, stuck.revision), self.same(*block)];
                 self.add(format!("confirm the affinity of {} for its block {block}", owner.to_block_field()), ops)
             }
             Problem::Unreadable { key, .. } => self.rewrite(key),
@@ -302,7 +305,7 @@ impl<'a> Planner<'a> {
                 if actual.is_empty() {
                     return self.add(format!("delete {key}"), vec![Op::Delete(key.clone(), Some(revision))]);
                 }
-                let mut ops = vec![Op::Update(key.clone(), counts(&actual), revision)];
+                let mut ops = vec![Op::Update(key.clone(), counts(&actual, None), revision)];
                 ops.extend(self.unchanged(&actual));
                 self.add(format!("write {key} anew"), ops)
             }
@@ -359,11 +362,13 @@ fn texts(problem: &Problem) -> String {
     }
 }
 
-fn counts(actual: &BTreeMap<IpNet, usize>) -> Vec<u8> {
+/// A handle with these counts, and of what was known what is none.
+fn counts(actual: &BTreeMap<IpNet, usize>, known: Option<&IpamHandle>) -> Vec<u8> {
     let block = actual.iter().map(|(cidr, n)| (cidr.to_string(), *n)).collect();
-    encode(&IpamHandle { block, deleted: false })
+    let extra = known.map(|h| h.extra.clone()).unwrap_or_default();
+    encode(&IpamHandle { block, deleted: false, extra })
 }
 
 fn confirmed() -> Vec<u8> {
-    encode(&BlockAffinity { state: AffinityState::Confirmed, deleted: false })
+    encode(&BlockAffinity::new(AffinityState::Confirmed))
 }

@@ -315,7 +315,7 @@ fn read<T: DeserializeOwned>(kv: &KeyValue) -> Result<T, String> {
 /// An affinity; Calico's oldest forms, an empty value, an empty string and an empty object, mean confirmed.
 fn affinity(kv: &KeyValue) -> Result<BlockAffinity, String> {
     if matches!(kv.value.as_slice(), b"" | b"\"\"" | b"{}") {
-        return Ok(BlockAffinity { state: AffinityState::Confirmed, deleted: false });
+        return Ok(BlockAffinity::new(AffinityState::Confirmed));
     }
     read(kv)
 }

@@ -6,6 +6,7 @@ use api::ipam::IpamHandle;
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
 use api::{IpReservation, IpReservationSpec, Key, Metadata};
+use datastore::memory::MemoryStore;
 use datastore::typed;
 use ipam::{AssignRequest, IpamConfig, LOAD_BALANCER_OWNER};
 
@@ -94,13 +95,63 @@ async fn a_handle_that_was_counted_wrongly_becomes_right() {
         let (_, store, ipam) = lab("10.0.0.0/24", 26).await;
         let first = ipam.auto_assign(&AssignRequest { num_v4: 2, ..request("a", "x") }).await.unwrap();
         let block = first.v4[0].trunc().to_string();
-        let handle = IpamHandle { block: BTreeMap::from([(block, wrong)]), deleted: false };
+        let handle = IpamHandle { block: BTreeMap::from([(block, wrong)]), ..IpamHandle::default() };
         store.put(Key::IpamHandle("x".into()), serde_json::to_vec(&handle).unwrap()).await.unwrap();
         ipam.release_ips(&[first.v4[0].addr().into()]).await.unwrap();
         audit(&store).await;
         store.put(Key::IpamHandle("x".into()), serde_json::to_vec(&handle).unwrap()).await.unwrap();
         ipam.auto_assign(&request("a", "x")).await.unwrap();
         audit(&store).await;
+    }
+}
+
+/// Calico's first releases wrote a block's owner as `hostAffinity`, and an affinity as nothing.
+#[tokio::test]
+async fn a_block_with_an_owner_in_the_deprecated_field_keeps_it() {
+    for follows in [false, true] {
+        let (_, store, mut ipam) = lab("10.0.0.0/29", 29).await;
+        let block = r#"{"cidr":"10.0.0.0/29","affinity":null,"allocations":[0,1,null,null,null,null,null,null],"unallocated":[2,3,4,5,6,7],"attributes":[{"handle_id":"old","secondary":{"node":"a"}},{"handle_id":"kept","secondary":{"node":"a"}}],"sequenceNumber":3,"sequenceNumberForAllocation":{},"deleted":false,"hostAffinity":"a"}"#;
+        store.put(Key::IpamBlock(net("10.0.0.0/29")), block.into()).await.unwrap();
+        let key = Key::BlockAffinity(host("a"), net("10.0.0.0/29"));
+        store.put(key.clone(), vec![]).await.unwrap();
+        for (handle, value) in [("old", "{\"block\":{\"10.0.0.0/29\":1}}"), ("kept", "{\"block\":{\"10.0.0.0/29\":1}}")]
+        {
+            store.put(Key::IpamHandle(handle.into()), value.into()).await.unwrap();
+        }
+        if follows {
+            ipam = ipam.following([host("a")]);
+            ipam.synced().await;
+        }
+        assert_eq!(ipam.release_by_handle("old").await.unwrap(), [ip("10.0.0.0")]);
+        let got = ipam.auto_assign(&request("a", "new")).await.unwrap();
+        assert_eq!((got.v4, got.message), (vec![net("10.0.0.2/29")], None));
+        assert!(store.get(&key).await.unwrap().is_some(), "it still has its affinity");
+        let info = ipam.ip_info(ip("10.0.0.1")).await.unwrap().unwrap();
+        assert_eq!((info.owner.as_deref(), info.borrowed), (Some("host:a"), false));
+    }
+}
+
+/// Fields of a release to come, in records that are written again.
+#[tokio::test]
+async fn fields_that_are_not_known_stay_in_handles_and_affinities() {
+    for has_transactions in [true, false] {
+        let memory = if has_transactions { MemoryStore::new() } else { MemoryStore::without_transactions() };
+        let store: datastore::DynStore = std::sync::Arc::new(memory);
+        add_nodes(&store, &["a"]).await;
+        add_pool(&store, "pool", "10.0.0.0/29", 29, |_| {}).await;
+        let ipam = ipam::Ipam::new(store.clone());
+        let key = Key::BlockAffinity(host("a"), net("10.0.0.0/29"));
+        store.put(key.clone(), r#"{"state":"pending","deleted":false,"later":{"b":1,"a":2}}"#.into()).await.unwrap();
+        let handle = Key::IpamHandle("x".into());
+        store.put(handle.clone(), r#"{"block":{},"deleted":false,"later":"a < b & c"}"#.into()).await.unwrap();
+        assert_eq!(ipam.auto_assign(&request("a", "x")).await.unwrap().v4.len(), 1);
+        let text = |key: Key| {
+            let store = store.clone();
+            async move { String::from_utf8(store.get(&key).await.unwrap().unwrap().value).unwrap() }
+        };
+        assert_eq!(text(key).await, r#"{"state":"confirmed","deleted":false,"later":{"b":1,"a":2}}"#);
+        let wanted = r#"{"block":{"10.0.0.0/29":1},"deleted":false,"later":"a \u003c b \u0026 c"}"#;
+        assert_eq!(text(handle).await, wanted, "and are written as Go does");
     }
 }
 

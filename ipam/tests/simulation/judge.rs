@@ -253,7 +253,7 @@ impl Judge {
     fn check_affinity(&self, cidr: &IpNet) -> Verdict {
         let owner = self.blocks.get(cidr).and_then(Block::owner);
         let claims: Vec<_> = self.affinities.iter().filter(|((_, block), _)| block == cidr).collect();
-        let confirmed = BlockAffinity { state: AffinityState::Confirmed, deleted: false };
+        let confirmed = BlockAffinity::new(AffinityState::Confirmed);
         match (&owner, claims.as_slice()) {
             (None, []) => Ok(()),
             (Some(owner), [((claimant, _), affinity)]) if claimant == owner && **affinity == confirmed => Ok(()),

@@ -7,15 +7,18 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::go_json::null_as_default;
+use crate::key::AffinityOwner;
 use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 
-/// An AllocationBlock as it is stored.
+/// An AllocationBlock as it is stored. One whose owner stands in Calico's deprecated `hostAffinity` is read as if it stood in `affinity`
+/// (Calico `ensureBlockAffinity`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self")]
 pub struct AllocationBlock {
     pub cidr: IpNet,
     /// `host:<node>`, `virtual:load-balancer`, or null: no owner.
@@ -37,12 +40,28 @@ pub struct AllocationBlock {
     pub sequence_number_for_allocation: BTreeMap<String, u64>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
-    /// Deprecated: read, never written.
-    #[serde(rename = "hostAffinity", default, skip_serializing)]
-    pub host_affinity: Option<String>,
     /// What we do not know, kept.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for AllocationBlock {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut block = Self::deserialize(deserializer)?;
+        if block.affinity.is_none()
+            && let Some(host) = block.extra.shift_remove(HOST_AFFINITY)
+        {
+            let host = host.as_str().filter(|h| !h.is_empty());
+            block.affinity = host.map(|h| AffinityOwner::Host(h.into()).to_block_field());
+        }
+        Ok(block)
+    }
+}
+
+impl Serialize for AllocationBlock {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, serializer)
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -61,6 +80,9 @@ pub struct AllocationAttribute {
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
+
+/// A block's owner in a deprecated form, a bare node name (Calico `AllocationBlock.HostAffinity`).
+pub const HOST_AFFINITY: &str = "hostAffinity";
 
 /// Keys of [`AllocationAttribute::secondary`].
 pub mod attr {
@@ -89,6 +111,15 @@ pub struct BlockAffinity {
     pub state: AffinityState,
     #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
+    /// What we do not know, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl BlockAffinity {
+    pub fn new(state: AffinityState) -> Self {
+        Self { state, deleted: false, extra: Map::new() }
+    }
 }
 
 /// A handle: block CIDR to the number of its addresses in that block.
@@ -98,6 +129,9 @@ pub struct IpamHandle {
     pub block: BTreeMap<String, usize>,
     #[serde(default, deserialize_with = "null_as_default")]
     pub deleted: bool,
+    /// What we do not know, kept.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 fn yes() -> bool {

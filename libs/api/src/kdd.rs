@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use sha3::Sha3_256;
 
+use crate::ipam::HOST_AFFINITY;
 use crate::key::{AffinityOwner, Key};
 use crate::kind::CALICO_CRD_V1;
 
@@ -216,9 +217,15 @@ fn hostname_hash(host: &str) -> String {
 
 fn block_spec(mut value: Value) -> Value {
     without_nulls(&mut value);
+    // Calico's schema has no deprecated owner.
+    if let Some(fields) = value.as_object_mut()
+        && let Some(Value::String(host)) = fields.shift_remove(HOST_AFFINITY)
+        && !host.is_empty()
+    {
+        fields.entry("affinity").or_insert_with(|| AffinityOwner::Host(host).to_block_field().into());
+    }
     let mut spec = renamed(value, BLOCK_FIELDS.iter().copied());
     if let Some(fields) = spec.as_object_mut() {
-        fields.shift_remove("hostAffinity");
         fields.entry(STRICT_AFFINITY).or_insert(false.into());
     }
     spec

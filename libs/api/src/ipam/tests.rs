@@ -40,6 +40,10 @@ fn records_as_calico_writes_them_are_written_back_byte_for_byte() {
     {
         assert_eq!(again::<IpamHandle>(handle), handle);
     }
+    let more = r#"{"state":"confirmed","deleted":false,"later":{"b":[1.5,null],"a":"x"}}"#;
+    assert_eq!(again::<BlockAffinity>(more), more);
+    let more = r#"{"block":{"10.0.0.64/26":1},"deleted":false,"later":[{"b":1,"a":"x"}]}"#;
+    assert_eq!(again::<IpamHandle>(more), more);
     for config in [
         r#"{"strict_affinity":false,"auto_allocate_blocks":true}"#,
         r#"{"strict_affinity":true,"auto_allocate_blocks":false,"maxBlocksPerHost":20,"kubeVirtVMAddressPersistence":"Enabled","ipCooldownSeconds":30}"#,
@@ -73,12 +77,13 @@ fn what_older_releases_wrote_is_read() {
     }))
     .unwrap();
     assert_eq!(
-        (block.unallocated.len(), block.sequence_number, block.host_affinity.as_deref()),
-        (0, 0, Some("node-1"))
+        (block.unallocated.len(), block.sequence_number, block.affinity.as_deref()),
+        (0, 0, Some("host:node-1"))
     );
     assert_eq!(block.attributes, [AllocationAttribute::default()]);
     assert_eq!(block.extra["strictAffinity"], false);
-    assert!(!serde_json::to_string(&block).unwrap().contains("hostAffinity"));
+    let written = serde_json::to_value(&block).unwrap();
+    assert_eq!((&written["affinity"], written.get(HOST_AFFINITY)), (&json!("host:node-1"), None));
     let handle: IpamHandle = serde_json::from_str(r#"{"block":null}"#).unwrap();
     assert_eq!(handle, IpamHandle::default());
     assert_eq!(serde_json::from_str::<BlockAffinity>(r#"{"state":""}"#).unwrap().state, AffinityState::Confirmed);
