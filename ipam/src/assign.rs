@@ -144,8 +144,8 @@ impl Ipam {
     /// its block.
     ///
     /// # Errors
-    /// [`Error::NotInPool`] when no enabled pool has it, [`Error::NotForUse`] when that pool is for services and the owner is a node,
-    /// or the reverse; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict affinity.
+    /// [`Error::NotInPool`] when no enabled pool has it, [`Error::NotForUse`] when that pool is not for services where the owner is virtual, or not
+    /// for workloads where it is a node, [`Error::NoNode`] when there is no such node; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict affinity.
     ///
     /// [`BlockError::AlreadyAssigned`]: crate::block::BlockError::AlreadyAssigned
     /// [`BlockError::NotOwner`]: crate::block::BlockError::NotOwner

@@ -68,12 +68,13 @@ struct Item<'a> {
 
 impl<'a> Item<'a> {
     fn new(context: &'a Context<'_>, request: &'a AssignRequest, now: Timestamp) -> Result<Self, Error> {
+        // Also for given addresses: a node that does not exist is gone to the collection.
+        let node_labels = context.labels.as_ref().ok_or_else(|| Error::NoNode(context.owner_name().into()))?;
         let mut pools = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             if request.number(family) == 0 || !request.addresses.is_empty() {
                 continue;
             }
-            let node_labels = context.labels.as_ref().ok_or_else(|| Error::NoNode(context.owner_name().into()))?;
             let wanted = Wanted {
                 family,
                 requested: request.pools(family),
@@ -196,7 +197,7 @@ impl<'a> Attempt<'a> {
         for ip in &request.addresses {
             let has_it = got.v4.iter().chain(&got.v6).any(|net| net.addr() == *ip);
             if !has_it && !self.is_truncated {
-                self.take_address(&item, *ip, request.in_block).await?.into_iter().for_each(|net| got.add(net));
+                self.take_address(&item, *ip, request).await?.into_iter().for_each(|net| got.add(net));
             }
         }
         if !request.addresses.is_empty() {
@@ -574,14 +575,19 @@ impl<'a> Attempt<'a> {
         Ok(taken.into_iter().map(|ip| in_block(ip, cidr)).collect())
     }
 
-    /// Takes one given address, where no block is yet from a new one, at `made` or where the pool has it; the address with the mask of its block, or `None` when the
-    /// transaction is full. Nothing is to be written when the handle has it already.
-    async fn take_address(&mut self, item: &Item<'_>, ip: IpAddr, made: Option<IpNet>) -> Result<Option<IpNet>, Error> {
+    /// Takes one given address, where no block is yet from a new one, where the request or the pool has it; the address with the mask of
+    /// its block, or `None` when the transaction is full. Nothing is to be written when the handle has it already.
+    async fn take_address(
+        &mut self,
+        item: &Item<'_>,
+        ip: IpAddr,
+        request: &AssignRequest,
+    ) -> Result<Option<IpNet>, Error> {
         let context = self.context;
-        let (cidr, check) = match made {
+        let (cidr, check) = match request.in_block {
             Some(cidr) => (cidr.trunc(), None),
             None => {
-                let pool = self.pool_of(ip)?;
+                let pool = self.pool_of(ip, request.intended_use)?;
                 (pool::block_of(pool, ip).ok_or(Error::NotInPool(ip))?, unchanged(pool))
             }
         };
@@ -622,19 +628,14 @@ impl<'a> Attempt<'a> {
         Ok(Some(net))
     }
 
-    /// The enabled pool that may give an address to the owner.
-    fn pool_of(&self, ip: IpAddr) -> Result<&'a IpPool, Error> {
-        let context = self.context;
-        let mut enabled = context.pools.iter().filter(|p| !p.body.spec.disabled);
+    /// The enabled pool that may give an address for a use.
+    fn pool_of(&self, ip: IpAddr, wanted: AllowedUse) -> Result<&'a IpPool, Error> {
+        let mut enabled = self.context.pools.iter().filter(|p| !p.body.spec.disabled);
         let pool = enabled.find(|p| p.body.spec.cidr.contains(&ip)).ok_or(Error::NotInPool(ip))?;
-        let uses: &[AllowedUse] = match context.owner {
-            AffinityOwner::Host(_) => &[AllowedUse::Workload, AllowedUse::Tunnel],
-            AffinityOwner::Virtual(_) => &[AllowedUse::LoadBalancer],
-        };
-        if uses.iter().any(|u| pool.body.spec.allows(*u)) {
+        if pool.body.spec.allows(wanted) {
             return Ok(pool);
         }
-        Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted: uses[0] })
+        Err(Error::NotForUse { ip, pool: pool.metadata.name.clone(), wanted })
     }
 
     /// The block that holds an address: that of today's pools, or an older one of another size.

@@ -1,10 +1,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use api::{Key, Kind};
+use api::ip_pool::AllowedUse;
+use api::meta::WithSpec;
+use api::service::NamespaceBody;
+use api::{IpReservation, IpReservationSpec, Key, Kind, Metadata, Namespace};
 use datastore::typed;
 use ipam::allocator::is_borrowed;
-use ipam::{AffinityOwner, AssignRequest, Error, IpamConfig};
+use ipam::wire::AssignCall;
+use ipam::{AffinityOwner, AssignRequest, Error, IpamConfig, Queue};
 
 use crate::lab::*;
 
@@ -116,6 +120,158 @@ async fn a_given_address_is_assigned_once() {
     let foreign = assign("10.0.0.71", "y", "b").await.unwrap_err().to_string();
     assert!(foreign.starts_with("Block host affinity does not match"), "{foreign}");
     assert_eq!(audit(&store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_given_address_must_be_of_a_pool_for_its_use() {
+    let (_, store, ipam) = lab("10.0.0.0/24", 26).await;
+    for (name, cidr, uses) in [
+        ("tunnels", "10.1.0.0/24", vec![AllowedUse::Tunnel]),
+        ("services", "10.2.0.0/24", vec![AllowedUse::LoadBalancer]),
+        ("both", "10.3.0.0/24", vec![AllowedUse::Workload, AllowedUse::Tunnel]),
+    ] {
+        add_pool(&store, name, cidr, 26, |p| p.allowed_uses = Some(uses)).await;
+    }
+    let balancer = AffinityOwner::Virtual("load-balancer".into());
+    // (address, owner, use, pool that refuses)
+    let rows = [
+        ("10.0.0.1", host("a"), AllowedUse::Workload, None),
+        ("10.0.0.2", host("a"), AllowedUse::Tunnel, None),
+        ("10.1.0.1", host("a"), AllowedUse::Workload, Some("tunnels")),
+        ("10.1.0.2", host("a"), AllowedUse::Tunnel, None),
+        ("10.2.0.1", host("a"), AllowedUse::Workload, Some("services")),
+        ("10.2.0.2", balancer.clone(), AllowedUse::LoadBalancer, None),
+        ("10.3.0.1", balancer, AllowedUse::LoadBalancer, Some("both")),
+        ("10.3.0.2", host("a"), AllowedUse::Workload, None),
+    ];
+    for (address, owner, intended_use, refusal) in rows {
+        let given = AssignRequest { addresses: vec![ip(address)], intended_use, ..AssignRequest::new(owner, address) };
+        let outcome = ipam.ensure_assigned(&given).await;
+        let wanted =
+            refusal.map(|pool| format!("{address} is in IPPool {pool}, whose allowedUses lack {intended_use:?}"));
+        assert_eq!(outcome.err().map(|e| e.to_string()), wanted, "{address}");
+    }
+    // What a plugin asks for is for a workload.
+    let call = AssignCall {
+        node: "a".into(),
+        handle: "net.1".into(),
+        addresses: vec![ip("10.1.0.3")],
+        ..AssignCall::default()
+    };
+    let error = ipam.ensure_assigned(&ipam.resolve(call).await.unwrap()).await.unwrap_err();
+    assert!(matches!(error, Error::NotForUse { .. }), "{error}");
+    assert_eq!(audit(&store).await.len(), 5);
+}
+
+#[tokio::test]
+async fn a_node_that_does_not_exist_gets_no_given_address() {
+    let (memory, store, ipam) = lab("10.0.0.0/24", 26).await;
+    let following = ipam::Ipam::new(store.clone()).following([host("gone")]);
+    following.synced().await;
+    let before = memory.revision();
+    for ipam in [ipam, following] {
+        let error = ipam.assign_ip(ip("10.0.0.7"), "x", BTreeMap::new(), host("gone")).await.unwrap_err();
+        assert!(matches!(error, Error::NoNode(ref n) if n == "gone"), "{error}");
+    }
+    assert_eq!(memory.revision(), before, "nothing is written");
+}
+
+#[tokio::test]
+async fn where_no_blocks_are_allocated_a_node_uses_those_that_it_has() {
+    let (_, store, ipam) = lab("10.0.0.0/29", 31).await;
+    let first = ipam.auto_assign(&request("a", "a.1")).await.unwrap().v4[0];
+    ipam.set_config(IpamConfig { auto_allocate_blocks: false, ..STRICT }).await.unwrap();
+    let second = ipam.auto_assign(&request("a", "a.2")).await.unwrap();
+    assert_eq!((second.v4[0].trunc(), second.message), (first.trunc(), None), "its own block has room");
+    for (node, handle) in [("a", "a.3"), ("b", "b.1")] {
+        let none = ipam.auto_assign(&request(node, handle)).await.unwrap();
+        let said =
+            "Assigned 0 out of 1 requested IPv4 addresses; No more free affine blocks and strict affinity enabled";
+        assert_eq!((none.v4, none.message.as_deref()), (vec![], Some(said)), "{node}");
+    }
+    assert_eq!(ipam.blocks().await.unwrap().len(), 1, "none is claimed");
+    // A given address takes the block that it is in (Calico).
+    let free = (0..8).map(|n| ip(&format!("10.0.0.{n}"))).find(|ip| !first.trunc().contains(ip)).unwrap();
+    assert_eq!(ipam.assign_ip(free, "b.2", BTreeMap::new(), host("b")).await.unwrap().addr(), free);
+    let info = ipam.ip_info(free).await.unwrap().unwrap();
+    assert_eq!((info.owner.as_deref(), info.borrowed), (Some("host:b"), false));
+    assert_eq!(ipam.auto_assign(&request("b", "b.3")).await.unwrap().v4.len(), 1, "and then has room there");
+    assert_eq!(ipam.blocks().await.unwrap().len(), 2);
+    audit(&store).await;
+}
+
+#[tokio::test]
+async fn a_reserved_address_goes_only_to_who_asks_for_it() {
+    let (_, store, ipam) = lab("10.0.0.0/29", 30).await;
+    add_pool(&store, "six", "fd00::/126", 127, |_| {}).await;
+    let following = ipam::Ipam::new(store.clone()).following([host("b")]);
+    // All of one block, a part of the other; of IPv6, one address of each block.
+    let spec = IpReservationSpec {
+        reserved_cidrs: ["10.0.0.0/30", "10.0.0.5", "10.0.0.6/32", "fd00::1/128", "fd00::2"].map(String::from).to_vec(),
+    };
+    let reservation = IpReservation::new(Metadata::named("r"), WithSpec { spec, status: None });
+    typed::create(store.as_ref(), &reservation).await.unwrap();
+    following.synced().await;
+    for (client, node) in [(&ipam, "a"), (&following, "b")] {
+        let all = AssignRequest { num_v4: 8, num_v6: 4, ..request(node, node) };
+        let got = client.auto_assign(&all).await.unwrap();
+        let mut given: Vec<IpAddr> = got.v4.iter().chain(&got.v6).map(|n| n.addr()).collect();
+        given.sort();
+        assert_eq!(given, ["10.0.0.4", "10.0.0.7", "fd00::", "fd00::3"].map(ip), "{node}");
+        assert!(got.message.unwrap().starts_with("Assigned 2 out of 8 requested IPv4 addresses"));
+        client.release_by_handle(node).await.unwrap();
+    }
+    for (n, reserved) in ["10.0.0.2", "10.0.0.5", "fd00::1"].into_iter().enumerate() {
+        let net = ipam.assign_ip(ip(reserved), &n.to_string(), BTreeMap::new(), host("b")).await.unwrap();
+        assert_eq!(net.addr(), ip(reserved), "who names it gets it");
+    }
+    assert_eq!(audit(&store).await.len(), 3);
+}
+
+/// What a plugin asks for, by way of felix and alone.
+#[tokio::test]
+async fn a_namespace_selector_decides_by_the_labels_of_the_workloads_namespace() {
+    let (_, store, alone) = lab("10.0.0.0/24", 26).await;
+    add_pool(&store, "pool", "10.0.0.0/24", 26, |p| p.namespace_selector = Some("team == 'a'".into())).await;
+    add_pool(&store, "rest", "10.1.0.0/24", 26, |p| p.namespace_selector = Some("!has(team)".into())).await;
+    for (name, team) in [("of-a", Some("a")), ("of-b", Some("b")), ("plain", None)] {
+        let labels = team.map(|t| ("team".to_string(), t.to_string())).into_iter().collect();
+        let namespace = Namespace::new(Metadata { labels, ..Metadata::named(name) }, NamespaceBody::default());
+        typed::create(store.as_ref(), &namespace).await.unwrap();
+    }
+    let following = alone.clone().following([host("a")]);
+    following.synced().await;
+    let queue = Queue::start(following.clone());
+    let rows = [("of-a", Ok("10.0.0.0/24")), ("plain", Ok("10.1.0.0/24")), ("of-b", Err(())), ("absent", Err(()))];
+    for (namespace, wanted) in rows {
+        let call = |handle: &str| AssignCall {
+            node: "a".into(),
+            handle: format!("{namespace}.{handle}"),
+            num_v4: 1,
+            namespace: Some(namespace.into()),
+            ..AssignCall::default()
+        };
+        let by_felix = queue.assign_call(&following, call("felix")).await;
+        let by_itself = async { alone.ensure_assigned(&alone.resolve(call("alone")).await?).await }.await;
+        for outcome in [by_felix, by_itself] {
+            match (outcome, wanted) {
+                (Ok(got), Ok(pool)) => assert!(net(pool).contains(&got.v4[0]), "{namespace}: {got:?}"),
+                (Err(error), Err(())) => assert!(matches!(error, Error::Pool(_)), "{namespace}: {error}"),
+                other => panic!("{namespace}: {other:?}"),
+            }
+        }
+    }
+    // A pool that is named is used whatever it selects.
+    let named = AssignCall {
+        node: "a".into(),
+        handle: "named".into(),
+        num_v4: 1,
+        ipv4_pools: vec!["pool".into()],
+        namespace: Some("of-b".into()),
+        ..AssignCall::default()
+    };
+    assert!(net("10.0.0.0/24").contains(&queue.assign_call(&following, named).await.unwrap().v4[0]));
+    assert_eq!(audit(&store).await.len(), 5);
 }
 
 #[tokio::test]

@@ -115,7 +115,7 @@ impl Task {
         match (self, error) {
             (_, error) if is_of_the_store(error) => true,
             (Self::Assign { .. } | Self::AssignMany { .. }, Error::Pool(_) | Error::NoNode(_)) => true,
-            (Self::Take { .. }, Error::NotInPool(_)) => true,
+            (Self::Take { .. }, Error::NotInPool(_) | Error::NoNode(_)) => true,
             (Self::Collect { .. }, Error::NotTheSame { .. }) => true,
             (Self::ReleaseHost { must_be_empty: true, .. }, Error::NotEmpty(_)) => true,
             (Self::Take { .. }, Error::Block(BlockError::AlreadyAssigned(_) | BlockError::NotOwner { .. })) => true,
