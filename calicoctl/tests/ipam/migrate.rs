@@ -173,6 +173,57 @@ The datastore is locked until `calicoctl datastore migrate unlock`.
 }
 
 #[test]
+fn an_import_that_is_killed_midway_is_run_again_to_the_end() {
+    const MORE: usize = 10_000;
+    let from = filled();
+    from.ok(&["datastore", "migrate", "lock"]);
+    let file = from.ok(&["datastore", "migrate", "export"]);
+    let (rest, ipam) = file.rsplit_once("===\n").unwrap();
+    let mut ipam: Value = serde_json::from_str(ipam).unwrap();
+    let more = (0..MORE).map(|n| {
+        json!({"Key": format!("/calico/ipam/v2/handle/k8s-pod-network.{n}"),
+            "Value": {"block": {"10.0.0.8/29": 1}, "deleted": false}, "TTL": 0})
+    });
+    ipam["handles"].as_array_mut().unwrap().extend(more);
+    let to = Fleet::new();
+    std::fs::write(to.path("export.yaml"), format!("{rest}===\n{ipam}")).unwrap();
+    let import: &[&str] = &["datastore", "migrate", "import", "-f", "export.yaml"];
+    let mut child = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+        .args(import)
+        .env_clear()
+        .envs([("DATASTORE_TYPE", "sqlite"), ("SQLITE_PATH", &to.path("store.db"))])
+        .current_dir(to.dir.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let handles = || to.runtime.block_on(to.store.list_keys(&KeyRange::Handles)).unwrap().items.len();
+    let started = std::time::Instant::now();
+    while handles() == 0 {
+        assert!(child.try_wait().unwrap().is_none(), "it ends before it writes");
+        assert!(started.elapsed() < std::time::Duration::from_secs(60), "it writes nothing");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let there = handles();
+    assert!((1..MORE).contains(&there), "{there} of {MORE} handles were there when it was killed");
+    assert_eq!(to.get(CLUSTER).unwrap()["spec"]["datastoreReady"], false, "nobody uses it meanwhile");
+    let said = to.ok(import);
+    let ipam_line = said.lines().find(|l| l.contains("IPAM resource(s)")).unwrap();
+    let numbers: Vec<usize> = ipam_line.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+    // Blocks and affinities of the file, its configuration and handle.
+    assert_eq!(numbers.iter().sum::<usize>(), MORE + 6, "{said}");
+    assert!(numbers.len() == 2 && numbers[1] >= there, "{said}");
+    assert_eq!(handles(), MORE + 1);
+    let all = content(&to).into_iter().filter(|(path, _)| !path.contains("handle/k8s-pod-network.") || path == HANDLE);
+    assert_eq!(all.collect::<Vec<_>>(), content(&from));
+    let before = to.all();
+    to.ok(import);
+    assert_eq!(to.all(), before, "a further import writes nothing");
+}
+
+#[test]
 fn an_import_that_does_not_fit_writes_nothing() {
     let from = filled();
     from.ok(&["datastore", "migrate", "lock"]);
