@@ -256,6 +256,7 @@ struct Record {
 struct BlockView {
     owner: Option<AffinityOwner>,
     sequence: u64,
+    /// Nobody has an address of it; some may cool down, of whose end nothing tells.
     is_empty: bool,
     /// Handle of each address that has one.
     handles: BTreeMap<IpAddr, Arc<str>>,
@@ -329,7 +330,7 @@ impl Collector {
         let mut view = BlockView {
             owner: owner.clone(),
             sequence: block.sequence_number(),
-            is_empty: block.is_empty(),
+            is_empty: block.allocated().next().is_none(),
             ..BlockView::default()
         };
         if matches!(owner, Some(AffinityOwner::Virtual(_))) {

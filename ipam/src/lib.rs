@@ -8,7 +8,7 @@
 //! - [`pool`]: which pools serve a request, and the order in which their blocks are tried (pure)
 //! - [`handle`]: how many addresses a handle has in which block, and how handles are named (pure)
 //! - `index`: what is known of all blocks (pure); `snapshot`: the store followed in memory
-//! - [`gc`]: what nobody needs any more (pure)
+//! - [`gc`]: what nobody needs any more (pure); [`collect`]: its release
 //! - [`check`]: whether what is stored is true, and what mends it (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
@@ -25,6 +25,7 @@ mod attempt;
 pub mod block;
 mod changes;
 pub mod check;
+pub mod collect;
 pub mod environment;
 pub mod gc;
 pub mod handle;

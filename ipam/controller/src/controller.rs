@@ -19,7 +19,7 @@ use api::service::ServiceBody;
 use api::workload::WorkloadEndpointSpec;
 use api::{Service, WorkloadEndpoint};
 use datastore::{DynStore, Store, typed, watcher};
-use futures::{StreamExt, stream};
+use ipam::collect::{self, release_requests, together};
 use ipam::ordered::Suspicions;
 use ipam::pool::Family;
 use ipam::release::ReleaseRequest;
@@ -29,7 +29,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::clock::Clock;
-use crate::collect;
 use crate::plan::{self, Action, AssignAddress, Settings, Wish};
 use crate::report::{Report, Snapshot, pool_of};
 use crate::state::{self, Dirty, Name, State};
@@ -40,8 +39,6 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 const RESYNC: Duration = Duration::from_secs(600);
 /// Questions that may wait while a plan is carried out.
 const QUESTIONS: usize = 16;
-/// Reads and writes that are under way at the same time.
-const PARALLEL: usize = 64;
 /// Addresses that are asked for, or given back, in one call of the allocator.
 const TOGETHER: usize = 256;
 
@@ -51,10 +48,19 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] datastore::Error),
     #[error(transparent)]
-    Ipam(#[from] ipam::Error),
+    Ipam(ipam::Error),
     /// Addresses are short: the text says why.
     #[error("{0}")]
     Short(String),
+}
+
+impl From<ipam::Error> for Error {
+    fn from(error: ipam::Error) -> Self {
+        match error {
+            ipam::Error::Store(error) => Self::Store(error),
+            error => Self::Ipam(error),
+        }
+    }
 }
 
 /// How many actions of a round were done, and how many will be tried again.
@@ -232,7 +238,7 @@ impl Controller {
             let outcomes = collect::execute(&self.store, &self.ipam, &releases).await;
             for ((release, node), outcome) in releases.iter().zip(&nodes).zip(outcomes) {
                 let text = collect::describe(release);
-                match outcome {
+                match outcome.map_err(Error::from) {
                     Ok(true) => {
                         round.done += 1;
                         self.count(release, node.as_deref());
@@ -435,11 +441,6 @@ impl Controller {
     }
 }
 
-/// Waits for all of them, some at the same time; the outcomes, in order.
-pub async fn together<F: Future>(parts: Vec<F>) -> Vec<F::Output> {
-    stream::iter(parts).buffered(PARALLEL).collect().await
-}
-
 /// Whether a service wants the addresses that are to be released with its handle. The blocks may have been watched ahead of it: it is
 /// read once more.
 async fn is_wanted(store: &DynStore, action: &Action) -> Result<bool, Error> {
@@ -510,16 +511,6 @@ fn assign_request(assign: &AssignAddress, wish: Wish) -> AssignRequest {
             }
         }
     }
-}
-
-/// To release addresses of a handle, while they are the allocations that were observed.
-pub fn release_requests(handle: &str, addresses: &[(IpAddr, Option<u64>)]) -> Vec<ReleaseRequest> {
-    let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
-        address: *address,
-        handle: Some(handle.to_string()),
-        sequence_number: *sequence_number,
-    };
-    addresses.iter().map(request).collect()
 }
 
 /// Whether somebody else was faster.

@@ -4,7 +4,6 @@
 //! Run several: one leads, the others wait to take over. Every write of the leader is conditional on its still leading.
 
 mod clock;
-mod collect;
 mod controller;
 mod fenced;
 mod plan;

@@ -231,6 +231,19 @@ fn empty_blocks_of_nobody_and_of_services_go() {
     assert_eq!(words(&collector.observe(at(8))), ["block 10.0.0.0/30 true", "block 10.0.0.4/30 true"]);
 }
 
+/// Nothing is written when an address has cooled down.
+#[test]
+fn a_block_in_which_addresses_cool_down_is_empty() {
+    let mut collector = Collector::default();
+    let mut nobodys = block("10.0.0.0/30", &host("a"));
+    assign(&mut nobodys, "10.0.0.0", "mine", &[]);
+    nobodys.release(&[ip("10.0.0.0")], at(-1), SignedDuration::from_secs(30));
+    nobodys.clear_owner();
+    collector.put_block(&nobodys);
+    assert_eq!(collector.observe(at(0)), []);
+    assert_eq!(words(&collector.observe(at(8))), ["block 10.0.0.0/30 true"]);
+}
+
 #[test]
 fn affinities_and_handles_without_what_they_are_for_go() {
     let mut collector = Collector::default();

@@ -1,4 +1,4 @@
-//! Carries out what [`ipam::gc`] decided: each release is checked against the store once more, and conditional on what was observed.
+//! Carries out what [`crate::gc`] decided: each release is checked against the store once more, and conditional on what was observed.
 
 use std::net::IpAddr;
 
@@ -7,16 +7,19 @@ use api::key::AffinityOwner;
 use api::workload::{cni_endpoint_name, k8s_endpoint_name};
 use api::{Key, Kind};
 use datastore::{DynStore, Op, Txn};
-use ipam::block::Block;
-use ipam::gc::{Reason, Release};
-use ipam::release::ReleaseRequest;
-use ipam::{IpInfo, Ipam};
+use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
-use crate::controller::{Error, release_requests, together};
+use crate::allocator::{Error, IpInfo, Ipam, cooldown};
+use crate::block::Block;
+use crate::gc::{Reason, Release};
+use crate::handle;
+use crate::release::ReleaseRequest;
 
 /// The interface of a workload's first endpoint.
 const FIRST_ENDPOINT: &str = "eth0";
+/// Reads and writes that are under way at the same time.
+const PARALLEL: usize = 64;
 
 /// Releases what is still as it was observed, addresses first; whether each was released. One that fails harms no other, and is
 /// tried again.
@@ -79,14 +82,15 @@ async fn release_record(store: &DynStore, ipam: &Ipam, release: &Release) -> Res
                 return Ok(false);
             }
             match ipam.release_block_affinity(*cidr, owner, *must_be_empty).await {
-                Err(ipam::Error::NotEmpty(_)) => Ok(false),
-                outcome => Ok(outcome.map(|()| true)?),
+                Err(Error::NotEmpty(_)) => Ok(false),
+                outcome => outcome.map(|()| true),
             }
         }
         Release::Block { owner: None, cidr, .. } => {
             let key = Key::IpamBlock(*cidr);
             let Some(kv) = store.get(&key).await? else { return Ok(false) };
-            let Some(block) = read_block(&kv.value) else { return Ok(false) };
+            let Some(mut block) = read_block(&kv.value) else { return Ok(false) };
+            block.thaw(ipam.now(), cooldown(&ipam.config().await?));
             if !block.is_empty() || block.owner().is_some() {
                 return Ok(false);
             }
@@ -111,7 +115,7 @@ async fn release_record(store: &DynStore, ipam: &Ipam, release: &Release) -> Res
             let key = Key::IpamHandle(handle.clone());
             let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == *revision) else { return Ok(false) };
             let Ok(record) = serde_json::from_slice::<IpamHandle>(&kv.value) else { return Ok(false) };
-            for cidr in ipam::handle::blocks(&record) {
+            for cidr in handle::blocks(&record) {
                 let Some(kv) = store.get(&Key::IpamBlock(cidr)).await? else { continue };
                 if read_block(&kv.value).is_none_or(|b| !b.addresses_of(handle).is_empty()) {
                     return Ok(false);
@@ -218,4 +222,19 @@ pub fn describe(release: &Release) -> String {
         Release::Record { handle, .. } => format!("collect handle {handle}"),
     };
     format!("{what}: {}", release.reason())
+}
+
+/// To release addresses of a handle, while they are the allocations that were observed.
+pub fn release_requests(handle: &str, addresses: &[(IpAddr, Option<u64>)]) -> Vec<ReleaseRequest> {
+    let request = |(address, sequence_number): &(IpAddr, Option<u64>)| ReleaseRequest {
+        address: *address,
+        handle: Some(handle.to_string()),
+        sequence_number: *sequence_number,
+    };
+    addresses.iter().map(request).collect()
+}
+
+/// Waits for all of them, some at the same time; the outcomes, in order.
+pub async fn together<F: Future>(parts: Vec<F>) -> Vec<F::Output> {
+    stream::iter(parts).buffered(PARALLEL).collect().await
 }
