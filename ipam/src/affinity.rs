@@ -31,10 +31,16 @@ impl Ipam {
         let key = Key::BlockAffinity(owner.clone(), cidr);
         loop {
             let mut changes = Changes::default();
-            if let Some(affinity) = self.store.get(&key).await? {
-                changes.affinity(owner, cidr, AffinityChange::Delete(affinity.mod_revision));
+            let affinity = self.store.get(&key).await?.map(|kv| kv.mod_revision);
+            let block = self.peek(cidr).await?;
+            let present = block.as_ref().map_or(0, |b| b.revision);
+            let block = block.filter(|b| b.value.owner().as_ref() == Some(owner));
+            match affinity {
+                Some(at) if block.is_none() => changes.untrue_affinity(owner, cidr, at, present),
+                Some(at) => changes.affinity(owner, cidr, AffinityChange::Delete(at)),
+                None => {}
             }
-            if let Some(mut block) = self.peek(cidr).await?.filter(|b| b.value.owner().as_ref() == Some(owner)) {
+            if let Some(mut block) = block {
                 block.value.thaw(self.now(), cooldown);
                 if block.value.is_empty() {
                     changes.delete(block);

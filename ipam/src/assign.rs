@@ -412,22 +412,25 @@ impl<'a> Context<'a> {
             }
         };
         for (cidr, revision) in unselected {
-            let mut block = match self.ipam.block(cidr).await {
+            let mut changes = Changes::default();
+            match self.ipam.block(cidr).await {
                 Err(Error::Store(datastore::Error::Corrupt { .. })) => continue,
                 Ok(Some(block)) if block.value.owner().as_ref() != Some(&self.owner) => {
+                    changes.untrue_affinity(&self.owner, cidr, revision, block.revision);
                     self.ipam.give_back(block);
-                    None
                 }
-                block => block?,
-            };
-            if let Some(block) = block.take_if(|b| !b.value.is_empty()) {
-                self.ipam.give_back(block);
-                continue;
+                Ok(Some(block)) if !block.value.is_empty() => {
+                    self.ipam.give_back(block);
+                    continue;
+                }
+                Ok(Some(block)) => {
+                    changes.affinity(&self.owner, cidr, AffinityChange::Delete(revision));
+                    changes.delete(block);
+                }
+                Ok(None) => changes.untrue_affinity(&self.owner, cidr, revision, 0),
+                Err(error) => return Err(error),
             }
             affinities = None;
-            let mut changes = Changes::default();
-            changes.affinity(&self.owner, cidr, AffinityChange::Delete(revision));
-            block.into_iter().for_each(|b| changes.delete(b));
             if let Outcome::Retry(error) | Outcome::Open(error, _) = self.ipam.write_changes(changes).await? {
                 tracing::debug!(%cidr, %error, "an empty block of an unselected pool is kept for now");
             }

@@ -427,17 +427,23 @@ impl<'a> Attempt<'a> {
             }
             Err(error) => return Err(error),
         };
-        if let Some(block) = block
-            && block.value.owner().as_ref() == Some(owner)
-        {
-            return self.take(item, block, want).map(Some);
-        }
+        let present = match block {
+            Some(block) if block.value.owner().as_ref() == Some(owner) => {
+                return self.take(item, block, want).map(Some);
+            }
+            Some(block) => {
+                let revision = block.revision;
+                self.give_back(block);
+                revision
+            }
+            None => 0,
+        };
         if let Some(affinity) = self.affinities.get(&cidr)
             && self.cleanups < MAX_CLEANUPS
             && self.room() > OPS_PER_BLOCK
         {
             self.cleanups += 1;
-            self.changes.affinity(owner, cidr, AffinityChange::Delete(affinity.revision));
+            self.changes.untrue_affinity(owner, cidr, affinity.revision, present);
         }
         Ok(None)
     }

@@ -70,9 +70,18 @@ impl Changes {
         self.affinities.insert((owner.clone(), cidr), change);
     }
 
+    /// An affinity that goes because its block is another's, at this revision, or is not there (0): unless that has changed.
+    pub fn untrue_affinity(&mut self, owner: &AffinityOwner, cidr: IpNet, at: Revision, block: Revision) {
+        self.affinity(owner, cidr, AffinityChange::Delete(at));
+        self.checks.insert(Key::IpamBlock(cidr), block);
+    }
+
     /// The transaction.
     pub fn ops(&self) -> Vec<Op> {
-        let checks = self.checks.iter().map(|(key, revision)| Op::Check(key.clone(), *revision));
+        // What is written is written at its revision.
+        let is_written = |key: &Key| matches!(key, Key::IpamBlock(cidr) if self.blocks.contains_key(cidr));
+        let checks = self.checks.iter().filter(|(key, _)| !is_written(key));
+        let checks = checks.map(|(key, revision)| Op::Check(key.clone(), *revision));
         let blocks = self.blocks.values().map(write_block);
         let affinities = self.affinities.iter().map(|((owner, cidr), change)| {
             let key = Key::BlockAffinity(owner.clone(), *cidr);
