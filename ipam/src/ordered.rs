@@ -55,17 +55,17 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
             match kind {
                 AffinityChange::Confirm(before) => {
                     let op = write_affinity(key.clone(), before.as_ref(), AffinityState::Pending);
-                    let revision = try_or_undo(store, &undo, op).await?;
-                    if before.is_none() {
-                        undo.ops.push(Op::Delete(key.clone(), Some(revision)));
+                    let Written { at, is_ours } = try_or_undo(store, &undo, op).await?;
+                    if before.is_none() && is_ours {
+                        undo.ops.push(Op::Delete(key.clone(), Some(at)));
                     }
                     let value = before.map_or(BlockAffinity::new(AffinityState::Pending), |read| read.value);
-                    pending.push((key, Versioned { value, revision }));
+                    pending.push((key, Versioned { value, revision: at }));
                     affinities.remove(&claim);
                 }
                 AffinityChange::Delete(at) if change.is_deleted => {
                     let value = encode(&BlockAffinity::new(AffinityState::PendingDeletion));
-                    let at = try_or_undo(store, &undo, Op::Update(key, value, at)).await?;
+                    let Written { at, .. } = try_or_undo(store, &undo, Op::Update(key, value, at)).await?;
                     affinities.insert(claim, AffinityChange::Delete(at));
                 }
                 AffinityChange::Delete(_) => {}
@@ -73,8 +73,8 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
         }
         for (id, handle) in changes.handles.iter().filter(|(id, _)| gets(id, changes)) {
             if let Some(op) = handles.insert(id).then(|| write_handle(id, handle)).flatten() {
-                let at = try_or_undo(store, &undo, op).await?;
-                undo.ops.extend(back(id, handle, at));
+                let Written { at, is_ours } = try_or_undo(store, &undo, op).await?;
+                undo.ops.extend(back(id, handle, at).filter(|_| is_ours));
             }
         }
         write_or_undo(store, &undo, change).await?;
@@ -142,7 +142,15 @@ struct Undo {
     ops: Vec<Op>,
 }
 
-async fn try_or_undo(store: &dyn Store, undo: &Undo, op: Op) -> Result<Revision, StoreError> {
+/// A write that happened.
+struct Written {
+    at: Revision,
+    /// The store said so. Otherwise the key only holds what was to be written, perhaps by an earlier attempt that gave addresses under it:
+    /// it is not taken back.
+    is_ours: bool,
+}
+
+async fn try_or_undo(store: &dyn Store, undo: &Undo, op: Op) -> Result<Written, StoreError> {
     let outcome = write_one(store, op).await;
     if outcome.as_ref().is_err_and(|e| !matches!(e, StoreError::Unknown(_))) {
         for op in undo.ops.iter().rev() {
@@ -166,22 +174,22 @@ async fn settle(store: &dyn Store, op: Op) {
 
 /// One conditional write, so often until its outcome is known. Once it is not, no failure of a later try says that the first has not
 /// happened.
-async fn write_one(store: &dyn Store, op: Op) -> Result<Revision, StoreError> {
+async fn write_one(store: &dyn Store, op: Op) -> Result<Written, StoreError> {
     let write = || store.txn(Txn { ops: vec![op.clone()] });
     let first = match write().await {
         Err(StoreError::Unknown(text)) => StoreError::Unknown(text),
-        known => return known,
+        known => return known.map(|at| Written { at, is_ours: true }),
     };
     for _ in 1..MAX_WRITES {
         match write().await {
-            Ok(revision) => return Ok(revision),
+            Ok(at) => return Ok(Written { at, is_ours: true }),
             Err(StoreError::AlreadyExists(_) | StoreError::NotFound(_) | StoreError::Conflict(_)) => {
                 // Refused because the first has happened, or because of another's.
                 return match (store.get(op.key()).await, &op) {
                     (Ok(Some(kv)), Op::Create(_, value) | Op::Update(_, value, _)) if kv.value == *value => {
-                        Ok(kv.mod_revision)
+                        Ok(Written { at: kv.mod_revision, is_ours: false })
                     }
-                    (Ok(None), Op::Delete(..)) => Ok(0),
+                    (Ok(None), Op::Delete(..)) => Ok(Written { at: 0, is_ours: false }),
                     // Or it has happened, and another has written since.
                     _ => Err(first),
                 };
