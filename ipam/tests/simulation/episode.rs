@@ -11,19 +11,26 @@ use std::task::{Context, Poll, Waker};
 
 use api::Key;
 use api::key::AffinityOwner;
-use datastore::{DynStore, Error as StoreError};
+use datastore::{DynStore, Error as StoreError, Op, Revision, Store, Txn};
+use ipam::gc::Settings;
 use ipam::{Assignment, Error, Ipam};
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::choices::Choices;
-use crate::judge::{Judge, Moment, Standing};
-use crate::setting::{Kind, Setting};
+use crate::collector;
+use crate::judge::{Judge, Moment, Rules, Standing};
+use crate::life::{Holder, Life};
+use crate::setting::{Kind, Known, Setting};
 use crate::task::{Done, Task};
 use crate::world::{self, Answer, Asked, CallId, ClientStore, Request, World};
 
 /// A call that takes more steps than this hangs.
 const MOST_STEPS_TO_SETTLE: usize = 200_000;
+/// What the controller leaves between two looks for what was cut off.
+const RESYNC: SignedDuration = SignedDuration::from_secs(60);
+/// Rounds of a collection after which nothing may be left to collect.
+const ROUNDS: usize = 12;
 
 /// What was done in one run, or many.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -94,6 +101,9 @@ struct Client {
     store: Arc<ClientStore>,
     ipam: Ipam,
     running: Option<Running>,
+    /// What a controller watches, and when it looked for what was cut off.
+    watched: Option<collector::Shared>,
+    inspected: Timestamp,
     /// The handle of the call in which its predecessor crashed.
     resumes: Option<String>,
 }
@@ -112,6 +122,10 @@ enum Next {
     Go(u64),
     Answer(u64),
     Late(u64),
+    /// The endpoint of a workload that has its addresses.
+    Start,
+    /// Something ends of itself: a pod vanishes, a service is deleted.
+    End,
 }
 
 /// The run.
@@ -121,6 +135,8 @@ pub struct Episode {
     setting: Setting,
     world: Arc<World>,
     judge: Judge,
+    /// Where there is a collection.
+    life: Option<Life>,
     clients: Vec<Client>,
     calls: CallId,
     handles: usize,
@@ -158,14 +174,18 @@ pub async fn run(choices: Choices, kind: Kind, operations: u64, traces: bool) ->
 
 impl Episode {
     async fn new(mut choices: Choices, kind: Kind, traces: bool) -> Self {
-        let setting = Setting::choose(&mut choices);
-        let memory = kind.store();
-        setting.write(&memory).await;
+        let setting = Setting::choose(&mut choices, kind);
+        let memory = kind.store(&mut choices);
+        setting.write(&memory, kind).await;
+        let is_exact = memory.has_transactions();
         let world = World::new(memory);
+        let life = kind.collects().then(|| Life::choose(&mut choices));
+        let rules = life.as_ref().map(|l| Rules { grace: l.grace, has_kubernetes: l.has_kubernetes });
         let mut episode = Self {
             kind,
             choices,
-            judge: Judge::new(kind != Kind::Ordered),
+            judge: Judge::new(is_exact, rules, setting.stale_permille > 0),
+            life,
             world,
             clients: vec![],
             calls: 0,
@@ -181,7 +201,8 @@ impl Episode {
             setting,
         };
         episode.log(|e| format!("{:?}", e.setting));
-        for id in 0..episode.setting.clients {
+        let controllers = if episode.life.is_some() { 1 + episode.choices.below(2) } else { 0 };
+        for id in 0..episode.setting.clients + controllers {
             let client = episode.new_client(id);
             episode.clients.push(client);
         }
@@ -194,11 +215,14 @@ impl Episode {
         let shared: DynStore = store.clone();
         let node = self.setting.nodes[id % self.setting.nodes.len()].clone();
         let ipam = Ipam::with_environment(shared, store.clone());
-        let ipam = match self.kind {
-            Kind::Following => ipam.following([AffinityOwner::Host(node.clone())]),
-            Kind::Transactions | Kind::Ordered => ipam,
+        let is_controller = id >= self.setting.clients;
+        let ipam = match self.kind.follows(id) && !is_controller {
+            true => ipam.following([AffinityOwner::Host(node.clone())]),
+            false => ipam,
         };
-        Client { node, store, ipam, running: None, resumes: None }
+        let settings = self.life.as_ref().map(|l| Settings { grace: l.grace, has_kubernetes: l.has_kubernetes });
+        let watched = settings.filter(|_| is_controller).map(|settings| collector::watch(store.clone(), settings));
+        Client { node, store, ipam, running: None, watched, inspected: self.world.now(), resumes: None }
     }
 
     fn log(&mut self, line: impl FnOnce(&Self) -> String) {
@@ -242,7 +266,7 @@ impl Episode {
 
     /// What follows the store does so in tasks of its own.
     async fn let_tasks_run(&mut self) {
-        if self.kind != Kind::Following {
+        if self.kind != Kind::Following && self.life.is_none() {
             return;
         }
         // Their clock is the world's.
@@ -274,10 +298,18 @@ impl Episode {
                 self.crash();
             }
         }
+        self.judge.set_time(self.world.now());
+        self.give_up()?;
         let mut next = self.world.waiting(Self::next_of);
         if !self.is_settling {
             let idle = self.clients.iter().enumerate().filter(|(_, c)| c.running.is_none());
             next.extend(idle.map(|(id, _)| Next::Begin(id)));
+            if self.life.is_some() {
+                next.push(Next::Start);
+                if self.choices.below(8) == 7 {
+                    next.push(Next::End);
+                }
+            }
         }
         if next.is_empty() {
             self.idle_steps += 1;
@@ -289,7 +321,74 @@ impl Episode {
             Next::Go(id) => self.go(id),
             Next::Answer(id) => self.answer(id),
             Next::Late(id) => self.late(id),
+            Next::Start => self.start_workload(),
+            Next::End => self.end_something(),
         }
+    }
+
+    // What happens beside the clients
+
+    /// The world writes by itself.
+    fn write(&mut self, ops: Vec<Op>) -> Verdict {
+        for op in ops {
+            self.log(|_| format!("the world: {}", shown(&Asked::Txn(Txn { ops: vec![op.clone()] }))));
+            let txn = Txn { ops: vec![op] };
+            match self.world.write(txn.clone()) {
+                Ok(_) => self.judge.commit(0, &txn.ops)?,
+                // The collection was faster.
+                Err(StoreError::NotFound(_)) => {}
+                Err(error) => return Err(format!("the world cannot write: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    fn start_workload(&mut self) -> Verdict {
+        let now = self.world.now();
+        let Some(life) = &self.life else { return Ok(()) };
+        let ready = life.startable(self.judge.told().values(), now);
+        if ready.is_empty() {
+            return Ok(());
+        }
+        let handle = self.choices.pick(&ready).clone();
+        self.start_with_told(&handle)
+    }
+
+    fn start_with_told(&mut self, handle: &str) -> Verdict {
+        let told = self.judge.told().iter().filter(|(_, h)| *h == handle);
+        let addresses: Vec<IpAddr> = told.map(|(ip, _)| *ip).collect();
+        let op = self.life.as_mut().and_then(|life| life.start(handle, &addresses));
+        self.judge.runs(handle);
+        self.write(op.into_iter().collect())
+    }
+
+    fn end_something(&mut self) -> Verdict {
+        let present: Vec<String> = self.life.iter().flat_map(Life::present).cloned().collect();
+        if present.is_empty() {
+            return Ok(());
+        }
+        let handle = self.choices.pick(&present).clone();
+        self.end(&handle)
+    }
+
+    /// Nobody stands behind a handle any more.
+    fn end(&mut self, handle: &str) -> Verdict {
+        let Some(life) = &mut self.life else { return Ok(()) };
+        if life.is_over(handle) {
+            return Ok(());
+        }
+        let keys = life.end(handle);
+        // What had neither endpoint nor Pod has lasted from when it was given.
+        let since = if keys.is_empty() { Timestamp::MIN } else { self.world.now() };
+        self.judge.ends(handle, since);
+        self.write(keys.into_iter().map(|key| Op::Delete(key, None)).collect())
+    }
+
+    /// Whoever has waited too long for a workload gives it up.
+    fn give_up(&mut self) -> Verdict {
+        let now = self.world.now();
+        let late = self.life.as_mut().map(|life| life.overdue(now)).unwrap_or_default();
+        late.iter().try_for_each(|handle| self.end(handle))
     }
 
     fn next_of(id: u64, request: &Request) -> Option<Next> {
@@ -312,14 +411,40 @@ impl Episode {
         self.figures.operations += 1;
         format!("{task:?}").hash(&mut self.history);
         self.log(|e| format!("client {client} on {} begins call {call}: {task:?}", e.clients[client].node));
+        if let Some(life) = &mut self.life {
+            let (now, node) = (self.world.now(), self.clients[client].node.clone());
+            let mut ops = vec![];
+            for handle in task.handles() {
+                ops.extend(life.begin(handle, &node, now));
+                if let Some(home) = life.node_of(handle) {
+                    self.judge.set_home(handle, home);
+                }
+            }
+            for op in &ops {
+                if let Some(name) = op.key().name() {
+                    self.judge.runs(name);
+                }
+            }
+            self.write(ops)?;
+            if let Task::Release { handle } = &task {
+                self.end(handle)?;
+            }
+        }
         match &task {
+            Task::Sweep => self.judge.begin_collection(call),
+            Task::HandOver { ip, from, to, .. } => self.judge.begin_hand_over(call, *ip, from, to),
             Task::Release { handle } => self.judge.begin(call, BTreeSet::from([handle.clone()]), true),
             Task::ReleaseAddresses { addresses } => self.judge.begin_release_of(call, addresses),
             task => self.judge.begin(call, task.handles().iter().cloned().collect(), false),
         }
         let client_of = &mut self.clients[client];
         client_of.store.begin(call);
-        let future = task.clone().run(client_of.ipam.clone(), client_of.store.clone(), client_of.node.clone());
+        let future = task.clone().run(
+            client_of.ipam.clone(),
+            client_of.store.clone(),
+            client_of.node.clone(),
+            client_of.watched.clone(),
+        );
         client_of.running = Some(Running { call, began: self.judge.now(), task, future });
         self.poll(client)
     }
@@ -345,7 +470,7 @@ impl Episode {
     fn go(&mut self, id: u64) -> Verdict {
         let (call, asked) = self.world.asked(id);
         if matches!(asked, Asked::Sleep(_)) {
-            let answer = self.world.execute(&asked);
+            let answer = self.world.execute(&asked, 0);
             self.world.set_answer(id, answer);
             return self.answer(id);
         }
@@ -373,6 +498,10 @@ impl Episode {
             },
             Asked::Get(_) if faulty => Answer::Got(Err(unavailable())),
             Asked::List(_) if faulty => Answer::Listed(Err(unavailable())),
+            Asked::Get(_) | Asked::List(_) if self.is_behind(id) => {
+                let lag = 1 + self.choices.below(6) as Revision;
+                self.execute_behind(call, &asked, lag)?
+            }
             _ => self.execute(call, &asked)?,
         };
         match &answer {
@@ -391,7 +520,12 @@ impl Episode {
     }
 
     fn execute(&mut self, call: CallId, asked: &Asked) -> Result<Answer, String> {
-        let answer = self.world.execute(asked);
+        self.execute_behind(call, asked, 0)
+    }
+
+    /// A read that is some writes behind.
+    fn execute_behind(&mut self, call: CallId, asked: &Asked, lag: Revision) -> Result<Answer, String> {
+        let answer = self.world.execute(asked, lag);
         if let (Asked::Txn(txn), Answer::Written(Ok(_))) = (asked, &answer) {
             self.figures.writes += 1;
             self.current = call;
@@ -403,6 +537,16 @@ impl Episode {
             self.taken.push((self.judge.now(), taken));
         }
         Ok(answer)
+    }
+
+    /// Whether a read is answered with what was there before. The collection reads once more before it releases, and that must be true.
+    fn is_behind(&mut self, id: u64) -> bool {
+        if self.setting.stale_permille == 0 || self.is_settling {
+            return false;
+        }
+        let of = self.world.waiting(|n, request| (n == id).then_some(request.client));
+        let is_node = of.first().is_some_and(|client| *client < self.setting.clients);
+        is_node && self.choices.chance(self.setting.stale_permille)
     }
 
     fn answer(&mut self, id: u64) -> Verdict {
@@ -457,6 +601,20 @@ impl Episode {
 
     fn choose_task(&mut self, client: usize) -> Task {
         let resumes = self.clients[client].resumes.take();
+        if let Some(life) = &self.life {
+            let now = self.world.now();
+            let of = &mut self.clients[client];
+            let known = Known { judge: &self.judge, life, now, node: &of.node };
+            if of.watched.is_none() {
+                return self.setting.choose_workload(&mut self.choices, &known, &mut self.handles, resumes);
+            }
+            let can_inspect = !self.world.memory.has_transactions() && now.duration_since(of.inspected) >= RESYNC;
+            let task = self.setting.choose_control(&mut self.choices, &known, &mut self.handles, can_inspect);
+            if matches!(task, Task::Inspect) {
+                of.inspected = now;
+            }
+            return task;
+        }
         self.setting.choose_task(&mut self.choices, &self.judge, &mut self.handles, resumes)
     }
 
@@ -482,8 +640,9 @@ impl Episode {
                 self.figures.assigned += addresses.len() as u64;
                 self.judge.assigned(id, handle, &addresses, *is_repeated)?;
                 self.judge.end_plain(id);
-                self.check_amount(&running, (*v4, *v6), !pools.is_empty() || *is_repeated, got, [0, 0])?;
-                self.check_place(&node, pools, *is_repeated, &addresses)
+                let is_other = *is_repeated || Holder::of(handle) == Holder::Service;
+                self.check_amount(&running, (*v4, *v6), is_other || !pools.is_empty(), got, [0, 0])?;
+                self.check_place(&node, pools, is_other, &addresses)
             }
             (Task::AssignMany { handles, amount, is_repeated }, Done::AssignedMany(all)) => {
                 for (handle, got) in handles.iter().zip(all) {
@@ -504,6 +663,11 @@ impl Episode {
                         Err(error) => return Err(format!("call {id}, {handle}, failed: {error}")),
                     }
                 }
+                self.judge.end_plain(id);
+                Ok(())
+            }
+            (Task::HandOver { ip, to, .. }, Done::Plain(Ok(()))) => {
+                self.judge.assigned(id, to, &[*ip], true)?;
                 self.judge.end_plain(id);
                 Ok(())
             }
@@ -545,7 +709,7 @@ impl Episode {
         if is_short != got.message.is_some() {
             return Err(format!("asked for {want:?}, and answered {got:?}"));
         }
-        if is_special || !self.setting.lends_everything() {
+        if is_special || !self.setting.lends_everything() || self.setting.stale_permille > 0 {
             return Ok(());
         }
         if counts.iter().any(|(want, got)| got > want) {
@@ -601,6 +765,9 @@ impl Episode {
         self.is_settling = true;
         self.quiesce().await?;
         self.check_told()?;
+        if self.life.is_some() {
+            return self.settle_collected().await;
+        }
         for handle in self.judge.handles_that_are(Standing::Uncertain) {
             self.complete(Task::Release { handle }).await?;
         }
@@ -627,6 +794,91 @@ impl Episode {
             0 => Ok(()),
             n => Err(format!("{n} addresses are left after everything was released")),
         }
+    }
+
+    /// The same with the collection: half of what is uncertain is released, and the other half nobody stands behind.
+    async fn settle_collected(&mut self) -> Verdict {
+        // The nodes are all there, or some are not.
+        for handle in self.judge.handles_that_are(Standing::Uncertain) {
+            if Holder::of(&handle).is_collected() && self.choices.below(2) == 0 {
+                self.end(&handle)?;
+            } else {
+                self.complete(Task::Release { handle }).await?;
+            }
+        }
+        // A node that came back before the collection saw that it was gone has its workloads still.
+        let is_back = |h: &&String| self.judge.standing(h) == Some(Standing::Gone);
+        let back: BTreeSet<String> = self.judge.owners().values().filter(is_back).cloned().collect();
+        for handle in back.iter().filter(|h| Holder::of(h).is_collected()) {
+            self.end(handle)?;
+        }
+        // Such a node has its tunnels' addresses still.
+        let is_kept = |h: &&String| Holder::of(h) == Holder::Tunnel && !self.judge.told().values().any(|t| t == *h);
+        let kept: BTreeSet<String> = self.judge.owners().values().filter(is_kept).cloned().collect();
+        for handle in kept.into_iter().filter(|h| self.judge.is_at_home(h)).collect::<Vec<_>>() {
+            self.complete(Task::Release { handle }).await?;
+        }
+        let told: BTreeSet<String> = self.judge.told().values().cloned().collect();
+        // An endpoint says what its workload was told, and no more what somebody else has released.
+        for handle in told {
+            let startable = self.life.iter().any(|l| l.is_startable(&handle, self.world.now()));
+            if startable {
+                self.start_with_told(&handle)?;
+            }
+        }
+        let before = self.judge.owners().len();
+        self.collect_all().await?;
+        self.figures.collected += (before - self.judge.owners().len()) as u64;
+        self.check_told()?;
+        if self.judge.owners() != self.judge.told() {
+            let (owners, told) = (self.judge.owners(), self.judge.told());
+            return Err(format!("after collection {owners:?} are stored, and {told:?} were told"));
+        }
+        self.judge.check_all()?;
+        self.judge.check_collected()?;
+        // Everything goes.
+        let told: BTreeSet<String> = self.judge.told().values().cloned().collect();
+        for handle in told {
+            if Holder::of(&handle).is_collected() && self.choices.below(2) == 0 {
+                self.end(&handle)?;
+            } else {
+                self.complete(Task::Release { handle }).await?;
+            }
+        }
+        for name in self.setting.nodes.clone() {
+            self.complete(Task::ChangeNode { name, is_there: false }).await?;
+        }
+        self.collect_all().await?;
+        self.judge.check_nothing_left()
+    }
+
+    /// Rounds of the controller, as long as there is something to do.
+    async fn collect_all(&mut self) -> Verdict {
+        let controller = self.clients.len() - 1;
+        let Some(watched) = self.clients[controller].watched.clone() else { return Ok(()) };
+        let wait = self.life.as_ref().map(|l| l.grace).unwrap_or_default() + RESYNC;
+        let mut idle = 0;
+        for _ in 0..ROUNDS {
+            if !self.world.memory.has_transactions() {
+                self.start(controller, Task::Inspect)?;
+                self.quiesce().await?;
+            }
+            self.start(controller, Task::Sweep)?;
+            self.quiesce().await?;
+            self.world.pass(wait);
+            self.judge.set_time(self.world.now());
+            self.give_up()?;
+            // A watch that was broken is opened again, and what was written comes.
+            for _ in 0..20 {
+                self.let_tasks_run().await;
+                self.quiesce().await?;
+            }
+            idle = if collector::is_idle(&watched) { idle + 1 } else { 0 };
+            if idle > 2 {
+                return Ok(());
+            }
+        }
+        Err(format!("after {ROUNDS} rounds there is still to collect: {}", collector::candidates(&watched)))
     }
 
     async fn quiesce(&mut self) -> Verdict {

@@ -10,13 +10,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::Key;
 use api::ipam::{AffinityState, BlockAffinity, IpamHandle};
 use api::key::AffinityOwner;
+use api::{Key, Kind};
 use datastore::Op;
 use ipam::block::Block;
 use ipnet::IpNet;
+use jiff::{SignedDuration, Timestamp};
 
+use crate::life::Holder;
 use crate::world::CallId;
 
 /// Number of the write or answer, counted from the episode's start.
@@ -42,6 +44,15 @@ struct Call {
     lost: BTreeSet<IpAddr>,
     /// Another call is about one of the same handles or addresses.
     is_contended: bool,
+    /// The blocks in which the records of the handles counted addresses when it began.
+    counted: BTreeSet<String>,
+}
+
+/// What the collection may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    pub grace: SignedDuration,
+    pub has_kubernetes: bool,
 }
 
 /// The judge.
@@ -64,6 +75,25 @@ pub struct Judge {
     open: BTreeMap<CallId, BTreeSet<String>>,
     /// Addresses that calls are releasing whoever has them: how many, and when the last of them ended.
     releases: BTreeMap<IpAddr, (usize, Moment)>,
+    /// Where there is a collection.
+    rules: Option<Rules>,
+    /// Reads may be old: an answer that wrote nothing proves nothing.
+    is_stale: bool,
+    time: Timestamp,
+    /// When each address was given.
+    given: BTreeMap<IpAddr, Timestamp>,
+    /// The nodes on which handles are.
+    homes: BTreeMap<String, String>,
+    /// Nodes that are not there now, and when those that are there again came back.
+    absent: BTreeSet<String>,
+    returned: BTreeMap<String, Moment>,
+    /// Handles with an endpoint, or whose service or pod is there.
+    running: BTreeSet<String>,
+    /// Handles that nobody stands behind any more, and since when; with their node, or alone.
+    over: BTreeMap<String, Timestamp>,
+    doomed: BTreeSet<String>,
+    /// Calls of the collection, and when they began.
+    collections: BTreeMap<CallId, Moment>,
 }
 
 /// A violation, in words.
@@ -71,9 +101,20 @@ pub type Verdict = Result<(), String>;
 
 impl Judge {
     /// With `is_exact`, handles and affinities are checked after every write, else only where they are asked for.
-    pub fn new(is_exact: bool) -> Self {
+    pub fn new(is_exact: bool, rules: Option<Rules>, is_stale: bool) -> Self {
         Self {
             is_exact,
+            rules,
+            is_stale,
+            time: Timestamp::MIN,
+            given: BTreeMap::new(),
+            homes: BTreeMap::new(),
+            absent: BTreeSet::new(),
+            returned: BTreeMap::new(),
+            running: BTreeSet::new(),
+            over: BTreeMap::new(),
+            doomed: BTreeSet::new(),
+            collections: BTreeMap::new(),
             now: 0,
             blocks: BTreeMap::new(),
             handles: BTreeMap::new(),
@@ -115,6 +156,161 @@ impl Judge {
         self.standing.iter().filter(|(_, s)| **s == wanted).map(|(h, _)| h.clone()).collect()
     }
 
+    // What the world does
+
+    /// It is as late as that.
+    pub fn set_time(&mut self, time: Timestamp) {
+        self.time = time;
+    }
+
+    /// A handle is of this node.
+    pub fn set_home(&mut self, handle: &str, node: &str) {
+        if self.rules.is_some() {
+            self.homes.entry(handle.into()).or_insert_with(|| node.into());
+            if self.absent.contains(node) {
+                self.doom(handle);
+            }
+        }
+    }
+
+    pub fn runs(&mut self, handle: &str) {
+        self.running.insert(handle.into());
+    }
+
+    /// Nobody stands behind a handle any more, since that time.
+    pub fn ends(&mut self, handle: &str, since: Timestamp) {
+        self.running.remove(handle);
+        if Holder::of(handle).is_collected() {
+            self.over.entry(handle.into()).or_insert(since);
+            self.told.retain(|_, holder| holder != handle);
+            self.standing.insert(handle.into(), Standing::Gone);
+        }
+    }
+
+    /// Its node is gone.
+    fn doom(&mut self, handle: &str) {
+        let is_safe = match Holder::of(handle) {
+            Holder::ByHand | Holder::Service | Holder::Plain => true,
+            Holder::Pod => self.rules.is_some_and(|r| r.has_kubernetes),
+            Holder::Container | Holder::Tunnel => false,
+        };
+        if !is_safe {
+            self.doomed.insert(handle.into());
+            self.told.retain(|_, holder| holder != handle);
+            self.standing.insert(handle.into(), Standing::Gone);
+        }
+    }
+
+    /// Whether the node of a handle is there.
+    pub fn is_at_home(&self, handle: &str) -> bool {
+        self.homes.get(handle).is_some_and(|node| !self.absent.contains(node))
+    }
+
+    fn is_ended(&self, handle: &str) -> bool {
+        self.over.contains_key(handle) || self.doomed.contains(handle)
+    }
+
+    /// A call begins that collects.
+    pub fn begin_collection(&mut self, id: CallId) {
+        self.begin(id, BTreeSet::new(), false);
+        self.collections.insert(id, self.now);
+    }
+
+    fn write_node(&mut self, name: &str, is_there: bool) {
+        if is_there {
+            if self.absent.remove(name) {
+                self.returned.insert(name.into(), self.now);
+            }
+        } else if self.rules.is_some() {
+            self.absent.insert(name.into());
+            let here: Vec<String> = self.homes.iter().filter(|(_, n)| *n == name).map(|(h, _)| h.clone()).collect();
+            here.iter().for_each(|handle| self.doom(handle));
+        }
+    }
+
+    /// Whether a collection that began then may take an address from a handle.
+    fn may_collect(&self, began: Moment, ip: IpAddr, handle: &str, rules: Rules) -> Verdict {
+        let refuse = |why: &str| Err(format!("{ip} was collected from {handle}: {why}"));
+        let passed =
+            |since: Timestamp, wait: SignedDuration| since == Timestamp::MIN || self.time.duration_since(since) >= wait;
+        let given = self.given.get(&ip).copied().unwrap_or(Timestamp::MIN);
+        let home = self.homes.get(handle).map(String::as_str).unwrap_or_default();
+        let was_absent = self.absent.contains(home) || self.returned.get(home).is_some_and(|at| *at >= began);
+        let is_node_gone = self.doomed.contains(handle) || was_absent;
+        match Holder::of(handle) {
+            Holder::ByHand | Holder::Plain => refuse("it was taken by hand"),
+            Holder::Tunnel if is_node_gone => Ok(()),
+            Holder::Tunnel => refuse("its node is there"),
+            Holder::Pod | Holder::Container | Holder::Service
+                if self.running.contains(handle) && !self.doomed.contains(handle) =>
+            {
+                refuse("it runs")
+            }
+            Holder::Pod | Holder::Container if is_node_gone => Ok(()),
+            holder => {
+                let wait = if holder == Holder::Service { rules.grace / 2 } else { rules.grace };
+                if !passed(given, wait) {
+                    return refuse("it was given too lately");
+                }
+                match self.over.get(handle) {
+                    Some(since) if !passed(*since, wait) => refuse("it has ended too lately"),
+                    None if self.told.get(&ip).is_some_and(|h| h == handle) => {
+                        refuse("it has been told that it has it")
+                    }
+                    _ => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// What must be so after a collection that has nothing left to do: no block is there for nothing.
+    pub fn check_collected(&self) -> Verdict {
+        let mut idle: BTreeMap<(AffinityOwner, bool), Vec<IpNet>> = BTreeMap::new();
+        for (cidr, block) in &self.blocks {
+            match block.owner() {
+                None if block.is_empty() => return Err(format!("block {cidr} is empty and nobody's")),
+                Some(AffinityOwner::Host(node)) if self.absent.contains(&node) => {
+                    let is_here = |h: &Option<String>| {
+                        h.as_deref().is_some_and(|h| self.running.contains(h) && self.homes.get(h) == Some(&node))
+                    };
+                    if !block.allocated().any(|(_, a)| is_here(&a.handle_id)) {
+                        return Err(format!("block {cidr} is of node {node}, which is gone"));
+                    }
+                }
+                Some(AffinityOwner::Virtual(_)) if block.is_empty() => {
+                    return Err(format!("block {cidr} of services is empty"));
+                }
+                Some(owner) if block.is_empty() => {
+                    idle.entry((owner, cidr.addr().is_ipv6())).or_default().push(*cidr);
+                }
+                _ => {}
+            }
+        }
+        for ((owner, is_v6), blocks) in idle {
+            let all =
+                self.blocks.iter().filter(|(c, b)| b.owner().as_ref() == Some(&owner) && c.addr().is_ipv6() == is_v6);
+            if blocks.len() > 1 || all.count() > blocks.len() {
+                return Err(format!("blocks {blocks:?} of {owner:?} are empty, and not its last"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of an address's allocation.
+    pub fn sequence_of(&self, ip: IpAddr) -> Option<u64> {
+        self.blocks.values().find(|b| b.cidr().contains(&ip))?.sequence_of(ip)
+    }
+
+    /// Whether nothing of IPAM is stored any more.
+    pub fn check_nothing_left(&self) -> Verdict {
+        match (self.blocks.len(), self.handles.len(), self.affinities.len()) {
+            (0, 0, 0) => Ok(()),
+            (blocks, handles, affinities) => Err(format!(
+                "{blocks} blocks, {handles} handles and {affinities} affinities are left after everything has gone"
+            )),
+        }
+    }
+
     // Writes
 
     /// The store took these operations, asked for by this call.
@@ -149,6 +345,7 @@ impl Judge {
                         self.affinities.insert((owner.clone(), *cidr), affinity);
                     }
                 }
+                Key::Resource { kind: Kind::Node, name, .. } => self.write_node(name, value.is_some()),
                 _ => {}
             }
         }
@@ -209,6 +406,7 @@ impl Judge {
             return Err(format!("{ip} was given to {handle} while {other} has been told that it has it"));
         }
         *self.counts.entry(handle.into()).or_default().entry(block.to_string()).or_default() += 1;
+        self.given.insert(ip, self.time);
         self.history.entry(ip).or_default().push((self.now, Some(handle.into())));
         if let Some(call) = self.calls.get_mut(&call) {
             call.gained.insert((handle.into(), ip));
@@ -217,6 +415,10 @@ impl Judge {
     }
 
     fn lose(&mut self, call: CallId, ip: IpAddr, handle: &str, block: IpNet) -> Verdict {
+        if let (Some(rules), Some(began)) = (self.rules, self.collections.get(&call)) {
+            self.may_collect(*began, ip, handle, rules)?;
+            self.told.remove(&ip);
+        }
         if self.told.get(&ip).is_some_and(|h| h == handle) {
             return Err(format!(
                 "{ip} was taken from {handle}, which has been told that it has it and released nothing"
@@ -282,8 +484,10 @@ impl Judge {
         if releases || is_contended {
             self.told.retain(|_, holder| !handles.contains(holder));
         }
+        let records = handles.iter().filter_map(|h| self.handles.get(h));
+        let counted = records.flat_map(BTreeMap::keys).cloned().collect();
         let (gained, lost) = Default::default();
-        self.calls.insert(id, Call { began: self.now, handles, gained, lost, is_contended });
+        self.calls.insert(id, Call { began: self.now, handles, gained, lost, is_contended, counted });
     }
 
     /// A call begins that releases addresses, whoever has them.
@@ -295,6 +499,14 @@ impl Judge {
             handles.extend(self.owners.get(ip).cloned());
         }
         self.begin(id, handles, true);
+    }
+
+    /// A call begins that gives an address of one handle to another.
+    pub fn begin_hand_over(&mut self, id: CallId, ip: IpAddr, from: &str, to: &str) {
+        self.begin(id, [from, to].map(String::from).into(), false);
+        if self.told.get(&ip).is_some_and(|h| h == from) {
+            self.told.remove(&ip);
+        }
     }
 
     /// A call ended without an answer that says what it did, or its client died.
@@ -338,8 +550,15 @@ impl Judge {
         if !is_repeated && !answered.is_subset(&gained) {
             return Err(format!("{handle} was told {answered:?}, but the call took only {gained:?}"));
         }
+        if self.is_stale && !answered.is_subset(&gained) {
+            self.uncertain(handle);
+            return Ok(());
+        }
         if let Some(ip) = answered.iter().find(|ip| !self.was(call.began, **ip, Some(handle))) {
             return Err(format!("{handle} was told that it has {ip}, which it had at no moment of the call"));
+        }
+        if self.is_ended(handle) {
+            return Ok(());
         }
         let may_lose = |(running, ended): &(usize, Moment)| *running > 0 || *ended >= call.began;
         let is_disturbed = got.iter().any(|ip| self.releases.get(ip).is_some_and(may_lose));
@@ -356,8 +575,14 @@ impl Judge {
                 return Err(format!("{handle} was told that it has {ip}, which it has not"));
             }
         }
+        // One key at a time: what a repair took for cut off, and was not, the handle does not count.
+        let is_hidden = |(ip, holder): (&IpAddr, &String)| holder == handle && self.told.get(ip) != Some(holder);
+        if !self.is_exact && self.rules.is_some() && self.owners.iter().any(is_hidden) {
+            self.uncertain(handle);
+            return Ok(());
+        }
         if is_repeated || self.standing.get(handle) != Some(&Standing::Uncertain) {
-            self.standing.insert(handle.into(), Standing::Live);
+            self.stands(handle, Standing::Live);
         }
         Ok(())
     }
@@ -372,13 +597,16 @@ impl Judge {
     pub fn end_released(&mut self, id: CallId, handle: &str, released: &[IpAddr]) -> Verdict {
         let Some(call) = self.end(id) else { return Ok(()) };
         let answered: BTreeSet<IpAddr> = released.iter().copied().collect();
-        if !call.lost.is_subset(&answered) {
+        if !self.is_stale && !call.lost.is_subset(&answered) {
             return Err(format!(
                 "{handle}: {answered:?} were said to be released, but the call released {:?}",
                 call.lost
             ));
         }
-        let lost = |ip: &&IpAddr| !(self.was(call.began, **ip, Some(handle)) && self.was(call.began, **ip, None));
+        // After an unknown outcome, who follows the store counts in what was released shortly before.
+        let since = if self.rules.is_some() { 0 } else { call.began };
+        let lost =
+            |ip: &&IpAddr| !self.is_stale && !(self.was(since, **ip, Some(handle)) && self.was(call.began, **ip, None));
         if let Some(ip) = answered.iter().find(lost) {
             return Err(format!("{handle}: {ip} was said to be released, and it was not during the call"));
         }
@@ -389,11 +617,16 @@ impl Judge {
         if let Some((ip, _)) = self.owners.iter().find(|(_, h)| *h == handle) {
             // A write of an earlier call may have come after all; it is no call's gain that is known.
             let is_late = self.history[ip].last().is_some_and(|(at, _)| *at >= call.began);
-            if !is_late {
+            // One key at a time: a release that met an assignment has deleted the handle before the block that it counts was written, and
+            // the assignment was cut off. That is for the collection.
+            let block = self.blocks.keys().find(|cidr| cidr.contains(ip)).map(ToString::to_string);
+            let is_unrecorded = !self.is_exact && block.is_none_or(|b| !call.counted.contains(&b));
+            if !is_late && !is_unrecorded && !self.is_stale {
                 return Err(format!("{handle} was said to have nothing left, and has {ip}"));
             }
         }
-        self.standing.insert(handle.into(), Standing::Gone);
+        let is_left = self.is_stale && self.owners.values().any(|h| h == handle);
+        self.stands(handle, if is_left { Standing::Uncertain } else { Standing::Gone });
         Ok(())
     }
 
@@ -404,7 +637,7 @@ impl Judge {
         if let Some(ip) = unallocated.iter().find(|ip| !wanted.contains(ip)) {
             return Err(format!("{ip} was said to be unallocated, and nobody asked"));
         }
-        if let Some(ip) = wanted.iter().find(|ip| !self.was(call.began, **ip, None)) {
+        if let Some(ip) = wanted.iter().find(|ip| !self.is_stale && !self.was(call.began, **ip, None)) {
             return Err(format!("{ip} was said to be free, and it was not during the call"));
         }
         if let Some(ip) = call.lost.iter().find(|ip| unallocated.contains(ip)) {
@@ -425,8 +658,13 @@ impl Judge {
         self.end(id);
     }
 
+    fn stands(&mut self, handle: &str, standing: Standing) {
+        let standing = if self.is_ended(handle) { Standing::Gone } else { standing };
+        self.standing.insert(handle.into(), standing);
+    }
+
     fn uncertain(&mut self, handle: &str) {
-        self.standing.insert(handle.into(), Standing::Uncertain);
+        self.stands(handle, Standing::Uncertain);
         self.told.retain(|_, holder| holder != handle);
     }
 

@@ -1,6 +1,6 @@
 //! The calls that clients make, on the real allocator.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,10 +11,12 @@ use datastore::typed;
 use ipam::block::{Block, BlockError};
 use ipam::ordered::Suspicions;
 use ipam::release::ReleaseRequest;
-use ipam::{AffinityOwner, AssignRequest, Assignment, Error, Ipam, IpamConfig};
+use ipam::{AffinityOwner, AssignRequest, Assignment, Error, Ipam, IpamConfig, LOAD_BALANCER_OWNER};
 use ipnet::IpNet;
 
+use crate::collector;
 use crate::episode::is_of_the_store;
+use crate::life::{self, Holder};
 use crate::setting::Pool;
 use crate::world::ClientStore;
 
@@ -35,10 +37,18 @@ pub enum Task {
         amount: (usize, usize),
         is_repeated: bool,
     },
-    /// It wants this address.
+    /// It wants this address; of a pool that is no IPPool, in this block.
     Take {
         handle: String,
         ip: IpAddr,
+        block: Option<IpNet>,
+    },
+    /// A service leaves an address to another.
+    HandOver {
+        ip: IpAddr,
+        sequence: Option<u64>,
+        from: String,
+        to: String,
     },
     /// It goes.
     Release {
@@ -64,6 +74,10 @@ pub enum Task {
     },
     /// What was cut off is repaired.
     Repair,
+    /// A controller releases what is due to be collected.
+    Sweep,
+    /// It looks for what was cut off.
+    Inspect,
     /// A node gives up its blocks.
     ReleaseHost {
         name: String,
@@ -106,6 +120,7 @@ impl Task {
                 std::slice::from_ref(handle)
             }
             Self::AssignMany { handles, .. } => handles,
+            Self::HandOver { to, .. } => std::slice::from_ref(to),
             _ => &[],
         }
     }
@@ -116,6 +131,7 @@ impl Task {
             (_, error) if is_of_the_store(error) => true,
             (Self::Assign { .. } | Self::AssignMany { .. }, Error::Pool(_) | Error::NoNode(_)) => true,
             (Self::Take { .. }, Error::NotInPool(_) | Error::NoNode(_)) => true,
+            (Self::HandOver { .. }, Error::NotTheSame { .. }) => true,
             (Self::Collect { .. }, Error::NotTheSame { .. }) => true,
             (Self::ReleaseHost { must_be_empty: true, .. }, Error::NotEmpty(_)) => true,
             (Self::Take { .. }, Error::Block(BlockError::AlreadyAssigned(_) | BlockError::NotOwner { .. })) => true,
@@ -124,7 +140,13 @@ impl Task {
     }
 
     /// Makes the call.
-    pub fn run(self, ipam: Ipam, store: Arc<ClientStore>, node: String) -> Pin<Box<dyn Future<Output = Done>>> {
+    pub fn run(
+        self,
+        ipam: Ipam,
+        store: Arc<ClientStore>,
+        node: String,
+        watched: Option<collector::Shared>,
+    ) -> Pin<Box<dyn Future<Output = Done>>> {
         Box::pin(async move {
             match self {
                 Self::Assign { handle, v4, v6, pools, is_repeated } => {
@@ -141,9 +163,25 @@ impl Task {
                     Done::AssignedMany(ipam.assign_many(&requests).await)
                 }
                 Self::Repair => Done::Plain(repair(&ipam).await),
-                Self::Take { handle, ip } => {
-                    Done::Taken(ipam.assign_ip(ip, &handle, BTreeMap::new(), AffinityOwner::Host(node)).await)
+                Self::Take { handle, ip, block } => {
+                    let (attributes, owner) = (life::attributes(&handle, &node), owner(&handle, &node));
+                    Done::Taken(match block {
+                        Some(block) => ipam.assign_ip_in_block(ip, block, &handle, attributes, owner).await,
+                        None => ipam.assign_ip(ip, &handle, attributes, owner).await,
+                    })
                 }
+                Self::HandOver { ip, sequence, from, to } => {
+                    let attributes = life::attributes(&to, &node);
+                    Done::Plain(ipam.hand_over(ip, &from, sequence, &to, &attributes).await)
+                }
+                Self::Sweep => Done::Plain(match watched {
+                    Some(watched) => collector::collect(watched, store, ipam).await,
+                    None => Ok(()),
+                }),
+                Self::Inspect => Done::Plain(match watched {
+                    Some(watched) => collector::repair(watched, ipam).await,
+                    None => Ok(()),
+                }),
                 Self::Release { handle } => Done::Released(ipam.release_by_handle(&handle).await),
                 Self::ReleaseAddresses { addresses } => {
                     let requests: Vec<ReleaseRequest> = addresses.into_iter().map(Into::into).collect();
@@ -175,7 +213,16 @@ fn request(node: &str, handle: String, v4: usize, v6: usize, pools: &[IpNet]) ->
         num_v6: v6,
         pools_v4: of_family(false),
         pools_v6: of_family(true),
-        ..AssignRequest::new(AffinityOwner::Host(node.into()), handle)
+        attributes: life::attributes(&handle, node),
+        ..AssignRequest::new(owner(&handle, node), handle)
+    }
+}
+
+/// Whose blocks a handle's addresses are taken from.
+fn owner(handle: &str, node: &str) -> AffinityOwner {
+    match Holder::of(handle) {
+        Holder::Service => AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into()),
+        _ => AffinityOwner::Host(node.into()),
     }
 }
 

@@ -88,6 +88,8 @@ pub struct World {
     /// Since [`START`], in nanoseconds.
     elapsed: AtomicU64,
     randomness: Mutex<u64>,
+    /// The revision of what it began with.
+    first: Revision,
 }
 
 impl World {
@@ -98,7 +100,8 @@ impl World {
         log.sort_by_key(|(_, event)| event.revision());
         let state = State { log, ..State::default() };
         let (elapsed, randomness) = (AtomicU64::new(0), Mutex::new(0));
-        Arc::new(Self { memory, state: Mutex::new(state), elapsed, randomness })
+        let first = all.revision;
+        Arc::new(Self { memory, state: Mutex::new(state), elapsed, randomness, first })
     }
 
     pub fn now(&self) -> Timestamp {
@@ -140,8 +143,21 @@ impl World {
         (request.call, request.asked.clone())
     }
 
-    /// Does what an operation asks; the answer is not given yet.
-    pub fn execute(&self, asked: &Asked) -> Answer {
+    /// Does what an operation asks; the answer is not given yet. A read is `lag` writes behind.
+    pub fn execute(&self, asked: &Asked, lag: Revision) -> Answer {
+        if lag > 0 {
+            let at = self.memory.revision().saturating_sub(lag).max(self.first);
+            match asked {
+                Asked::Get(key) => {
+                    return Answer::Got(Ok(self.state().versions(&key.to_string(), at).remove(&key.to_string())));
+                }
+                Asked::List(range) => {
+                    let items = self.state().versions(&range.prefix(), at).into_values().collect();
+                    return Answer::Listed(Ok(Listing { items, revision: at }));
+                }
+                _ => {}
+            }
+        }
         match asked {
             Asked::Get(key) => Answer::Got(self.memory.get(key).now_or_never().expect(AT_ONCE)),
             Asked::List(range) => Answer::Listed(self.memory.list(range).now_or_never().expect(AT_ONCE)),
@@ -153,7 +169,8 @@ impl World {
         }
     }
 
-    fn write(&self, txn: Txn) -> Result<Revision, Error> {
+    /// Writes at once.
+    pub fn write(&self, txn: Txn) -> Result<Revision, Error> {
         let revision = self.memory.txn(txn.clone()).now_or_never().expect(AT_ONCE)?;
         let events = txn.ops.into_iter().filter_map(|op| {
             let path = op.key().to_string();
@@ -202,6 +219,19 @@ impl World {
 }
 
 impl State {
+    /// What was stored at a revision under the keys that begin with this.
+    fn versions(&self, prefix: &str, at: Revision) -> BTreeMap<String, KeyValue> {
+        let mut found = BTreeMap::new();
+        let past = self.log.iter().take_while(|(_, event)| event.revision() <= at);
+        for (path, event) in past.filter(|(path, _)| path.starts_with(prefix)) {
+            match event {
+                Event::Put(kv) => drop(found.insert(path.clone(), kv.clone())),
+                Event::Delete { .. } => drop(found.remove(path)),
+            }
+        }
+        found
+    }
+
     fn wake(&mut self) {
         self.watches.values_mut().filter_map(Option::take).for_each(Waker::wake);
     }
