@@ -787,8 +787,12 @@ impl<'a> Attempt<'a> {
         let own = self.changes.blocks.iter().filter(|(_, c)| c.block.value.owner().as_ref() == Some(owner));
         let own: Vec<(IpNet, bool)> = own.map(|(cidr, change)| (*cidr, change.block.revision == 0)).collect();
         for (cidr, is_new) in own {
+            // One that was to go, because its block was not there, stays with the block that is made now.
+            let goes = self.changes.affinities.contains_key(&(owner.clone(), cidr));
             match self.affinities.get(&cidr) {
-                Some(affinity) if affinity.value.state == AffinityState::Confirmed && !affinity.value.deleted => {
+                Some(affinity)
+                    if affinity.value.state == AffinityState::Confirmed && !affinity.value.deleted && !goes =>
+                {
                     // No revision of a block that is not there says that the affinity is still there.
                     if is_new {
                         self.changes.checks.insert(Key::BlockAffinity(owner.clone(), cidr), affinity.revision);

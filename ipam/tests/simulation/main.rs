@@ -62,13 +62,14 @@ fn clients_of_a_store_that_reads_the_past() {
 /// A write without an answer, repeated into an outage; an address released and taken again in one call; a handle that counts fewer
 /// than before and gets one; an address of an allocation without an answer, released before that was read back; blocks of nobody in which
 /// addresses cool down; a handle taken back that an earlier attempt had written alike; an affinity deleted for a block that had been made
-/// meanwhile.
+/// meanwhile; an affinity that was to go, and whose block was made in the same transaction.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203].map(|seed| (Kind::Ordered, seed));
     let others = [
         (Kind::Following, 4),
         (Kind::Following, 7),
+        (Kind::Collected, 2),
         (Kind::CollectedOrdered, 2),
         (Kind::CollectedOrdered, 35),
         (Kind::Stale, 8),
