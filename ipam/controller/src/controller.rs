@@ -37,6 +37,8 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// Everything is planned again this often, whatever was or was not reported.
 const RESYNC: Duration = Duration::from_secs(600);
+/// Blocks, affinities and handles are compared this often where the store takes one write at a time.
+const INSPECTION: Duration = Duration::from_secs(60);
 /// Questions that may wait while a plan is carried out.
 const QUESTIONS: usize = 16;
 /// Addresses that are asked for, or given back, in one call of the allocator.
@@ -115,14 +117,16 @@ impl Controller {
         let (questions, mut asked) = mpsc::channel::<oneshot::Sender<Snapshot>>(QUESTIONS);
         self.report().questions = Some(questions);
         let mut resync = Instant::now() + RESYNC;
+        let may_be_cut_off = !self.store.has_transactions() && !self.settings.is_dry_run;
+        let mut inspection = may_be_cut_off.then(|| Instant::now() + INSPECTION);
         let mut retry = None;
         let mut backoff = FIRST_BACKOFF;
         loop {
-            let mut is_resync = false;
+            let mut is_inspection = false;
             // While the datastore is locked, what is due stays due.
             let due = self.state.collector.next_due().filter(|_| !self.state.config.is_locked);
             let due = due.map(|due| self.clock.instant_of(due));
-            let next = [Some(resync), retry, due].into_iter().flatten().min().unwrap_or(resync);
+            let next = [Some(resync), inspection, retry, due].into_iter().flatten().min().unwrap_or(resync);
             tokio::select! {
                 update = updates.recv() => {
                     let Some(update) = update else { return };
@@ -144,8 +148,11 @@ impl Controller {
                     if now >= resync {
                         self.state.mark_all();
                         self.forget_nodes();
-                        is_resync = true;
                         resync = now + RESYNC;
+                    }
+                    if inspection.is_some_and(|at| now >= at) {
+                        is_inspection = true;
+                        inspection = Some(now + INSPECTION);
                     }
                     if retry.is_some_and(|at| now >= at) {
                         self.state.mark(std::mem::take(&mut self.failed));
@@ -157,7 +164,7 @@ impl Controller {
                 // It is planned when the lock is gone: that is an update too.
                 continue;
             }
-            if is_resync {
+            if is_inspection {
                 self.repair().await;
             }
             if self.reconcile().await {
@@ -169,12 +176,8 @@ impl Controller {
         }
     }
 
-    /// Repairs what members that were cut off have left, where the store takes one write at a time. What is seen twice, a resync apart,
-    /// is not under way.
+    /// Repairs what clients that were cut off have left. What is seen twice, an inspection apart, is not under way.
     async fn repair(&mut self) {
-        if self.store.has_transactions() || self.settings.is_dry_run {
-            return;
-        }
         if let Err(error) = self.ipam.repair(&mut self.suspicions).await {
             tracing::warn!(%error, "blocks, affinities and handles were not compared; they will be again");
         }

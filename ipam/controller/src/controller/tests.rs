@@ -241,7 +241,7 @@ async fn what_a_cut_off_write_has_left_is_repaired() {
     let confirmed = store.get(&key).await.unwrap().unwrap().value;
     store.put(key.clone(), br#"{"state":"pending","deleted":false}"#.to_vec()).await.unwrap();
     let _lab = Lab::start(store.clone());
-    tokio::time::sleep(RESYNC * 2).await;
+    tokio::time::sleep(INSPECTION * 2).await;
     eventually!(store.get(&key).await.unwrap().unwrap().value == confirmed);
 }
 
