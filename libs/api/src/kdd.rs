@@ -216,6 +216,15 @@ fn hostname_hash(host: &str) -> String {
 }
 
 fn block_spec(mut value: Value) -> Value {
+    if let Some(fields) = value.as_object_mut() {
+        // Calico stores a list without items as null where it is written by Go; the schema wants the list.
+        for list in ["allocations", "unallocated", "attributes"] {
+            let items = fields.entry(list).or_insert(Value::Null);
+            if items.is_null() {
+                *items = json!([]);
+            }
+        }
+    }
     without_nulls(&mut value);
     // Calico's schema has no deprecated owner.
     if let Some(fields) = value.as_object_mut()
@@ -267,8 +276,8 @@ fn append(value: &mut Value, more: Value) {
     }
 }
 
-/// Leaves out members that are null: the schema has no null but in `allocations`.
-fn without_nulls(value: &mut Value) {
+/// Leaves out members that are null, as an API server does: the schemas have no null but among the items of `allocations`.
+pub fn without_nulls(value: &mut Value) {
     match value {
         Value::Object(members) => {
             members.retain(|_, member| !member.is_null());
@@ -291,6 +300,15 @@ mod tests {
 
     fn host(name: &str) -> AffinityOwner {
         AffinityOwner::Host(name.into())
+    }
+
+    #[test]
+    fn a_block_without_attributes_has_an_empty_list_of_them() {
+        let key = Key::IpamBlock(net("10.0.0.0/30"));
+        let stored = json!({"cidr": "10.0.0.0/30", "allocations": [null, null, null, null], "unallocated": [0, 1, 2, 3], "attributes": null});
+        let spec = to_object(&key, stored).unwrap()["spec"].take();
+        assert_eq!(spec["attributes"], json!([]));
+        assert_eq!(spec["allocations"], json!([null, null, null, null]));
     }
 
     #[test]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use api::go_json;
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
+use api::{go_json, kdd, schema};
 use datastore::{DynStore, Error, Op, Txn};
 use serde_json::Value;
 
@@ -226,7 +226,9 @@ async fn refuse_differences(store: &DynStore, sections: &[&Vec<Object>]) -> Resu
     for kv in found {
         let stored: Option<Value> = serde_json::from_slice(&kv.value).ok();
         match wanted.get(&kv.key) {
-            Some(value) if stored.as_ref().is_some_and(|s| identity_apart(s) == identity_apart(value)) => {
+            Some(value)
+                if stored.as_ref().is_some_and(|s| is_same(&kv.key, s, value, is_kubernetes(store.as_ref()))) =>
+            {
                 present.insert(kv.key, ());
             }
             Some(_) => problems.push(format!("{} differs from the file's", kv.key)),
@@ -251,11 +253,34 @@ async fn refuse_differences(store: &DynStore, sections: &[&Vec<Object>]) -> Resu
     )
 }
 
+/// Whether what is stored is what the file says. The Kubernetes API leaves out what is null and fills in what its schemas tell, and a
+/// record passes through its object.
+fn is_same(key: &Key, stored: &Value, wanted: &Value, in_kubernetes: bool) -> bool {
+    let form = |value: &Value| {
+        let mut value = identity_apart(value);
+        if !in_kubernetes {
+            return value;
+        }
+        match key.kind() {
+            Some(kind) => {
+                schema::fill_as_the_server(kind, &mut value);
+                kdd::without_nulls(&mut value);
+                value
+            }
+            None => {
+                let record = kdd::to_object(key, value.clone()).and_then(|object| kdd::from_object(&object).ok());
+                record.map_or(value, |r| r.value)
+            }
+        }
+    };
+    form(stored) == form(wanted)
+}
+
 /// A document without what a store gives it.
 fn identity_apart(value: &Value) -> Value {
     let mut value = value.clone();
     if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
-        for field in ["uid", "creationTimestamp", "resourceVersion"] {
+        for field in ["uid", "creationTimestamp", "resourceVersion", "generation"] {
             metadata.shift_remove(field);
         }
     }
@@ -319,6 +344,39 @@ mod tests {
     fn resource(path: &str, spec: Value) -> Object {
         let name = key(path).name().unwrap_or_default().to_string();
         Object { key: key(path), value: json!({"metadata": {"name": name}, "spec": spec}) }
+    }
+
+    /// An import that was interrupted finds what it wrote in the form that an API server keeps.
+    #[test]
+    fn what_kubernetes_has_made_of_the_file_is_the_same() {
+        let pool = key("/calico/resources/v3/projectcalico.org/ippools/p");
+        let block = key("/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-30");
+        let attribute = |secondary: Value| json!({"handle_id": "h", "secondary": secondary});
+        let rows = [
+            (
+                &pool,
+                json!({"spec": {"cidr": "10.0.0.0/16", "disabled": null}}),
+                json!({"metadata": {"generation": 1},
+                    "spec": {"cidr": "10.0.0.0/16", "assignmentMode": "Automatic", "nodeSelector": "all()"}}),
+            ),
+            (
+                &block,
+                json!({"cidr": "10.0.0.0/30", "affinity": null, "hostAffinity": "n", "allocations": [0, null, null, null],
+                    "unallocated": [1, 2, 3], "attributes": [attribute(Value::Null)]}),
+                json!({"cidr": "10.0.0.0/30", "affinity": "host:n", "allocations": [0, null, null, null],
+                    "unallocated": [1, 2, 3], "attributes": [{"handle_id": "h"}]}),
+            ),
+        ];
+        for (key, mut wanted, stored) in rows {
+            if stored.get("metadata").is_some() {
+                wanted["metadata"] = json!({});
+            }
+            assert!(is_same(key, &stored, &wanted, true), "{key}");
+            assert!(!is_same(key, &stored, &wanted, false), "{key}: another store keeps what it is given");
+            let mut other = wanted.clone();
+            other[if key.kind().is_some() { "spec" } else { "attributes" }] = json!({"cidr": "10.1.0.0/16"});
+            assert!(!is_same(key, &stored, &other, true), "{key}: {other}");
+        }
     }
 
     /// A store that, as Kubernetes, has no transactions and Nodes of its own.
