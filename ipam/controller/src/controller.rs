@@ -8,7 +8,6 @@
 //! One task owns the state; dropping its future stops it between two writes or in one, either of which the next run takes up.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
