@@ -605,9 +605,9 @@ impl Judge {
         }
         // After an unknown outcome, who follows the store counts in what was released shortly before.
         let since = if self.rules.is_some() { 0 } else { call.began };
-        let lost =
-            |ip: &&IpAddr| !self.is_stale && !(self.was(since, **ip, Some(handle)) && self.was(call.began, **ip, None));
-        if let Some(ip) = answered.iter().find(lost) {
+        let was_released =
+            |ip: &IpAddr| self.is_stale || self.was(since, *ip, Some(handle)) && self.was(call.began, *ip, None);
+        if let Some(ip) = answered.iter().find(|ip| !was_released(ip)) {
             return Err(format!("{handle}: {ip} was said to be released, and it was not during the call"));
         }
         if call.is_contended {

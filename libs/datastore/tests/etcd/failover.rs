@@ -103,9 +103,12 @@ async fn requests_and_watches_move_to_a_member_that_answers() {
     // A request that is the first to meet a member that hangs.
     cluster.signal(in_use(&cluster, &etcd), "-STOP");
     let asked = Instant::now();
-    store.get(&handle("x")).await.unwrap();
+    // The others may have to elect a leader first.
+    while let Err(error) = store.get(&handle("x")).await {
+        assert!(asked.elapsed() < MOVED, "{error}");
+    }
     println!("a read that met a stopped member took {:?}", asked.elapsed());
-    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < MOVED, "{:?}", asked.elapsed());
 }
 
 /// A connection on which nothing passes any more, and that nobody closes.
@@ -145,8 +148,13 @@ async fn a_member_without_a_majority_says_so() {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let started = Instant::now();
-        let error = store.get(&handle("000000")).await.expect_err("a read without a majority");
+        let outcome = store.get(&handle("000000")).await;
         assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        // A signal takes a moment to stop a process that runs.
+        let Err(error) = outcome else {
+            assert!(Instant::now() < deadline, "a read without a majority");
+            continue;
+        };
         assert!(matches!(error, Error::Unavailable(_)), "{error}");
         if error.to_string().contains("majority") {
             break;
