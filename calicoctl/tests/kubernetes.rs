@@ -10,10 +10,9 @@ use api::key::{AffinityOwner, KeyRange};
 use api::kind::{CALICO_CRD_V1, CALICO_V3};
 use api::workload::k8s_endpoint_name;
 use api::{Key, Kind};
+use datastore::Error;
 use datastore::config::StoreConfig;
-use datastore::kubernetes::config::KubernetesConfig;
 use datastore::watcher::{self, Update};
-use datastore::{DynStore, Error};
 use ipam::{AssignRequest, Ipam};
 use serde_json::{Value, json};
 
@@ -21,7 +20,7 @@ use serde_json::{Value, json};
 #[allow(dead_code, reason = "others include it too, and use more of it")]
 mod api_server;
 
-use api_server::{Server, root};
+use api_server::{Server, open, root};
 
 /// Exit code and what was printed, both ways.
 fn calicoctl(kubeconfig: &Path, args: &[&str], stdin: &str) -> (i32, String) {
@@ -45,15 +44,6 @@ fn succeeds(kubeconfig: &Path, args: &[&str], stdin: &str) -> String {
     let (code, text) = calicoctl(kubeconfig, args, stdin);
     assert_eq!(code, 0, "{args:?}: {text}");
     text
-}
-
-async fn open(kubeconfig: &Path) -> DynStore {
-    let config = KubernetesConfig {
-        kubeconfig: Some(kubeconfig.to_string_lossy().into_owned()),
-        namespace: "kube-system".into(),
-        ..KubernetesConfig::default()
-    };
-    StoreConfig::Kubernetes(config).open().await.unwrap()
 }
 
 fn path(relative: &str) -> String {
@@ -428,4 +418,53 @@ async fn the_rights_of_the_manifest_are_enough_and_no_more() {
         let may = server.try_kubectl(&["auth", "can-i", verb, what, &manifest(account)], "");
         assert!(may.is_err(), "{account} may {verb} {what}");
     }
+}
+
+/// Of what another store has as Calico writes it: a pool without what the API server fills in, a block that nobody has used, and one whose
+/// owner stands in the field of Calico's first releases.
+const RECORDS: [(&str, &str); 3] = [
+    (
+        "/calico/resources/v3/projectcalico.org/ippools/pods",
+        r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"pods"},"spec":{"cidr":"10.0.0.0/16","blockSize":30}}"#,
+    ),
+    (
+        "/calico/ipam/v2/assignment/ipv4/block/10.0.0.0-30",
+        r#"{"cidr":"10.0.0.0/30","affinity":"host:n","allocations":[null,null,null,null],"unallocated":[0,1,2,3],"attributes":null,"deleted":false}"#,
+    ),
+    (
+        "/calico/ipam/v2/assignment/ipv4/block/10.0.0.4-30",
+        r#"{"cidr":"10.0.0.4/30","affinity":null,"hostAffinity":"n","allocations":[0,null,null,null],"unallocated":[1,2,3],"attributes":[{"handle_id":"h","secondary":null}],"deleted":false}"#,
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a Kubernetes API server"]
+async fn an_import_can_be_run_again() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let database = directory.path().join("store.db");
+    let old = StoreConfig::Sqlite { path: database.clone() }.open().await.unwrap();
+    for (key, value) in RECORDS {
+        old.put(Key::parse(key).unwrap(), value.as_bytes().to_vec()).await.unwrap();
+    }
+    let mut exported = String::new();
+    for action in ["lock", "export"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_calicoctl"))
+            .args(["datastore", "migrate", action])
+            .env("DATASTORE_TYPE", "sqlite")
+            .env("SQLITE_PATH", &database)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{action}: {}", String::from_utf8_lossy(&output.stderr));
+        exported = String::from_utf8(output.stdout).unwrap();
+    }
+    let file = directory.path().join("export.yaml");
+    std::fs::write(&file, exported).unwrap();
+    let import = ["datastore", "migrate", "import", "-f", file.to_str().unwrap()];
+    for _ in 0..2 {
+        succeeds(&server.kubeconfig(), &import, "");
+    }
+    let blocks = open(&server.kubeconfig()).await.list(&KeyRange::Blocks).await.unwrap().items;
+    let owners = blocks.iter().map(|kv| serde_json::from_slice::<Value>(&kv.value).unwrap()["affinity"].clone());
+    assert_eq!(owners.collect::<Vec<_>>(), ["host:n", "host:n"]);
 }

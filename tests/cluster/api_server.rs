@@ -7,6 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use datastore::DynStore;
+use datastore::config::StoreConfig;
+use datastore::kubernetes::config::KubernetesConfig;
+
 const READER: &str = "
 apiVersion: v1
 kind: ServiceAccount
@@ -141,6 +145,16 @@ impl Drop for Server {
         drop(self.process.stdin.take());
         let _ = self.process.wait();
     }
+}
+
+/// The store, as the account of a kubeconfig sees it.
+pub async fn open(kubeconfig: &Path) -> DynStore {
+    let config = KubernetesConfig {
+        kubeconfig: Some(kubeconfig.to_string_lossy().into_owned()),
+        namespace: "kube-system".into(),
+        ..KubernetesConfig::default()
+    };
+    StoreConfig::Kubernetes(config).open().await.unwrap()
 }
 
 /// The top of the source tree.

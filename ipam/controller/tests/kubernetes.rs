@@ -7,8 +7,6 @@ use std::time::{Duration, Instant};
 
 use api::key::{AffinityOwner, KeyRange};
 use api::{Key, Kind};
-use datastore::config::StoreConfig;
-use datastore::kubernetes::config::KubernetesConfig;
 use datastore::{DynStore, election};
 use ipam::{AssignRequest, Ipam};
 use serde_json::{Value, json};
@@ -17,7 +15,7 @@ use serde_json::{Value, json};
 #[allow(dead_code, reason = "others include it too, and use more of it")]
 mod api_server;
 
-use api_server::Server;
+use api_server::{Server, open};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,15 +39,6 @@ impl Drop for Controller {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-async fn open(kubeconfig: &Path) -> DynStore {
-    let config = KubernetesConfig {
-        kubeconfig: Some(kubeconfig.to_string_lossy().into_owned()),
-        namespace: "kube-system".into(),
-        ..KubernetesConfig::default()
-    };
-    StoreConfig::Kubernetes(config).open().await.unwrap()
 }
 
 /// Waits until it is so; what could not be read meanwhile is not.

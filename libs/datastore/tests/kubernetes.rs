@@ -322,12 +322,7 @@ async fn resources_are_custom_resources() {
     filled.spec.assignment_mode = Some(AssignmentMode::Automatic);
     assert_eq!(read.body, filled);
     // The same again is no write: who may not write applies it.
-    let reader = KubernetesConfig {
-        kubeconfig: Some(server.reader().to_string_lossy().into_owned()),
-        context: None,
-        ..server.config("admin")
-    };
-    let reader = StoreConfig::Kubernetes(reader).open().await.unwrap();
+    let reader = api_server::open(&server.reader()).await;
     let applied = typed::apply(&*reader, &pool).await.unwrap();
     assert_eq!(applied.metadata.resource_version, created.metadata.resource_version);
     let mut other = pool.clone();
