@@ -268,6 +268,11 @@ impl Ipam {
         if let Some(handle) = self.known().and_then(|s| s.handle(id)) {
             return Ok(handle);
         }
+        self.stored_handle(id).await
+    }
+
+    /// The handle as it is stored, or an empty one that is to be created.
+    pub(crate) async fn stored_handle(&self, id: &str) -> Result<Versioned<IpamHandle>, Error> {
         let found = self.read(Key::IpamHandle(id.into())).await?;
         Ok(found.unwrap_or(Versioned { value: IpamHandle::default(), revision: 0 }))
     }

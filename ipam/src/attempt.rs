@@ -186,10 +186,14 @@ impl<'a> Attempt<'a> {
     pub async fn assign(&mut self, request: &'a AssignRequest, before: Assignment) -> Result<Part, Error> {
         let item = Item::new(self.context, request, self.now)?;
         let counts = request.counts_existing || request.max_per_handle > 0;
-        let known = match self.handles_ahead.remove(item.handle) {
+        let mut known = match self.handles_ahead.remove(item.handle) {
             Some(read) => read?,
             None => self.context.ipam.new_handle(item.handle).await?,
         };
+        if counts && known.revision > 0 && self.snapshot.is_some() {
+            // What is followed may be a moment old: others may have given it more.
+            known = self.context.ipam.stored_handle(item.handle).await?;
+        }
         let mut got = if counts { self.existing(&item, &known).await? } else { before };
         self.handles.insert(item.handle.into(), known);
         self.is_truncated = false;
@@ -211,9 +215,15 @@ impl<'a> Attempt<'a> {
                 max => request.number(family).min(max),
             };
             let mut reasons = Vec::new();
-            let want = asked.saturating_sub(got.of(family).len());
-            for net in self.plan(&item, family, want, &mut reasons).await? {
-                got.add(net);
+            loop {
+                let want = asked.saturating_sub(got.of(family).len());
+                let taken = self.plan(&item, family, want, &mut reasons).await?;
+                let is_done = want == 0 || taken.len() < want;
+                // One that it had got before, and that somebody has released meanwhile, counts once.
+                taken.into_iter().for_each(|net| got.add(net));
+                if is_done {
+                    break;
+                }
             }
             shortfalls.extend(shortfall(family, asked, got.of(family).len(), &reasons));
         }

@@ -19,7 +19,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::choices::Choices;
 use crate::collector;
-use crate::judge::{Judge, Moment, Rules, Standing};
+use crate::judge::{Judge, Moment, Rules, Standing, Told};
 use crate::life::{Holder, Life};
 use crate::setting::{Kind, Known, Setting};
 use crate::task::{Done, Task};
@@ -638,7 +638,7 @@ impl Episode {
             (Task::Assign { handle, v4, v6, pools, is_repeated }, Done::Assigned(Ok(got))) => {
                 let addresses = addresses_of(got);
                 self.figures.assigned += addresses.len() as u64;
-                self.judge.assigned(id, handle, &addresses, *is_repeated)?;
+                self.judge.assigned(id, handle, &addresses, told(*is_repeated))?;
                 self.judge.end_plain(id);
                 let is_other = *is_repeated || Holder::of(handle) == Holder::Service;
                 self.check_amount(&running, (*v4, *v6), is_other || !pools.is_empty(), got, [0, 0])?;
@@ -650,7 +650,7 @@ impl Episode {
                         Ok(got) => {
                             let addresses = addresses_of(got);
                             self.figures.assigned += addresses.len() as u64;
-                            self.judge.assigned(id, handle, &addresses, *is_repeated)?;
+                            self.judge.assigned(id, handle, &addresses, told(*is_repeated))?;
                             let others = all.iter().flatten().filter(|other| !std::ptr::eq(*other, got));
                             let others = others.fold([0, 0], |[v4, v6], o| [v4 + o.v4.len(), v6 + o.v6.len()]);
                             self.check_amount(&running, *amount, *is_repeated, got, others)?;
@@ -667,7 +667,7 @@ impl Episode {
                 Ok(())
             }
             (Task::HandOver { ip, to, .. }, Done::Plain(Ok(()))) => {
-                self.judge.assigned(id, to, &[*ip], true)?;
+                self.judge.assigned(id, to, &[*ip], Told::One)?;
                 self.judge.end_plain(id);
                 Ok(())
             }
@@ -676,7 +676,7 @@ impl Episode {
                 if net.addr() != *ip {
                     return Err(format!("{handle} asked for {ip} and got {net}"));
                 }
-                self.judge.assigned(id, handle, &[*ip], true)?;
+                self.judge.assigned(id, handle, &[*ip], Told::One)?;
                 self.judge.end_plain(id);
                 Ok(())
             }
@@ -926,6 +926,11 @@ fn hash_of(value: &impl Hash) -> u64 {
 
 fn addresses_of(got: &Assignment) -> Vec<IpAddr> {
     got.v4.iter().chain(&got.v6).map(|net| net.addr()).collect()
+}
+
+/// Who asks again is told everything; others get new addresses each time.
+fn told(is_repeated: bool) -> Told {
+    if is_repeated { Told::All } else { Told::New }
 }
 
 fn unavailable() -> StoreError {

@@ -35,6 +35,17 @@ pub enum Standing {
     Gone,
 }
 
+/// What an answer says of a handle's addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Those that this call took.
+    New,
+    /// One of them, which it may have had before.
+    One,
+    /// All of them.
+    All,
+}
+
 /// A call under way.
 #[derive(Debug)]
 struct Call {
@@ -533,9 +544,8 @@ impl Judge {
         }
     }
 
-    /// A call is answered for one of its handles, which has these addresses. Those who ask without `is_repeated` get new ones each time.
-    /// [`Self::end_plain`] follows.
-    pub fn assigned(&mut self, id: CallId, handle: &str, got: &[IpAddr], is_repeated: bool) -> Verdict {
+    /// A call is answered for one of its handles, which has these addresses. [`Self::end_plain`] follows.
+    pub fn assigned(&mut self, id: CallId, handle: &str, got: &[IpAddr], answer: Told) -> Verdict {
         let Some(call) = self.calls.get(&id) else { return Ok(()) };
         let answered: BTreeSet<IpAddr> = got.iter().copied().collect();
         if answered.len() != got.len() {
@@ -547,7 +557,7 @@ impl Judge {
         if let Some(ip) = gained.difference(&answered).find(is_kept) {
             return Err(format!("{handle} was told {answered:?}, but the call took {ip} as well"));
         }
-        if !is_repeated && !answered.is_subset(&gained) {
+        if answer == Told::New && !answered.is_subset(&gained) {
             return Err(format!("{handle} was told {answered:?}, but the call took only {gained:?}"));
         }
         if self.is_stale && !answered.is_subset(&gained) {
@@ -581,7 +591,7 @@ impl Judge {
             self.uncertain(handle);
             return Ok(());
         }
-        if is_repeated || self.standing.get(handle) != Some(&Standing::Uncertain) {
+        if answer == Told::All || self.standing.get(handle) != Some(&Standing::Uncertain) {
             self.stands(handle, Standing::Live);
         }
         Ok(())
