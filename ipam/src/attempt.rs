@@ -194,7 +194,9 @@ impl<'a> Attempt<'a> {
             // What is followed may be a moment old: others may have given it more.
             known = self.context.ipam.stored_handle(item.handle).await?;
         }
-        let mut got = if counts { self.existing(&item, &known).await? } else { before };
+        let mut got = if counts { self.existing(&item, &known).await? } else { Assignment::default() };
+        // A read that is a moment old does not show what this call has written.
+        before.v4.into_iter().chain(before.v6).for_each(|net| got.add(net));
         self.handles.insert(item.handle.into(), known);
         self.is_truncated = false;
         let mut shortfalls = Vec::new();

@@ -332,8 +332,10 @@ impl Ipam {
                 if before.revision == 0 {
                     // Gone; after an unknown outcome, it happened.
                     let unsure = std::mem::take(&mut releasing.unsure);
-                    if self.are_free(id, &unsure).await? {
-                        releasing.add(unsure);
+                    for given in unsure {
+                        if !self.is_held(id, &given).await? {
+                            releasing.add([given.ip]);
+                        }
                     }
                     let released = std::mem::take(&mut releasing.released);
                     todo.remove(id);
@@ -377,8 +379,9 @@ impl Ipam {
                     // A block that is gone has taken its addresses with it.
                     let Some(Some(block)) = blocks.get_mut(&cidr) else { continue };
                     let mine = block.value.addresses_of(id);
+                    let given = |ip: &IpAddr| Given { ip: *ip, block: cidr, number: block.value.sequence_of(*ip) };
+                    releasing.perhaps.extend(mine.iter().map(given));
                     block.value.release(&mine, self.now(), cooldown(&config));
-                    releasing.perhaps.extend(mine);
                 }
                 // What is left in the handle but no CIDR names no address.
                 after.block.retain(|cidr, _| cidr.parse::<IpNet>().is_ok());
@@ -405,11 +408,11 @@ impl Ipam {
                     for id in written {
                         let Some(releasing) = todo.get_mut(&id) else { continue };
                         let released = std::mem::take(&mut releasing.perhaps);
-                        releasing.add(released);
+                        releasing.add(released.iter().map(|given| given.ip));
                         if releasing.is_all {
                             // What it does not have any more, an earlier attempt has released.
                             let unsure = std::mem::take(&mut releasing.unsure);
-                            releasing.add(unsure);
+                            releasing.add(unsure.iter().map(|given| given.ip));
                             let released = std::mem::take(&mut releasing.released);
                             todo.remove(&id);
                             done.insert(id, Ok(released));
@@ -456,16 +459,19 @@ impl Ipam {
         Ok(self.store.get(&Key::resource(Kind::Node, None, name)).await?.is_some())
     }
 
-    /// Whether a handle has none of these addresses any more.
-    async fn are_free(&self, id: &str, addresses: &[IpAddr]) -> Result<bool, Error> {
-        for &ip in addresses {
-            let info = self.ip_info(ip).await?;
-            if info.is_some_and(|i| i.handle.as_deref() == Some(id)) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+    /// Whether a handle has an address still, of that very allocation: it may have got it anew.
+    async fn is_held(&self, id: &str, given: &Given) -> Result<bool, Error> {
+        let Some(block) = self.peek(given.block).await? else { return Ok(false) };
+        let is_mine = block.value.attribute_of(given.ip).is_some_and(|a| a.handle_id.as_deref() == Some(id));
+        Ok(is_mine && block.value.sequence_of(given.ip) == given.number)
     }
+}
+
+/// An address that a handle has in a block, and the number of that allocation.
+struct Given {
+    ip: IpAddr,
+    block: IpNet,
+    number: Option<u64>,
 }
 
 /// How far the release of a handle is.
@@ -473,15 +479,15 @@ impl Ipam {
 struct Releasing {
     released: Vec<IpAddr>,
     /// What the transaction under way releases.
-    perhaps: Vec<IpAddr>,
+    perhaps: Vec<Given>,
     /// Whether nothing is left after it.
     is_all: bool,
     /// What attempts with an unknown outcome may have released.
-    unsure: Vec<IpAddr>,
+    unsure: Vec<Given>,
 }
 
 impl Releasing {
-    fn add(&mut self, addresses: Vec<IpAddr>) {
+    fn add(&mut self, addresses: impl IntoIterator<Item = IpAddr>) {
         for ip in addresses {
             if !self.released.contains(&ip) {
                 self.released.push(ip);

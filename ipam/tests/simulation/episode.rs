@@ -812,10 +812,14 @@ impl Episode {
         for handle in back.iter().filter(|h| Holder::of(h).is_collected()) {
             self.end(handle)?;
         }
-        // Such a node has its tunnels' addresses still.
-        let is_kept = |h: &&String| Holder::of(h) == Holder::Tunnel && !self.judge.told().values().any(|t| t == *h);
+        // Such a node has its tunnels' addresses still. What was taken by hand nobody collects: of a caller that died, it comes late.
+        let is_kept = |h: &&String| match Holder::of(h) {
+            Holder::Tunnel => self.judge.is_at_home(h) && !self.judge.told().values().any(|t| t == *h),
+            Holder::ByHand | Holder::Plain => self.judge.standing(h) == Some(Standing::Gone),
+            Holder::Pod | Holder::Container | Holder::Service => false,
+        };
         let kept: BTreeSet<String> = self.judge.owners().values().filter(is_kept).cloned().collect();
-        for handle in kept.into_iter().filter(|h| self.judge.is_at_home(h)).collect::<Vec<_>>() {
+        for handle in kept {
             self.complete(Task::Release { handle }).await?;
         }
         let told: BTreeSet<String> = self.judge.told().values().cloned().collect();
