@@ -269,7 +269,7 @@ impl<'a> Attempt<'a> {
             }
             let Some(claim) = self.claim(item, family).await? else { break };
             let cidr = claim.block.value.cidr();
-            let from_new = self.take(item, claim.block, want - taken.len())?;
+            let from_new = self.take(item, claim.block, claim.is_as_read, want - taken.len())?;
             if !from_new.is_empty() {
                 own += 1;
                 self.claimed.push(cidr);
@@ -441,7 +441,7 @@ impl<'a> Attempt<'a> {
         };
         let present = match block {
             Some(block) if block.value.owner().as_ref() == Some(owner) => {
-                return self.take(item, block, want).map(Some);
+                return self.take(item, block, true, want).map(Some);
             }
             Some(block) => {
                 let revision = block.revision;
@@ -472,7 +472,8 @@ impl<'a> Attempt<'a> {
             let free = self.ask(|index| index.first_free(spec.cidr, length, seed, reserved, is_taken));
             if let Some(cidr) = free {
                 self.tried.insert(cidr);
-                return Ok(Some(Claim { block: self.new_block(cidr)?, check: unchanged(pool), loser: None }));
+                let block = self.new_block(cidr)?;
+                return Ok(Some(Claim { block, is_as_read: false, check: unchanged(pool), loser: None }));
             }
         }
         self.need_values().await?;
@@ -482,6 +483,7 @@ impl<'a> Attempt<'a> {
             let Some(mut block) = self.readable(cidr).await? else { continue };
             let has_thawed = block.value.thaw(self.context.now, cooldown(&self.context.config));
             let mut loser = None;
+            let mut is_as_read = !has_thawed;
             match block.value.owner() {
                 Some(owner) if owner == self.context.owner => {}
                 other if !block.value.is_empty() || other.is_some() && !self.is_old(&block.value) => {
@@ -496,9 +498,10 @@ impl<'a> Attempt<'a> {
                         loser = kv.map(|kv| (owner, kv.mod_revision));
                     }
                     block.value.set_owner(&self.context.owner, self.context.now);
+                    is_as_read = false;
                 }
             }
-            return Ok(Some(Claim { block, check: None, loser }));
+            return Ok(Some(Claim { block, is_as_read, check: None, loser }));
         }
     }
 
@@ -548,7 +551,7 @@ impl<'a> Attempt<'a> {
                 let more = match self.changes.blocks.contains_key(&cidr) {
                     true => self.take_more(item, cidr, missing)?,
                     false => match self.readable(cidr).await? {
-                        Some(block) => self.take(item, block, missing)?,
+                        Some(block) => self.take(item, block, true, missing)?,
                         None => vec![],
                     },
                 };
@@ -561,11 +564,20 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Takes up to `want` addresses of a block into the transaction.
-    fn take(&mut self, item: &Item<'_>, mut block: Versioned<Block>, want: usize) -> Result<Vec<IpNet>, Error> {
+    /// Takes up to `want` addresses of a block into the transaction. A block that gives none is given back to what is followed, if it is
+    /// as it was read.
+    fn take(
+        &mut self,
+        item: &Item<'_>,
+        mut block: Versioned<Block>,
+        is_as_read: bool,
+        want: usize,
+    ) -> Result<Vec<IpNet>, Error> {
         let context = self.context;
         if self.is_without_room(block.value.stored_len() + item.stored_len() * want.min(block.value.free())) {
-            self.give_back(block);
+            if is_as_read {
+                self.give_back(block);
+            }
             return Ok(vec![]);
         }
         let has_thawed = block.value.thaw(context.now, cooldown(&context.config));
@@ -573,7 +585,7 @@ impl<'a> Attempt<'a> {
         let cidr = block.value.cidr();
         if !taken.is_empty() {
             self.record(item, block, taken.clone());
-        } else if !has_thawed {
+        } else if is_as_read && !has_thawed {
             self.give_back(block);
         }
         Ok(taken.into_iter().map(|ip| in_block(ip, cidr)).collect())
@@ -825,6 +837,8 @@ impl<'a> Attempt<'a> {
 /// A block that is to become the owner's.
 struct Claim {
     block: Versioned<Block>,
+    /// Nothing of it was changed for the claim.
+    is_as_read: bool,
     /// Of a block that is made: the pool must be as it was.
     check: Option<(Key, datastore::Revision)>,
     /// Whose it was, and the revision of that affinity.

@@ -376,8 +376,11 @@ impl Ipam {
                         blocks.insert(cidr, block);
                     }
                     after.block.retain(|text, _| text.parse().ok() != Some(cidr));
-                    // A block that is gone has taken its addresses with it.
-                    let Some(Some(block)) = blocks.get_mut(&cidr) else { continue };
+                    let Some(Some(block)) = blocks.get_mut(&cidr) else {
+                        // A block that is gone has taken its addresses with it.
+                        changes.checks.insert(Key::IpamBlock(cidr), 0);
+                        continue;
+                    };
                     let mine = block.value.addresses_of(id);
                     let given = |ip: &IpAddr| Given { ip: *ip, block: cidr, number: block.value.sequence_of(*ip) };
                     releasing.perhaps.extend(mine.iter().map(given));

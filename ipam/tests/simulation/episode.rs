@@ -849,6 +849,9 @@ impl Episode {
                 self.complete(Task::Release { handle }).await?;
             }
         }
+        // An endpoint is there as well whose addresses somebody else has released, and who has them now.
+        let present: Vec<String> = self.life.iter().flat_map(Life::present).cloned().collect();
+        present.iter().try_for_each(|handle| self.end(handle))?;
         for name in self.setting.nodes.clone() {
             self.complete(Task::ChangeNode { name, is_there: false }).await?;
         }

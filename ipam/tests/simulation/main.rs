@@ -132,12 +132,12 @@ fn run(choices: Choices, kind: Kind, traces: bool) -> Result<Figures, Failure> {
 fn report(seed: u64, kind: Kind, failure: Failure) -> String {
     eprintln!("SEED={seed} (of {kind:?}): {}", failure.violation);
     let length = failure.choices.len();
+    // Who repeats one seed looks for its cause: as it was, and all of it.
+    let is_whole = number("SEED").is_some();
     let fails = |made| run(Choices::replaying(made), kind, false).err().map(|f| f.choices);
-    let shorter = choices::shrink(failure.choices, SHRINKING, fails);
+    let shorter = if is_whole { failure.choices } else { choices::shrink(failure.choices, SHRINKING, fails) };
     let again = run(Choices::replaying(shorter.clone()), kind, true).expect_err("a replay fails again");
-    // Who repeats one seed looks for its cause.
-    let shown = if number("SEED").is_some() { usize::MAX } else { SHOWN };
-    let skipped = again.trace.len().saturating_sub(shown);
+    let skipped = again.trace.len().saturating_sub(if is_whole { usize::MAX } else { SHOWN });
     format!(
         "{}\n\nSEED={seed} (of {kind:?}) repeats this. {length} choices, cut to {}, after which: {}\n{}{}",
         failure.violation,
