@@ -298,6 +298,8 @@ pub struct Collector {
     pods: HashMap<Name, PodView>,
     nodes: HashSet<String>,
     services: HashSet<Name>,
+    /// What services have is not looked at: they are kept elsewhere.
+    holds_services: bool,
     dirty: BTreeSet<Subject>,
     candidates: BTreeMap<Subject, Candidate>,
     due: BTreeSet<(Timestamp, Subject)>,
@@ -474,6 +476,19 @@ impl Collector {
         }
     }
 
+    /// The handles whose addresses were given to a service of this name.
+    pub fn handles_of_service(&self, name: &Name) -> impl Iterator<Item = &str> {
+        self.of_service.get(name).into_iter().flatten().map(AsRef::as_ref)
+    }
+
+    /// While it holds, no address of a service is released: the services are not in the store, as far as one can tell.
+    pub fn hold_services(&mut self, holds: bool) {
+        if self.holds_services != holds {
+            self.holds_services = holds;
+            self.touch_all(Some(self.of_service.values().flatten().cloned().collect()));
+        }
+    }
+
     /// Whether something changed that [`Self::observe`] has not seen.
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
@@ -617,7 +632,7 @@ impl Collector {
             Holder::Unknown => Verdict::Kept,
             Holder::Tunnel(node) if self.nodes.contains(node) => Verdict::Kept,
             Holder::Tunnel(node) => gone(node),
-            Holder::Service(name) if self.services.contains(name) => Verdict::Kept,
+            Holder::Service(name) if self.holds_services || self.services.contains(name) => Verdict::Kept,
             Holder::Service(name) => {
                 Verdict::Leaked { reason: Reason::NoService(name.clone()), wait: self.settings.interval() }
             }

@@ -19,6 +19,8 @@ use ipam::pool::Family;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+#[cfg(test)]
+pub use load_balancer::set_ingress;
 pub use load_balancer::{handle_of, ingress_of, sharing_key, wants_address};
 
 use load_balancer::Placement;

@@ -36,6 +36,8 @@ pub struct Report {
     pub workloads: usize,
     /// Handles that have a load-balancer address.
     pub load_balancers: usize,
+    /// Those among them that are kept though their service is not in the store.
+    pub held: usize,
     pub reconciles: u64,
     pub actions: u64,
     pub failures: u64,
@@ -130,6 +132,7 @@ async fn status(State(shared): State<Shared>) -> Json<Value> {
         "services": report.services,
         "workloads": report.workloads,
         "loadBalancers": report.load_balancers,
+        "heldLoadBalancers": report.held,
         "reconciles": report.reconciles,
         "actions": report.actions,
         "failures": report.failures,
@@ -165,6 +168,12 @@ async fn metrics(State(shared): State<Shared>) -> String {
         ("services", "gauge", "Services in the datastore.", report.services as u64),
         ("workloads", "gauge", "Workload endpoints in the datastore.", report.workloads as u64),
         ("load_balancers", "gauge", "Services with a load-balancer address.", report.load_balancers as u64),
+        (
+            "held_load_balancers",
+            "gauge",
+            "Load balancers whose addresses are kept, though their services are not in the datastore.",
+            report.held as u64,
+        ),
         ("failing_actions", "gauge", "Actions of the last round that will be retried.", report.failing),
         ("reconciles_total", "counter", "Plans carried out.", report.reconciles),
         ("actions_total", "counter", "Actions done.", report.actions),

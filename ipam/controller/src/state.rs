@@ -149,6 +149,11 @@ pub struct State {
     pub starved: BTreeSet<Name>,
     /// Why a service could not get its address when it was last tried.
     pub failures: BTreeMap<Name, String>,
+    /// A Service was seen, or Kubernetes keeps them. Before, the Services may be elsewhere (Calico on etcd leaves them in Kubernetes),
+    /// and what they have is kept.
+    has_services: bool,
+    /// Handles that had addresses before the first Service was seen.
+    inherited: BTreeSet<String>,
     pub config: Config,
     /// The grace period is of a configuration that was read.
     is_grace_read: bool,
@@ -224,7 +229,7 @@ pub fn ranges() -> Vec<KeyRange> {
 
 impl State {
     pub fn new(collection: gc::Settings) -> Self {
-        Self { collector: Collector::new(collection), ..Self::default() }
+        Self { collector: Collector::new(collection), has_services: collection.has_kubernetes, ..Self::default() }
     }
 
     /// Takes an update over.
@@ -232,6 +237,14 @@ impl State {
         match update {
             Update::InSync => {
                 self.is_in_sync = true;
+                self.collector.hold_services(!self.has_services);
+                let handles = self.held_handles().count();
+                if handles > 0 {
+                    tracing::warn!(
+                        handles,
+                        "there is no Service in the datastore: what services have is kept until there is one"
+                    );
+                }
                 self.mark_all();
             }
             Update::Put(kv) => self.put(&kv),
@@ -301,6 +314,17 @@ impl State {
         })
     }
 
+    /// Whether the addresses of a handle are kept though the store has no service that they are of. Once there are Services, what is
+    /// of none is left to collection, which waits: they may come one by one.
+    pub fn is_held(&self, handle: &str) -> bool {
+        !self.has_services || self.inherited.contains(handle)
+    }
+
+    /// The handles that are kept so.
+    pub fn held_handles(&self) -> impl Iterator<Item = &String> {
+        self.allocations.keys().filter(|handle| self.is_held(handle))
+    }
+
     /// The handle that has an address of a service.
     pub fn holder_of(&self, ip: IpAddr) -> Option<&str> {
         self.holders.get(&ip).map(String::as_str)
@@ -365,6 +389,17 @@ impl State {
         if self.services.get(&name) == Some(&service) {
             return;
         }
+        if !self.has_services {
+            self.has_services = true;
+            self.collector.hold_services(false);
+            if self.is_in_sync {
+                self.inherited = self.allocations.keys().cloned().collect();
+            }
+        }
+        // Also those of a former uid.
+        let handles: Vec<String> = self.collector.handles_of_service(&name).map(ToString::to_string).collect();
+        self.inherited.retain(|handle| !handles.contains(handle));
+        self.dirty.handles.extend(handles);
         self.remove_service(&name);
         if let Some(label) = first_label(&name, &service) {
             self.selecting.entry(label).or_default().insert(name.clone());
@@ -762,6 +797,7 @@ impl State {
         let service = allocation.service.clone();
         if allocation.addresses.is_empty() {
             self.allocations.remove(handle);
+            self.inherited.remove(handle);
         }
         self.mark_handle(handle.to_string(), service);
         // Who found no address may find this one.

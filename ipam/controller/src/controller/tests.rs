@@ -30,6 +30,7 @@ macro_rules! eventually {
 
 mod collection;
 mod pools;
+mod takeover;
 
 fn settings() -> Settings {
     Settings {
@@ -95,6 +96,13 @@ async fn add_service(store: &DynStore) {
     body.spec.selector = [("app".to_string(), "web".to_string())].into();
     body.spec.ports = vec![ServicePort { port: 80, ..ServicePort::default() }];
     typed::create(store.as_ref(), &Service::new(Metadata::namespaced("test", "web"), body)).await.unwrap();
+}
+
+/// Services are kept in this store.
+async fn add_other_service(store: &DynStore) {
+    typed::create(store.as_ref(), &Service::new(Metadata::namespaced("test", "other"), ServiceBody::default()))
+        .await
+        .unwrap();
 }
 
 async fn add_workload(store: &DynStore) {
@@ -176,6 +184,7 @@ async fn what_happened_while_it_was_down_is_made_up_for() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(second.ingress().await, kept, "a restart changes nothing");
     drop(second);
+    add_other_service(&store).await;
     typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
     let third = Lab::start(Arc::new(memory));
     eventually!(third.allocated().await == 0);
@@ -323,6 +332,7 @@ async fn a_kill_between_any_two_writes_leaks_nothing() {
             assert!(written >= n.min(3) as u64, "{written} writes before the {n}th: too few to kill between");
             drop(first);
             if !stays {
+                add_other_service(&store).await;
                 typed::delete(store.as_ref(), &Key::resource(Kind::Service, Some("test"), "web")).await.unwrap();
             }
             let second = Lab::start(store.clone());

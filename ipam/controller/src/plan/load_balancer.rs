@@ -64,8 +64,13 @@ pub fn ingress_of(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
 
 /// Plans the release of what a handle has that is of no service which wants it, and which none that shares it takes over.
 pub fn release_unwanted(state: &State, handle: &str, actions: &mut Vec<Action>) {
-    let Some(allocation) = state.allocations.get(handle).filter(|_| !is_wanted(state, handle)) else { return };
-    let unclaimed = allocation.addresses.iter().filter(|(ip, _)| !state.is_claimed(**ip));
+    let is_free = !is_wanted(state, handle) && !state.is_held(handle);
+    let Some(allocation) = state.allocations.get(handle).filter(|_| is_free) else { return };
+    let unclaimed = allocation
+        .addresses
+        .keys()
+        .filter(|ip| !state.is_claimed(**ip) && !takes_over(state, &allocation.service, **ip));
+    let unclaimed = unclaimed.map(|ip| (ip, &allocation.addresses[ip]));
     let addresses: Vec<(IpAddr, Option<u64>)> = unclaimed.map(|(ip, slot)| (*ip, slot.sequence)).collect();
     if !addresses.is_empty() {
         let service = allocation.service.clone();
@@ -77,6 +82,12 @@ fn is_wanted(state: &State, handle: &str) -> bool {
     let Some(name) = state.allocations.get(handle).map(|a| &a.service) else { return false };
     let service = state.services.get(name);
     service.is_some_and(|s| wants_address(s) && handle_of(name, s).as_deref() == Some(handle))
+}
+
+/// Whether a service says in its status that it has an address: one that was made anew with its status, and has another uid, keeps
+/// what it had.
+fn takes_over(state: &State, name: &Name, ip: IpAddr) -> bool {
+    state.services.get(name).is_some_and(|s| wants_address(s) && ingress_of(s).any(|i| i == ip))
 }
 
 /// Clears the status of a service that is of another type now.
@@ -150,15 +161,19 @@ impl<'a> Group<'a> {
                 has.insert(*ip, Offer { handle: handle.clone(), slot: slot.clone() });
             }
         }
-        // What a service that left had, and others of the group use.
+        // What a service that left had, and others of the group use; what one of them had when its uid was another.
         for name in members {
-            let Some(service) = state.services.get(name).filter(|s| sharing_key(s).is_some()) else { continue };
+            let Some(service) = state.services.get(name) else { continue };
+            let is_sharing = sharing_key(service).is_some();
             for ip in ingress_of(service) {
-                let Some(handle) = state.holder_of(ip).filter(|h| !has.contains_key(&ip) && !is_wanted(state, h))
-                else {
+                let holder = state.holder_of(ip).filter(|h| !has.contains_key(&ip) && !is_wanted(state, h));
+                let Some((handle, allocation)) = holder.and_then(|h| Some((h, state.allocations.get(h)?))) else {
                     continue;
                 };
-                let slot = state.allocations.get(handle).and_then(|a| a.addresses.get(&ip)).cloned();
+                if !is_sharing && allocation.service != *name {
+                    continue;
+                }
+                let slot = allocation.addresses.get(&ip).cloned();
                 has.insert(ip, Offer { handle: handle.to_string(), slot: slot.unwrap_or_default() });
             }
         }
@@ -265,7 +280,8 @@ impl<'a> Group<'a> {
         // Until it has the new one, it keeps what it has.
         self.keep_family(name, service, handle, family_of(ip), out);
         // What nobody wants is released first.
-        let holder = self.state.holder_of(ip).filter(|h| is_wanted(self.state, h) || self.state.is_claimed(ip));
+        let stays = |h: &&str| is_wanted(self.state, h) || self.state.is_held(h) || self.state.is_claimed(ip);
+        let holder = self.state.holder_of(ip).filter(stays);
         if let Some(other) = holder.and_then(|h| self.state.allocations.get(h)) {
             let (namespace, other) = &other.service;
             let message = format!("{ip} is the address of service {namespace}/{other}");
@@ -301,11 +317,8 @@ impl<'a> Group<'a> {
         let mut candidates: Vec<IpAddr> = ingress_of(service).filter(|ip| self.has.contains_key(ip)).collect();
         candidates.extend(self.has.iter().filter(|(_, offer)| offer.handle == handle).map(|(ip, _)| *ip));
         candidates.extend(self.has.keys().copied());
-        candidates.retain(|ip| {
-            family_of(*ip) == family
-                && self.incompatible(name, service, self.placed.get(ip)).is_none()
-                && (self.has[ip].handle == handle || sharing_key(service).is_some())
-        });
+        candidates
+            .retain(|ip| family_of(*ip) == family && self.incompatible(name, service, self.placed.get(ip)).is_none());
         let at_home = candidates.iter().find(|ip| {
             !matches!(self.home(**ip, name, service), Home::None(_) | Home::Refused("PoolSelectorMismatch", _))
         });

@@ -276,7 +276,9 @@ fn an_address_is_released_when_the_service_is_gone_or_another() {
         addresses: vec![("172.20.0.4".parse().unwrap(), None)],
     };
     let handle = lb_handle("web");
-    assert_eq!(run(&[lb_block("web", 1)]), [release(&handle)], "gone");
+    let other = service("other", json!({"clusterIP": "10.96.0.2"}));
+    assert_eq!(run(&[other, lb_block("web", 1)]), [release(&handle)], "gone");
+    assert_eq!(run(&[lb_block("web", 1)]), [], "there are no Services: they may be elsewhere");
 
     let mut changed = service("web", json!({"type": "ClusterIP", "clusterIP": "10.96.0.3"}));
     changed["status"] = json!({"loadBalancer": {"ingress": [{"ip": "172.20.0.4"}]}});

@@ -157,6 +157,7 @@ async fn a_dry_run_says_what_would_go_and_when() {
     put(&store, Kind::IpReservation, None, "r", json!({"reservedCIDRs": ["10.0.0.4/31", "10.0.0.6", "192.0.2.0/24"]}))
         .await;
     // A service that is gone, and a peer of a node that is.
+    add_other_service(&store).await;
     let owner = AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into());
     let attributes = plan::service_attributes(&("test".into(), "gone".into()), None);
     let (ip, block) = ("172.20.0.5".parse().unwrap(), "172.20.0.0/26".parse().unwrap());
