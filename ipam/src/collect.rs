@@ -138,13 +138,13 @@ async fn conditionally(store: &DynStore, delete: Op, condition: Op) -> Result<()
     Ok(())
 }
 
-/// Deletes what was a node's own, while that node does not exist.
+/// Deletes what was a node's own, while that node does not exist, and where a revision is given, while it has that.
 ///
 /// # Errors
-/// Of the store; [`datastore::Error::Conflict`] where the node is there again.
-pub async fn delete_of_node(store: &DynStore, node: &str, key: &Key) -> Result<(), Error> {
+/// Of the store; [`datastore::Error::Conflict`] where the node is there again, or the object is another.
+pub async fn delete_of_node(store: &DynStore, node: &str, key: &Key, revision: Option<u64>) -> Result<(), Error> {
     let absent = Op::Check(Key::resource(Kind::Node, None, node), 0);
-    match conditionally(store, Op::Delete(key.clone(), None), absent).await {
+    match conditionally(store, Op::Delete(key.clone(), revision), absent).await {
         Err(Error::Store(datastore::Error::NotFound(gone))) if gone == *key => Ok(()),
         outcome => outcome,
     }

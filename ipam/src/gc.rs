@@ -294,6 +294,8 @@ pub struct Collector {
     of_service: HashMap<Name, Vec<Arc<str>>>,
     of_address: HashMap<IpAddr, Arc<str>>,
     workloads: HashMap<Name, Vec<IpAddr>>,
+    /// Endpoints that cannot be read: what they have of their nodes, which their names begin with, is not known.
+    unreadable_workloads: BTreeSet<Name>,
     in_use: HashMap<IpAddr, usize>,
     pods: HashMap<Name, PodView>,
     nodes: HashSet<String>,
@@ -427,6 +429,7 @@ impl Collector {
 
     /// A WorkloadEndpoint and its addresses.
     pub fn put_workload(&mut self, name: &Name, addresses: Vec<IpAddr>) {
+        self.set_unreadable_workload(name, false);
         let before = self.workloads.insert(name.clone(), addresses.clone()).unwrap_or_default();
         if before != addresses {
             addresses.iter().for_each(|ip| *self.in_use.entry(*ip).or_default() += 1);
@@ -435,7 +438,29 @@ impl Collector {
         }
     }
 
+    /// A WorkloadEndpoint that cannot be read: it may have any address of its node's workloads, and what it had when it was read last.
+    pub fn put_unreadable_workload(&mut self, name: &Name) {
+        self.set_unreadable_workload(name, true);
+    }
+
+    fn set_unreadable_workload(&mut self, name: &Name, is_unreadable: bool) {
+        let is_other = match is_unreadable {
+            true => self.unreadable_workloads.insert(name.clone()),
+            false => self.unreadable_workloads.remove(name),
+        };
+        if is_other {
+            self.dirty.extend(self.handles.keys().map(|h| Subject::Handle(h.to_string())));
+        }
+    }
+
+    /// Whether an endpoint that cannot be read may have an address that was given on this node.
+    fn may_be_in_use(&self, node: Option<&str>) -> bool {
+        let prefix = node.map(|node| format!("{}-", node.replace('-', "--"))).unwrap_or_default();
+        self.unreadable_workloads.iter().any(|(_, name)| name.starts_with(&prefix))
+    }
+
     pub fn delete_workload(&mut self, name: &Name) {
+        self.set_unreadable_workload(name, false);
         let before = self.workloads.remove(name).unwrap_or_default();
         self.leave(&before);
     }
@@ -636,6 +661,8 @@ impl Collector {
             Holder::Service(name) => {
                 Verdict::Leaked { reason: Reason::NoService(name.clone()), wait: self.settings.interval() }
             }
+            Holder::Machine(_) if self.may_be_in_use(None) => Verdict::Kept,
+            Holder::Workload { node, .. } if self.may_be_in_use(node.as_deref()) => Verdict::Kept,
             Holder::Machine(name) => after(Reason::NoMachine(name.clone()), self.settings.grace.max(MIN_VM_GRACE)),
             Holder::Workload { pod: Some(pod), .. } if self.runs(pod, ip) => Verdict::Kept,
             Holder::Workload { node: Some(node), .. } if !self.nodes.contains(node) => gone(node),

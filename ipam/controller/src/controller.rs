@@ -466,7 +466,7 @@ async fn write(store: &DynStore, action: &Action) -> Result<Option<Service>, Err
         }
         Action::UpdateWorkload(workload) => relabel(at, workload).await?,
         Action::UpdatePool(pool) => drop(typed::update(at, pool).await?),
-        Action::DeleteOfNode { node, key } => collect::delete_of_node(store, node, key).await?,
+        Action::DeleteOfNode { node, key, revision } => collect::delete_of_node(store, node, key, *revision).await?,
         // Those of addresses are the allocator's.
         Action::AssignAddress(_)
         | Action::ReleaseAddresses { .. }
@@ -555,7 +555,7 @@ fn describe(action: &Action) -> String {
             format!("hand {address} over to service {}/{}", service.0, service.1)
         }
         Action::UpdatePool(pool) => format!("update the status of {}", pool.key()),
-        Action::DeleteOfNode { node, key } => format!("delete {key} with node {node}"),
+        Action::DeleteOfNode { node, key, .. } => format!("delete {key} with node {node}"),
         Action::ReleaseHandle { service, addresses, .. } => {
             let addresses: Vec<String> = addresses.iter().map(|(ip, _)| ip.to_string()).collect();
             format!("release {} of service {}/{}", addresses.join(", "), service.0, service.1)

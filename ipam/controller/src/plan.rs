@@ -77,10 +77,11 @@ pub enum Action {
     },
     /// With its status.
     UpdatePool(Box<LoadBalancerIpPool>),
-    /// What was a node's own, while that does not exist.
+    /// What was a node's own, while that does not exist, and as it was then.
     DeleteOfNode {
         node: String,
         key: Key,
+        revision: Option<u64>,
     },
 }
 

@@ -242,9 +242,9 @@ fn candidates_of(state: &crate::state::State) -> Vec<Value> {
         row["due"] = json!(candidate.due.to_string());
         row
     });
-    let gone = state.deleted_nodes.iter().flat_map(|node| {
+    let gone = state.ended_nodes.iter().flat_map(|(node, own)| {
         let endpoints = state.workloads_of_node(node).map(|(ns, name)| format!("workload endpoint {ns}/{name}"));
-        let scoped = state.node_scoped.get(node).into_iter().flatten().map(ToString::to_string);
+        let scoped = own.keys().map(ToString::to_string);
         let reason = format!("node {node} does not exist");
         endpoints.chain(scoped).map(move |what| json!({"resource": what, "reason": reason}))
     });

@@ -141,10 +141,11 @@ pub struct State {
     /// Who holds which cluster IP and node port.
     pub held: Held,
     pub collector: Collector,
-    /// Keys of what is one node's own, by the node.
-    pub node_scoped: BTreeMap<String, BTreeSet<Key>>,
-    /// Nodes that were deleted before our eyes, until nothing of theirs is left.
-    pub deleted_nodes: BTreeSet<String>,
+    /// Keys and revisions of what is one node's own, by the node.
+    pub node_scoped: BTreeMap<String, BTreeMap<Key, u64>>,
+    /// Nodes that have ended, until nothing of theirs is left: what was their own then, at its revision. What is written for a node
+    /// afterwards is for one to come.
+    pub ended_nodes: BTreeMap<String, BTreeMap<Key, u64>>,
     /// Services that lack an address which another may give back.
     pub starved: BTreeSet<Name>,
     /// Why a service could not get its address when it was last tried.
@@ -236,6 +237,9 @@ impl State {
     pub fn apply(&mut self, update: Update) {
         match update {
             Update::InSync => {
+                if !self.is_in_sync {
+                    self.end_nodes_before();
+                }
                 self.is_in_sync = true;
                 self.collector.hold_services(!self.has_services);
                 let handles = self.held_handles().count();
@@ -250,6 +254,28 @@ impl State {
             Update::Put(kv) => self.put(&kv),
             Update::Delete(key) => self.delete(&key),
         }
+        // With its last trace a node that ended is forgotten: its name may be that of one to come.
+        if self.is_in_sync && !self.ended_nodes.is_empty() {
+            let (collector, workloads) = (&self.collector, &self.workloads_of_node);
+            self.ended_nodes
+                .retain(|node, own| !own.is_empty() || workloads.contains_key(node) || collector.has_traces_of(node));
+        }
+    }
+
+    /// Nodes of which there are traces and that are not there ended before we looked. Of one without any trace what names it may have
+    /// been written before it.
+    fn end_nodes_before(&mut self) {
+        let named = self.node_scoped.keys().chain(self.workloads_of_node.keys());
+        let gone = named.filter(|node| !self.collector.has_node(node) && self.collector.has_traces_of(node));
+        for node in gone.cloned().collect::<BTreeSet<_>>() {
+            self.end_node(node);
+        }
+    }
+
+    fn end_node(&mut self, node: String) {
+        let own = self.node_scoped.get(&node).cloned().unwrap_or_default();
+        self.dirty.nodes.insert(node.clone());
+        self.ended_nodes.insert(node, own);
     }
 
     /// Everything is to be planned.
@@ -259,7 +285,7 @@ impl State {
         self.dirty.workloads = self.workloads.keys().cloned().collect();
         self.dirty.handles = self.allocations.keys().cloned().collect();
         self.dirty.nodes = self.node_scoped.keys().chain(self.workloads_of_node.keys()).cloned().collect();
-        self.dirty.nodes.extend(self.deleted_nodes.iter().cloned());
+        self.dirty.nodes.extend(self.ended_nodes.keys().cloned());
         self.dirty.pools = self.lb_pools.keys().cloned().collect();
         self.picked.clear();
     }
@@ -465,7 +491,11 @@ impl State {
             }
             Kind::WorkloadEndpoint => match decoded(kv) {
                 Some(workload) => self.put_workload(name, workload),
-                None => self.delete(&kv.key),
+                // It serves nothing, and keeps what it may have.
+                None => {
+                    self.collector.put_unreadable_workload(&name);
+                    self.remove_workload(&name);
+                }
             },
             Kind::Pod => self.put_pod(name, kv),
             Kind::IpPool => {
@@ -492,19 +522,23 @@ impl State {
             }
             Kind::Node => {
                 self.collector.put_node(&name.1);
-                self.deleted_nodes.remove(&name.1);
+                self.ended_nodes.remove(&name.1);
             }
             Kind::BgpPeer | Kind::BgpConfiguration | Kind::FelixConfiguration => {
+                let node = node_of(kind, &name.1, kv);
+                let known = node.as_ref().and_then(|node| self.node_scoped.get(node)?.get(&kv.key));
+                if known == Some(&kv.mod_revision) {
+                    return;
+                }
                 self.forget_node_scoped(&kv.key);
-                if let Some(node) = node_of(kind, &name.1, kv) {
-                    self.node_scoped.entry(node.clone()).or_default().insert(kv.key.clone());
-                    self.dirty.nodes.insert(node);
+                if let Some(node) = node {
+                    self.node_scoped.entry(node).or_default().insert(kv.key.clone(), kv.mod_revision);
                 }
             }
             Kind::ClusterInformation => {
-                let ready = decoded::<WithSpec<api::node::ClusterInformationSpec>>(kv)
-                    .and_then(|c| c.body.spec.datastore_ready);
-                self.config.is_locked = ready == Some(false);
+                // The one field of it that matters, whatever the others are; what is no document at all may say that it is locked.
+                let document = serde_json::from_slice::<Value>(&kv.value);
+                self.config.is_locked = document.map_or(true, |d| d["spec"]["datastoreReady"] == false);
             }
             _ => {}
         }
@@ -558,8 +592,7 @@ impl State {
             Kind::KubeControllersConfiguration if name.1 == DEFAULT => self.configure(None),
             Kind::Node => {
                 self.collector.delete_node(&name.1);
-                self.deleted_nodes.insert(name.1.clone());
-                self.dirty.nodes.insert(name.1);
+                self.end_node(name.1);
             }
             Kind::BgpPeer | Kind::BgpConfiguration | Kind::FelixConfiguration => self.forget_node_scoped(key),
             Kind::ClusterInformation => self.config.is_locked = false,
@@ -569,6 +602,9 @@ impl State {
 
     fn put_workload(&mut self, name: Name, workload: WorkloadEndpoint) {
         let mut workload = Box::new(slim(workload));
+        if self.ended_nodes.contains_key(&workload.body.spec.node) {
+            self.dirty.nodes.insert(workload.body.spec.node.clone());
+        }
         self.collector.put_workload(&name, addresses_of(&workload).collect());
         let before = self.workloads.get(&name).map(|w| comparable(w));
         if before.is_some() && before == Some(comparable(&workload)) && !self.is_relabelled(&name) {
@@ -824,6 +860,9 @@ impl State {
         self.node_scoped.retain(|_, keys| {
             keys.remove(key);
             !keys.is_empty()
+        });
+        self.ended_nodes.values_mut().for_each(|own| {
+            own.remove(key);
         });
     }
 }

@@ -64,7 +64,7 @@ pub async fn collect(watched: Shared, client: Arc<ClientStore>, ipam: Ipam) -> R
         (watched.endpoints_of_no_node(), watched.collector.observe(client.now()))
     };
     for (key, node) in endpoints {
-        accept(collect::delete_of_node(&store, &node, &key).await)?;
+        accept(collect::delete_of_node(&store, &node, &key, None).await)?;
     }
     let outcomes = collect::execute(&store, &ipam, &releases).await;
     outcomes.into_iter().try_for_each(|outcome| accept(outcome.map(drop)))

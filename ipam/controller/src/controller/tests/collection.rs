@@ -317,6 +317,44 @@ async fn what_names_a_node_that_was_never_there_stays() {
     assert_eq!(paths(&store).await, before);
 }
 
+/// What is applied for a node after it ended is for one to come, whether or not anything of the former one is left.
+#[tokio::test(start_paused = true)]
+async fn what_is_applied_for_a_node_after_its_end_stays() {
+    for has_traces in [false, true] {
+        let (_, store, ipam) = lab().await;
+        if has_traces {
+            furnish(&store, &ipam).await;
+        } else {
+            put(&store, Kind::BgpConfiguration, None, "node.a", json!({})).await;
+        }
+        let _lab = Lab::start(store.clone());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "a")).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let of_a =
+            async || paths(&store).await.into_iter().filter(|p| p.contains("node.a") || p.contains("tor-a")).count();
+        assert_eq!(of_a().await, 0, "what was its own has gone");
+        put(&store, Kind::BgpConfiguration, None, "node.a", json!({"asNumber": 64600})).await;
+        put(&store, Kind::BgpPeer, None, "tor-a", json!({"node": "a", "peerIP": "192.0.2.1", "asNumber": 64601})).await;
+        tokio::time::sleep(RESYNC * 3).await;
+        assert_eq!(of_a().await, 2, "{has_traces}");
+    }
+}
+
+/// While the watches are behind, a peer of the node that ended is given to another.
+#[tokio::test(start_paused = true)]
+async fn what_was_given_to_another_node_meanwhile_stays() {
+    let (_, store, _) = lab().await;
+    put(&store, Kind::BgpPeer, None, "tor", json!({"node": "a", "peerIP": "192.0.2.1"})).await;
+    let key = Key::resource(Kind::BgpPeer, None, "tor");
+    let seen = store.get(&key).await.unwrap().unwrap().mod_revision;
+    typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "a")).await.unwrap();
+    put(&store, Kind::BgpPeer, None, "tor", json!({"node": "b", "peerIP": "192.0.2.1"})).await;
+    let refused = collect::delete_of_node(&store, "a", &key, Some(seen)).await;
+    assert!(matches!(refused, Err(ipam::Error::Store(datastore::Error::Conflict(_)))), "{refused:?}");
+    assert!(store.get(&key).await.unwrap().is_some());
+}
+
 /// Killed before or after each of the writes that a node's end takes, the next one ends it.
 #[tokio::test(start_paused = true)]
 async fn a_kill_in_the_middle_of_a_nodes_end_leaves_nothing_behind() {
@@ -350,6 +388,42 @@ async fn a_lock_that_comes_later_stops_collection_until_it_goes() {
     typed::delete(store.as_ref(), &Key::resource(Kind::ClusterInformation, None, "default")).await.unwrap();
     tokio::time::sleep(RESYNC * 2).await;
     assert_eq!(handles(&store).await.len(), 0);
+}
+
+/// Of a record that says it is locked, no other field matters.
+#[tokio::test(start_paused = true)]
+async fn a_lock_counts_whatever_else_its_record_says() {
+    let (memory, store, ipam) = lab().await;
+    assign(&ipam, "a", "net.c1", &POD).await;
+    let spec = json!({"datastoreReady": false, "clusterGUID": 7});
+    put(&store, Kind::ClusterInformation, None, "default", spec).await;
+    let revision = memory.revision();
+    let _lab = Lab::start(store.clone());
+    tokio::time::sleep(GRACE * 4).await;
+    assert_eq!(memory.revision(), revision);
+}
+
+/// An endpoint that cannot be read may have what was given to workloads of its node; what others have is collected.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cannot_be_read_keeps_its_nodes_addresses() {
+    for (name, had_some) in [("a-k8s-p1-eth0", true), ("a-k8s-p1-net1", false), ("a-libnetwork-libnetwork-7", false)] {
+        let (_, store, ipam) = lab().await;
+        let addresses = assign(&ipam, "a", "net.c1", &POD).await;
+        assign(&ipam, "b", "net.c2", &[("pod", "p2"), ("namespace", "test")]).await;
+        if had_some {
+            add_endpoint(&store, "a", "p1", &addresses).await;
+        } else {
+            put(&store, Kind::WorkloadEndpoint, Some("test"), name, json!("?")).await;
+        }
+        let _lab = Lab::start(store.clone());
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        put(&store, Kind::WorkloadEndpoint, Some("test"), name, json!("??")).await;
+        tokio::time::sleep(GRACE * 3).await;
+        assert_eq!(handles(&store).await, ["net.c1"], "{name}");
+        typed::delete(store.as_ref(), &Key::resource(Kind::WorkloadEndpoint, Some("test"), name)).await.unwrap();
+        tokio::time::sleep(GRACE * 2).await;
+        assert_eq!(handles(&store).await.len(), 0, "{name}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
