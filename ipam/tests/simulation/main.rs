@@ -65,7 +65,8 @@ fn clients_of_a_store_that_reads_the_past() {
 /// meanwhile; an affinity that was to go, and whose block was made in the same transaction; an
 /// address released and taken again for a call that had got it before; a handle to which another process had given more; one address
 /// given to a handle whose others were not known; an address that a request had taken itself, and read the past of; an address that
-/// a handle got anew while its release had no answer; one taken by hand, after whoever took it had died.
+/// a handle got anew while its release had no answer; one taken by hand, after whoever took it had died; a block that was claimed in
+/// vain and followed with its new owner; an endpoint whose address somebody else has.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203, 684].map(|seed| (Kind::Ordered, seed));
@@ -74,7 +75,9 @@ fn seeds_that_failed() {
         (Kind::Following, 7),
         (Kind::Following, 89),
         (Kind::Following, 97),
+        (Kind::Following, 138),
         (Kind::Collected, 2),
+        (Kind::Collected, 40),
         (Kind::CollectedOrdered, 2),
         (Kind::CollectedOrdered, 35),
         (Kind::Stale, 8),
