@@ -10,6 +10,8 @@
 //!
 //! Addresses are compared as values, never as text.
 
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
@@ -17,11 +19,15 @@ use std::sync::Arc;
 
 use api::ipam::{AllocationAttribute, attr};
 use api::key::AffinityOwner;
+use api::workload::endpoint_prefix;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::block::{Block, address_in};
+use crate::block::Block;
 use crate::pool::Family;
+
+pub use view::Usage;
+use view::{BlockView, HandleView, Holder, Record, Slot, holder, withheld};
 
 /// How long a leaked address is kept (Calico `leakGracePeriod`).
 pub const DEFAULT_GRACE: SignedDuration = SignedDuration::from_mins(15);
@@ -31,19 +37,9 @@ pub const MIN_VM_GRACE: SignedDuration = SignedDuration::from_mins(5);
 pub const DEFAULT_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 /// A release that had no effect is tried again after this.
 const RETRY: SignedDuration = SignedDuration::from_secs(60);
-/// Shortest container id after `<network>.` of a handle; docker shortens its own to this. What is shorter may be a name of somebody's.
-const MIN_CONTAINER_ID: usize = 12;
 
 /// The `type` attribute of a service's addresses.
 pub const TYPE_LOAD_BALANCER: &str = "LoadBalancer";
-const TUNNEL_TYPES: [&str; 5] = [
-    "ipipTunnelAddress",
-    "vxlanTunnelAddress",
-    "vxlanV6TunnelAddress",
-    "wireguardTunnelAddress",
-    "wireguardV6TunnelAddress",
-];
-const VMI_NAME: &str = "vmi-name";
 
 /// Namespace and name.
 pub type Name = (String, String);
@@ -184,92 +180,6 @@ impl Release {
             | Self::Record { reason, .. } => reason,
         }
     }
-}
-
-/// To whom an address was given, as far as its attributes say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Holder {
-    Workload { pod: Option<Name>, node: Option<String> },
-    Machine(Name),
-    Tunnel(String),
-    Service(Name),
-    Unknown,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Slot {
-    sequence: Option<u64>,
-    holder: Arc<Holder>,
-}
-
-/// The addresses of a handle, in order. Nearly all handles have one: a tree would take ten times the memory.
-#[derive(Clone, Debug, Default)]
-struct Slots(Vec<(IpAddr, Slot)>);
-
-impl Slots {
-    fn get(&self, ip: &IpAddr) -> Option<&Slot> {
-        self.0.binary_search_by_key(ip, |(ip, _)| *ip).ok().map(|at| &self.0[at].1)
-    }
-
-    fn insert(&mut self, ip: IpAddr, slot: Slot) -> Option<Slot> {
-        match self.0.binary_search_by_key(&ip, |(ip, _)| *ip) {
-            Ok(at) => Some(std::mem::replace(&mut self.0[at].1, slot)),
-            Err(at) => {
-                if self.0.is_empty() {
-                    self.0.reserve_exact(1);
-                }
-                self.0.insert(at, (ip, slot));
-                None
-            }
-        }
-    }
-
-    fn remove(&mut self, ip: &IpAddr) -> Option<Slot> {
-        let at = self.0.binary_search_by_key(ip, |(ip, _)| *ip).ok()?;
-        Some(self.0.remove(at).1)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn iter(&self) -> impl Iterator<Item = (&IpAddr, &Slot)> {
-        self.0.iter().map(|(ip, slot)| (ip, slot))
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-struct HandleView {
-    slots: Slots,
-    record: Option<Record>,
-}
-
-#[derive(Clone, Debug)]
-struct Record {
-    revision: u64,
-    /// The blocks that it names; None where it cannot be read.
-    blocks: Option<Vec<IpNet>>,
-}
-
-/// A block, as far as it matters here.
-#[derive(Clone, Debug, Default)]
-struct BlockView {
-    owner: Option<AffinityOwner>,
-    sequence: u64,
-    /// Nobody has an address of it; some may cool down, of whose end nothing tells.
-    is_empty: bool,
-    /// Handle of each address that has one.
-    handles: BTreeMap<IpAddr, Arc<str>>,
-    /// Addresses that nobody can be given though no handle has them: they cool down, or were taken without one.
-    withheld: BTreeSet<IpAddr>,
-    usage: BTreeMap<String, Usage>,
-}
-
-/// Addresses of one block that one node (or, without a name, somebody else) uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    pub in_use: usize,
-    pub borrowed: usize,
 }
 
 /// What became of an examination.
@@ -455,7 +365,10 @@ impl Collector {
 
     /// Whether an endpoint that cannot be read may have an address that was given on this node.
     fn may_be_in_use(&self, node: Option<&str>) -> bool {
-        let prefix = node.map(|node| format!("{}-", node.replace('-', "--"))).unwrap_or_default();
+        if self.unreadable_workloads.is_empty() {
+            return false;
+        }
+        let prefix = node.map(endpoint_prefix).unwrap_or_default();
         self.unreadable_workloads.iter().any(|(_, name)| name.starts_with(&prefix))
     }
 
@@ -938,41 +851,6 @@ fn release(subject: &Subject, candidate: &Candidate, blocks: &BTreeMap<IpNet, Bl
         }
         _ => return None,
     })
-}
-
-fn withheld(block: &Block) -> BTreeSet<IpAddr> {
-    let stored = block.stored();
-    let is_withheld =
-        |index: &usize| stored.attributes.get(*index).is_some_and(|a| a.released_at.is_some() || a.handle_id.is_none());
-    let taken = stored.allocations.iter().enumerate().filter(|(_, index)| index.as_ref().is_some_and(is_withheld));
-    taken.map(|(ordinal, _)| address_in(stored.cidr, ordinal as u128)).collect()
-}
-
-/// To whom an address was given.
-fn holder(attribute: &AllocationAttribute) -> Holder {
-    let empty = BTreeMap::new();
-    let attributes = attribute.secondary.as_ref().unwrap_or(&empty);
-    let text = |key: &str| attributes.get(key).cloned();
-    let named = |key: &str| Some((text(attr::NAMESPACE)?, text(key)?));
-    let is_of_cni = |h: &str| {
-        let (network, id) = h.rsplit_once('.').unwrap_or_default();
-        let is_id = id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
-        !network.is_empty() && id.len() >= MIN_CONTAINER_ID && is_id
-    };
-    let found = match attributes.get(attr::TYPE).map(String::as_str).filter(|t| !t.is_empty()) {
-        Some(TYPE_LOAD_BALANCER) => named(attr::SERVICE).map(Holder::Service),
-        Some(kind) if TUNNEL_TYPES.contains(&kind) => text(attr::NODE).map(Holder::Tunnel),
-        Some(_) => None,
-        None if attributes.contains_key(VMI_NAME) => named(VMI_NAME).map(Holder::Machine),
-        None => match (named(attr::POD), text(attr::NODE)) {
-            (Some(pod), node) => Some(Holder::Workload { pod: Some(pod), node }),
-            (None, Some(node)) if attribute.handle_id.as_deref().is_some_and(is_of_cni) => {
-                Some(Holder::Workload { pod: None, node: Some(node) })
-            }
-            _ => None,
-        },
-    };
-    found.unwrap_or(Holder::Unknown)
 }
 
 #[cfg(test)]

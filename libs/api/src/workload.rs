@@ -95,6 +95,11 @@ pub fn cni_endpoint_name(node: &str, container_id: &str, endpoint: &str) -> Stri
     format!("{}-cni-{}-{}", escape(node), escape(container_id), escape(endpoint))
 }
 
+/// What the names of all endpoints of a node begin with.
+pub fn endpoint_prefix(node: &str) -> String {
+    format!("{}-", escape(node))
+}
+
 fn escape(part: &str) -> String {
     part.replace('-', "--")
 }
