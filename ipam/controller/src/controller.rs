@@ -210,7 +210,7 @@ impl Controller {
         report.services = self.state.services.len();
         report.workloads = self.state.workloads.len();
         report.load_balancers = self.state.allocations.len();
-        report.held = self.state.held_handles().count();
+        report.held = self.state.held_handles();
         report.reconciles += 1;
         report.actions += done;
         report.failures += failed;

@@ -3,22 +3,22 @@
 //!
 //! A change marks what depends on it, and nothing else: planning costs what changed. The indexes here are functions of the objects.
 
+mod picked;
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use api::ipam::{AllocationBlock, IpamHandle, attr};
+use api::ipam::{AllocationBlock, IpamHandle};
 use api::key::{Key, KeyRange};
 use api::kind::Kind;
 use api::kube_controllers_configuration::AssignIps;
 use api::load_balancer_ip_pool::{Conflict, LoadBalancerIpPool, conflicts};
-use api::meta::{Body, Resource, WithSpec};
-use api::service::{LABEL_SERVICE_NAME, PodBody};
-use api::workload::WorkloadEndpointSpec;
-use api::{
-    EndpointSlice, IpPool, IpReservation, KubeControllersConfigurationSpec, Metadata, Service, WorkloadEndpoint,
-};
+use api::meta::WithSpec;
+use api::service::PodBody;
+use api::{EndpointSlice, IpPool, IpReservation, KubeControllersConfigurationSpec, Service, WorkloadEndpoint};
+use datastore::KeyValue;
 use datastore::watcher::Update;
-use datastore::{KeyValue, typed};
 use ipam::block::Block;
 use ipam::gc::{self, Collector};
 use ipam::pool::{Family, Reservations};
@@ -28,6 +28,10 @@ use serde_json::Value;
 
 use crate::plan::addresses::Held;
 use crate::plan::{self, Action};
+
+pub use picked::Picked;
+pub use records::{addresses_of, service_of};
+use records::{comparable, decoded, first_label, named, node_of, service_addresses, slim};
 
 /// The `type` attribute of a service's addresses (Calico `ipam.AttributeTypeLoadBalancer`).
 pub const TYPE_LOAD_BALANCER: &str = gc::TYPE_LOAD_BALANCER;
@@ -67,52 +71,6 @@ pub struct Pod {
     /// Its condition `Ready` is `False`. A pod without that condition, as one applied by hand, is ready.
     pub is_unready: bool,
     pub is_terminating: bool,
-}
-
-/// Addresses with the handles that they are given to.
-#[derive(Clone, Debug, Default)]
-pub struct Picked {
-    by_address: BTreeMap<IpAddr, String>,
-    by_handle: BTreeMap<String, BTreeSet<IpAddr>>,
-}
-
-impl Picked {
-    pub fn insert(&mut self, ip: IpAddr, handle: String) {
-        self.remove(ip);
-        self.by_handle.entry(handle.clone()).or_default().insert(ip);
-        self.by_address.insert(ip, handle);
-    }
-
-    pub fn remove(&mut self, ip: IpAddr) {
-        let Some(handle) = self.by_address.remove(&ip) else { return };
-        if let Some(of_handle) = self.by_handle.get_mut(&handle) {
-            of_handle.remove(&ip);
-            if of_handle.is_empty() {
-                self.by_handle.remove(&handle);
-            }
-        }
-    }
-
-    /// Forgets what is given to a handle.
-    pub fn forget(&mut self, handle: &str) {
-        for ip in self.by_handle.remove(handle).into_iter().flatten() {
-            self.by_address.remove(&ip);
-        }
-    }
-
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// To whom an address is given.
-    pub fn handle_of(&self, ip: IpAddr) -> Option<&str> {
-        self.by_address.get(&ip).map(String::as_str)
-    }
-
-    /// What is given to a handle, in order.
-    pub fn of(&self, handle: &str) -> impl Iterator<Item = IpAddr> {
-        self.by_handle.get(handle).into_iter().flatten().copied()
-    }
 }
 
 /// The watched objects.
@@ -242,7 +200,7 @@ impl State {
                 }
                 self.is_in_sync = true;
                 self.collector.hold_services(!self.has_services);
-                let handles = self.held_handles().count();
+                let handles = self.held_handles();
                 if handles > 0 {
                     tracing::warn!(
                         handles,
@@ -346,9 +304,9 @@ impl State {
         !self.has_services || self.inherited.contains(handle)
     }
 
-    /// The handles that are kept so.
-    pub fn held_handles(&self) -> impl Iterator<Item = &String> {
-        self.allocations.keys().filter(|handle| self.is_held(handle))
+    /// How many handles are kept so.
+    pub fn held_handles(&self) -> usize {
+        if self.has_services { self.inherited.len() } else { self.allocations.len() }
     }
 
     /// The handle that has an address of a service.
@@ -424,7 +382,9 @@ impl State {
         }
         // Also those of a former uid.
         let handles: Vec<String> = self.collector.handles_of_service(&name).map(ToString::to_string).collect();
-        self.inherited.retain(|handle| !handles.contains(handle));
+        for handle in &handles {
+            self.inherited.remove(handle);
+        }
         self.dirty.handles.extend(handles);
         self.remove_service(&name);
         if let Some(label) = first_label(&name, &service) {
@@ -867,59 +827,6 @@ impl State {
     }
 }
 
-/// The addresses of a workload.
-pub fn addresses_of(workload: &WorkloadEndpoint) -> impl Iterator<Item = IpAddr> + '_ {
-    workload.body.spec.ip_networks.iter().filter_map(|net| net.split('/').next()?.parse().ok())
-}
-
-/// The service that a slice says it is of.
-pub fn service_of(slice: &EndpointSlice) -> Option<Name> {
-    let service = slice.metadata.labels.get(LABEL_SERVICE_NAME)?;
-    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
-}
-
-/// What is planned from of a workload. Whoever writes it reads the rest again.
-fn slim(workload: WorkloadEndpoint) -> WorkloadEndpoint {
-    let (metadata, spec) = (workload.metadata, workload.body.spec);
-    let metadata = Metadata {
-        name: metadata.name,
-        namespace: metadata.namespace,
-        resource_version: metadata.resource_version,
-        labels: metadata.labels,
-        ..Metadata::default()
-    };
-    let spec = WorkloadEndpointSpec {
-        node: spec.node,
-        pod: spec.pod,
-        ip_networks: spec.ip_networks,
-        ports: spec.ports,
-        ..WorkloadEndpointSpec::default()
-    };
-    WorkloadEndpoint::new(metadata, WithSpec { spec, status: None })
-}
-
-/// A workload without what changes at every write.
-fn comparable(workload: &WorkloadEndpoint) -> WorkloadEndpoint {
-    let mut same = workload.clone();
-    same.metadata.resource_version = None;
-    same
-}
-
-/// Under what a service with a selector is found.
-fn first_label(name: &Name, service: &Service) -> Option<(String, String, String)> {
-    let (k, v) = service.body.spec.selector.first_key_value()?;
-    Some((name.0.clone(), k.clone(), v.clone()))
-}
-
-/// The node whose own a resource is.
-fn node_of(kind: Kind, name: &str, kv: &KeyValue) -> Option<String> {
-    if kind != Kind::BgpPeer {
-        return name.strip_prefix("node.").filter(|n| !n.is_empty()).map(ToString::to_string);
-    }
-    let document: Value = serde_json::from_slice(&kv.value).ok()?;
-    document["spec"]["node"].as_str().filter(|n| !n.is_empty()).map(ToString::to_string)
-}
-
 fn unlink<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
     if let Some(names) = map.get_mut(key) {
         names.remove(name);
@@ -927,29 +834,4 @@ fn unlink<K: Ord>(map: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, name: &Name) {
             map.remove(key);
         }
     }
-}
-
-fn named(key: &Key) -> Option<(Kind, Name)> {
-    Some((key.kind()?, (key.namespace().unwrap_or_default().to_string(), key.name()?.to_string())))
-}
-
-/// An object that cannot be read counts as absent, and is logged.
-fn decoded<B: Body>(kv: &KeyValue) -> Option<Resource<B>> {
-    typed::decode(kv).inspect_err(|error| tracing::warn!(%error, "an object of the datastore is ignored")).ok()
-}
-
-/// The addresses of services in a block.
-fn service_addresses(block: &Block) -> BTreeMap<IpAddr, Taken> {
-    let mut found = BTreeMap::new();
-    for (address, attribute) in block.allocated() {
-        let (Some(handle), Some(attributes)) = (&attribute.handle_id, &attribute.secondary) else { continue };
-        if attributes.get(attr::TYPE).map(String::as_str) != Some(TYPE_LOAD_BALANCER) {
-            continue;
-        }
-        let text = |key: &str| attributes.get(key).cloned().unwrap_or_default();
-        let service = (text(attr::NAMESPACE), text(attr::SERVICE));
-        let slot = Slot { sequence: block.sequence_of(address), pool: attributes.get(ATTRIBUTE_POOL).cloned() };
-        found.insert(address, (handle.clone(), slot, service));
-    }
-    found
 }

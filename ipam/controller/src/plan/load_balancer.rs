@@ -66,11 +66,8 @@ pub fn ingress_of(service: &Service) -> impl Iterator<Item = IpAddr> + '_ {
 pub fn release_unwanted(state: &State, handle: &str, actions: &mut Vec<Action>) {
     let is_free = !is_wanted(state, handle) && !state.is_held(handle);
     let Some(allocation) = state.allocations.get(handle).filter(|_| is_free) else { return };
-    let unclaimed = allocation
-        .addresses
-        .keys()
-        .filter(|ip| !state.is_claimed(**ip) && !takes_over(state, &allocation.service, **ip));
-    let unclaimed = unclaimed.map(|ip| (ip, &allocation.addresses[ip]));
+    let is_unclaimed = |ip: IpAddr| !state.is_claimed(ip) && !takes_over(state, &allocation.service, ip);
+    let unclaimed = allocation.addresses.iter().filter(|(ip, _)| is_unclaimed(**ip));
     let addresses: Vec<(IpAddr, Option<u64>)> = unclaimed.map(|(ip, slot)| (*ip, slot.sequence)).collect();
     if !addresses.is_empty() {
         let service = allocation.service.clone();
