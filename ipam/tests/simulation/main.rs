@@ -59,14 +59,14 @@ fn clients_of_a_store_that_reads_the_past() {
     simulate(Kind::Stale, 1_200);
 }
 
-/// A write without an answer, repeated into an outage; an address released and taken again in one call; a handle that counts fewer
-/// than before and gets one; an address of an allocation without an answer, released before that was read back; blocks of nobody in which
-/// addresses cool down; a handle taken back that an earlier attempt had written alike; an affinity deleted for a block that had been made
-/// meanwhile; an affinity that was to go, and whose block was made in the same transaction; an
-/// address released and taken again for a call that had got it before; a handle to which another process had given more; one address
-/// given to a handle whose others were not known; an address that a request had taken itself, and read the past of; an address that
-/// a handle got anew while its release had no answer; one taken by hand, after whoever took it had died; a block that was claimed in
-/// vain and followed with its new owner; an endpoint whose address somebody else has.
+/// A write without an answer, repeated into an outage; an address released and taken again in one call; a handle that counts fewer than
+/// before and gets one; an address of an allocation without an answer, released before that was read back; blocks of nobody in which
+/// addresses cool down; a handle taken back that an earlier attempt had written alike; an affinity deleted for a block that had been
+/// made meanwhile; an affinity that was to go, and whose block was made in the same transaction; an address released and taken again
+/// for a call that had got it before; a handle to which another process had given more; one address given to a handle whose others were
+/// not known; an address that a request had taken itself, and read the past of; an address that a handle got anew while its release had
+/// no answer; one taken by hand, after whoever took it had died; a block that was claimed in vain and followed with its new owner; an
+/// endpoint whose address somebody else has.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203, 684].map(|seed| (Kind::Ordered, seed));
