@@ -68,9 +68,11 @@ pub fn create(job: &mut Job) -> Result<[Service; 3]> {
     }
     let services = [await_service(job, "web")?, await_service(job, "web-nodeport")?, await_service(job, "web-lb")?];
     for service in &services {
+        let port = service.node_port.map(|port| format!(", node port {port}")).unwrap_or_default();
+        let balancer = service.load_balancer.as_ref().map(|ip| format!(", load balancer {ip}")).unwrap_or_default();
         job.report.checked(&format!(
-            "{}: cluster IP {}, node port {:?}, load balancer {:?}, slices derived from its selector",
-            service.name, service.cluster_ip, service.node_port, service.load_balancer
+            "{}: cluster IP {}{port}{balancer}, slices derived from its selector",
+            service.name, service.cluster_ip
         ));
     }
     let shown: Vec<String> =
