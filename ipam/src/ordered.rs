@@ -9,7 +9,8 @@
 //! |---|---|---|
 //! | an affinity pending, no block | makes the block | deletes it |
 //! | an affinity pending, the block ours | confirms it | confirms it |
-//! | an affinity pending deletion, the block ours | confirms it | takes the block back |
+//! | an affinity pending deletion, the block ours and empty | confirms it | takes the block back |
+//! | an affinity pending deletion, the block ours and in use | confirms it | confirms it |
 //! | an affinity pending deletion, no block | makes the block | deletes it |
 //! | a handle with more than its blocks show | counts it anew | counts it anew |
 //!
@@ -63,9 +64,16 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
                     pending.push((key, Versioned { value, revision: at }));
                     affinities.remove(&claim);
                 }
-                AffinityChange::Delete(at) if change.is_deleted => {
-                    let value = encode(&BlockAffinity::new(AffinityState::PendingDeletion));
-                    let Written { at, .. } = try_or_undo(store, &undo, Op::Update(key, value, at)).await?;
+                AffinityChange::Delete(revision) if change.is_deleted => {
+                    let value = affinity_or_new(store, &key).await;
+                    let mut known = Versioned { value, revision };
+                    let op = write_affinity(key.clone(), Some(&known), AffinityState::PendingDeletion);
+                    let Written { at, is_ours } = try_or_undo(store, &undo, op).await?;
+                    known.revision = at;
+                    if is_ours {
+                        // Somebody may take an address of the block before it goes; then it stays its owner's.
+                        undo.ops.push(write_affinity(key, Some(&known), AffinityState::Confirmed));
+                    }
                     affinities.insert(claim, AffinityChange::Delete(at));
                 }
                 AffinityChange::Delete(_) => {}
@@ -134,6 +142,12 @@ pub(crate) async fn write_mend(store: &dyn Store, ops: Vec<Op>) -> Result<Outcom
 fn gets(id: &str, changes: &Changes) -> bool {
     let is_mine = |block: &Block, ip: &IpAddr| block.attribute_of(*ip).and_then(|a| a.handle_id.as_deref()) == Some(id);
     changes.blocks.values().any(|c| c.taken.iter().any(|ip| is_mine(&c.block.value, ip)))
+}
+
+/// An affinity as it is stored, for the fields that we do not know. Where it cannot be read, the write that comes next says why.
+async fn affinity_or_new(store: &dyn Store, key: &Key) -> BlockAffinity {
+    let read = store.get(key).await.ok().flatten();
+    read.map_or(BlockAffinity::new(AffinityState::PendingDeletion), |kv| decode_affinity(&kv).value)
 }
 
 /// What puts back what was written before a block was refused, in the order it was written.
@@ -232,8 +246,8 @@ struct Fault {
 
 enum Remedy {
     Write(Op),
-    /// The owner gives the block up.
-    TakeBack(AffinityOwner, IpNet),
+    /// The owner gives the block up where it is empty; else this is written.
+    TakeBack(AffinityOwner, IpNet, Op),
 }
 
 impl Ipam {
@@ -254,10 +268,11 @@ impl Ipam {
             }
             let done = match fault.remedy {
                 Remedy::Write(op) => self.write_remedy(op).await?,
-                Remedy::TakeBack(owner, cidr) => {
-                    self.release_block_affinity(cidr, &owner, false).await?;
-                    true
-                }
+                Remedy::TakeBack(owner, cidr, confirm) => match self.release_block_affinity(cidr, &owner, true).await {
+                    Ok(()) => true,
+                    Err(Error::NotEmpty(_)) => self.write_remedy(confirm).await?,
+                    Err(error) => return Err(error),
+                },
             };
             if done {
                 tracing::info!(%key, fault.what, "repaired");
@@ -351,16 +366,19 @@ fn affinity_fault(
         Some((other, _)) if other.as_ref() != Some(owner) => {
             Some(Fault { what: "its block is another's", remedy: delete() })
         }
-        Some(_) => match read.value.state {
-            AffinityState::Confirmed => None,
-            AffinityState::Pending => {
-                let remedy = Remedy::Write(write_affinity(kv.key.clone(), Some(&read), AffinityState::Confirmed));
-                Some(Fault { what: "it was never confirmed", remedy })
+        Some(_) => {
+            let confirm = write_affinity(kv.key.clone(), Some(&read), AffinityState::Confirmed);
+            match read.value.state {
+                AffinityState::Confirmed => None,
+                AffinityState::Pending => {
+                    Some(Fault { what: "it was never confirmed", remedy: Remedy::Write(confirm) })
+                }
+                AffinityState::PendingDeletion => {
+                    let remedy = Remedy::TakeBack(owner.clone(), cidr, confirm);
+                    Some(Fault { what: "it was never deleted", remedy })
+                }
             }
-            AffinityState::PendingDeletion => {
-                Some(Fault { what: "it was never deleted", remedy: Remedy::TakeBack(owner.clone(), cidr) })
-            }
-        },
+        }
     }
 }
 

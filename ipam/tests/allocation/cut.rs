@@ -12,7 +12,7 @@ use ipam::{AssignRequest, Ipam};
 use proptest::prelude::*;
 
 use crate::lab::*;
-use crate::watched::Watched;
+use crate::watched::{Watched, Write};
 
 async fn single_writes(cidr: &str, block_size: u8) -> (MemoryStore, DynStore, Ipam) {
     let memory = MemoryStore::without_transactions();
@@ -91,6 +91,38 @@ async fn an_address_that_is_handed_over_is_always_in_the_handle_that_has_it() {
         }
         repair(&ipam).await;
         assert!(audit(&store).await.is_empty(), "{cut}");
+    }
+}
+
+/// b borrows an address after the affinity said that it goes, and before the block does; also where the client is cut off between the two.
+#[tokio::test]
+async fn a_block_that_comes_into_use_while_it_is_deleted_stays_its_owners() {
+    for is_cut in [false, true] {
+        let (memory, store, ipam) = single_writes("10.0.0.0/28", 30).await;
+        let block = ipam.auto_assign(&request("a", "first")).await.unwrap().v4[0].trunc();
+        ipam.release_by_handle("first").await.unwrap();
+        let key = api::Key::BlockAffinity(host("a"), block);
+        let stored = br#"{"state":"confirmed","deleted":false,"later":1}"#;
+        store.put(key.clone(), stored.to_vec()).await.unwrap();
+        let client = Watched::cut_after(memory.clone(), if is_cut { 1 } else { -1 });
+        let borrower = ipam.clone();
+        let borrow = async move {
+            borrower.assign_ip(block.addr(), "second", BTreeMap::new(), host("b")).await.unwrap();
+        };
+        let deleting = Ipam::new(client.clone());
+        if is_cut {
+            deleting.release_block_affinity(block, &host("a"), true).await.unwrap_err();
+            borrow.await;
+            assert_eq!(repair(&ipam).await, 1);
+        } else {
+            client.next_writes([Write::Done, Write::After(Box::pin(borrow))]);
+            let refused = deleting.release_block_affinity(block, &host("a"), true).await.unwrap_err();
+            assert!(matches!(refused, ipam::Error::NotEmpty(_)), "{refused}");
+            assert_eq!(repair(&ipam).await, 0);
+        }
+        let blocks = ipam.blocks().await.unwrap();
+        assert_eq!(blocks[0].affinity.as_deref(), Some("host:a"), "cut off: {is_cut}");
+        assert_eq!(store.get(&key).await.unwrap().unwrap().value, stored, "cut off: {is_cut}");
     }
 }
 

@@ -1,5 +1,6 @@
-//! A store that counts what is asked of it, and that a client loses after so many writes.
+//! A store that counts what is asked of it, that a client loses after so many writes, and whose next writes go as a test says.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,6 +9,14 @@ use api::key::KeyRange;
 use async_trait::async_trait;
 use datastore::memory::MemoryStore;
 use datastore::{Error, KeyValue, Listing, Op, Revision, Store, Txn, WatchStream};
+use futures::future::BoxFuture;
+
+/// How a write goes.
+pub enum Write {
+    Done,
+    /// It is done after this.
+    After(BoxFuture<'static, ()>),
+}
 
 pub struct Watched {
     inner: Mutex<MemoryStore>,
@@ -21,6 +30,8 @@ pub struct Watched {
     largest: AtomicUsize,
     /// Listings of all blocks.
     block_listings: AtomicUsize,
+    /// How the next writes go; the others are done.
+    script: Mutex<VecDeque<Write>>,
 }
 
 impl Watched {
@@ -39,7 +50,13 @@ impl Watched {
     fn with(inner: MemoryStore, writes: i64, max_ops: usize) -> Self {
         let inner = Mutex::new(inner);
         let (reads, left, largest) = (0.into(), writes.into(), 0.into());
-        Self { inner, reads, writes: 0.into(), left, max_ops, largest, block_listings: 0.into() }
+        let script = Mutex::default();
+        Self { inner, reads, writes: 0.into(), left, max_ops, largest, block_listings: 0.into(), script }
+    }
+
+    /// How the next writes go.
+    pub fn next_writes(&self, writes: impl IntoIterator<Item = Write>) {
+        self.script.lock().unwrap().extend(writes);
     }
 
     /// Listings of all blocks, with or without their values, so far.
@@ -94,6 +111,11 @@ impl Store for Watched {
 
     async fn txn(&self, txn: Txn) -> Result<Revision, Error> {
         self.alive()?;
+        let write = self.script.lock().unwrap().pop_front();
+        match write {
+            Some(Write::After(others)) => others.await,
+            Some(Write::Done) | None => {}
+        }
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.left.fetch_sub(1, Ordering::Relaxed);
         let len = |op: &Op| match op {
