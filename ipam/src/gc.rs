@@ -3,7 +3,8 @@
 //! A [`Collector`] is told every change of a block, an affinity, a handle, a workload, a pod, a node and a service; a change costs what it
 //! changes, never the world. [`Collector::observe`] gives what is to be released now.
 //!
-//! - An answer depends on the present objects and on when each subject was first observed as it is now, never on the order of events.
+//! - An answer depends on the present objects and on when each subject was first observed as it is now, never on the order of events. What
+//!   had a workload between two observations is observed anew.
 //! - What is not of a workload, a tunnel or a service (assigned by hand, of an unknown type) is never a candidate.
 //! - The addresses of a handle go together or not at all.
 //! - A release names handle and sequence number of each address: what was assigned anew meanwhile is not what was observed.
@@ -344,7 +345,7 @@ impl Collector {
         if before != addresses {
             addresses.iter().for_each(|ip| *self.in_use.entry(*ip).or_default() += 1);
             self.leave(&before);
-            self.touch_addresses(&addresses);
+            self.restart(self.holding(&addresses));
         }
     }
 
@@ -379,8 +380,13 @@ impl Collector {
     }
 
     pub fn put_pod(&mut self, name: &Name, pod: PodView) {
+        let is_finished = pod.is_finished;
         if self.pods.insert(name.clone(), pod.clone()) != Some(pod) {
-            self.touch_all(self.of_pod.get(name).cloned());
+            let handles = self.of_pod.get(name).cloned();
+            match is_finished {
+                true => self.touch_all(handles),
+                false => self.restart(handles.unwrap_or_default()),
+            }
         }
     }
 
@@ -404,7 +410,7 @@ impl Collector {
 
     pub fn put_service(&mut self, name: &Name) {
         if self.services.insert(name.clone()) {
-            self.touch_all(self.of_service.get(name).cloned());
+            self.restart(self.of_service.get(name).cloned().unwrap_or_default());
         }
     }
 
@@ -768,7 +774,7 @@ impl Collector {
                 }
             }
         }
-        self.touch_addresses(addresses);
+        self.touch_all(Some(self.holding(addresses)));
     }
 
     fn touch(&mut self, handle: &str) {
@@ -791,9 +797,19 @@ impl Collector {
         handles.into_iter().flatten().for_each(|h| self.touch(&h));
     }
 
-    fn touch_addresses(&mut self, addresses: &[IpAddr]) {
-        let handles: Vec<Arc<str>> = addresses.iter().filter_map(|ip| self.of_address.get(ip).cloned()).collect();
+    /// Whoever holds these handles has come: the wait for its end begins anew, also where it has gone again before the next observation.
+    fn restart(&mut self, handles: Vec<Arc<str>>) {
+        for handle in &handles {
+            let subject = Subject::Handle(handle.to_string());
+            if let Some(candidate) = self.candidates.remove(&subject) {
+                self.due.remove(&(candidate.due, subject));
+            }
+        }
         self.touch_all(Some(handles));
+    }
+
+    fn holding(&self, addresses: &[IpAddr]) -> Vec<Arc<str>> {
+        addresses.iter().filter_map(|ip| self.of_address.get(ip).cloned()).collect()
     }
 
     fn touch_node(&mut self, name: &str) {

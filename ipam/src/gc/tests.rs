@@ -89,6 +89,16 @@ fn a_workload_that_comes_back_saves_its_address() {
 }
 
 #[test]
+fn a_workload_that_came_and_went_between_two_observations_begins_its_time_anew() {
+    let (mut collector, _) = lab();
+    collector.observe(at(0));
+    collector.put_workload(&name("w"), vec![ip("10.0.0.0")]);
+    collector.delete_workload(&name("w"));
+    assert_eq!(collector.observe(at(15)), []);
+    assert_eq!(collector.next_due(), Some(at(30)));
+}
+
+#[test]
 fn an_address_assigned_anew_is_not_what_was_observed() {
     let (mut collector, mut block) = lab();
     collector.observe(at(0));

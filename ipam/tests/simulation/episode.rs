@@ -182,7 +182,12 @@ impl Episode {
         let mut episode = Self {
             kind,
             choices,
-            judge: Judge::new(is_exact, rules, setting.stale_permille > 0),
+            judge: Judge::new(
+                is_exact,
+                rules,
+                setting.stale_permille > 0,
+                (0..setting.clients).any(|id| kind.follows(id)),
+            ),
             life,
             world,
             clients: vec![],
@@ -279,6 +284,7 @@ impl Episode {
             self.log(|_| "every watch breaks".into());
             self.figures.errors += 1;
             self.world.break_watches();
+            self.judge.watches_break();
         }
     }
 
@@ -489,6 +495,7 @@ impl Episode {
                 }
                 _ => {
                     self.figures.unknown += 1;
+                    self.judge.is_unsure(call);
                     self.log(|_| format!("  call {call}: {}: no answer, may still come", shown(&asked)));
                     let client = self.world.detach(id, Answer::Written(Err(unknown())));
                     return client.map_or(Ok(()), |c| self.poll(c));
@@ -503,7 +510,10 @@ impl Episode {
             _ => self.execute(call, &asked)?,
         };
         match &answer {
-            Answer::Written(Err(StoreError::Unknown(_))) => self.figures.unknown += 1,
+            Answer::Written(Err(StoreError::Unknown(_))) => {
+                self.figures.unknown += 1;
+                self.judge.is_unsure(call);
+            }
             _ if faulty => self.figures.errors += 1,
             _ => {}
         }
@@ -664,7 +674,8 @@ impl Episode {
                 self.judge.end_plain(id);
                 Ok(())
             }
-            (Task::HandOver { ip, to, .. }, Done::Plain(Ok(()))) => {
+            (Task::HandOver { ip, from, to, .. }, Done::Plain(Ok(()))) => {
+                self.judge.gave(id, from);
                 self.judge.assigned(id, to, &[*ip], Told::One)?;
                 self.judge.end_plain(id);
                 Ok(())

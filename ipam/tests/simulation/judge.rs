@@ -57,6 +57,8 @@ struct Call {
     is_contended: bool,
     /// The blocks in which the records of the handles counted addresses when it began.
     counted: BTreeSet<String>,
+    /// A write of it had an unknown outcome.
+    is_unsure: bool,
 }
 
 /// What the collection may do.
@@ -65,6 +67,9 @@ pub struct Rules {
     pub grace: SignedDuration,
     pub has_kubernetes: bool,
 }
+
+/// Watches that broke stand again by then.
+const RECONNECTED: SignedDuration = SignedDuration::from_mins(2);
 
 /// The judge.
 pub struct Judge {
@@ -90,6 +95,10 @@ pub struct Judge {
     rules: Option<Rules>,
     /// Reads may be old: an answer that wrote nothing proves nothing.
     is_stale: bool,
+    /// Some clients follow the store.
+    follows: bool,
+    /// When the watches broke last: what comes and goes before they stand again, a collection does not see.
+    broken: Timestamp,
     time: Timestamp,
     /// When each address was given.
     given: BTreeMap<IpAddr, Timestamp>,
@@ -112,11 +121,13 @@ pub type Verdict = Result<(), String>;
 
 impl Judge {
     /// With `is_exact`, handles and affinities are checked after every write, else only where they are asked for.
-    pub fn new(is_exact: bool, rules: Option<Rules>, is_stale: bool) -> Self {
+    pub fn new(is_exact: bool, rules: Option<Rules>, is_stale: bool, follows: bool) -> Self {
         Self {
             is_exact,
             rules,
             is_stale,
+            follows,
+            broken: Timestamp::MIN,
             time: Timestamp::MIN,
             given: BTreeMap::new(),
             homes: BTreeMap::new(),
@@ -168,6 +179,17 @@ impl Judge {
     }
 
     // What the world does
+
+    pub fn watches_break(&mut self) {
+        self.broken = self.time;
+    }
+
+    /// The store gave no answer to a write of a call.
+    pub fn is_unsure(&mut self, id: CallId) {
+        if let Some(call) = self.calls.get_mut(&id) {
+            call.is_unsure = true;
+        }
+    }
 
     /// It is as late as that.
     pub fn set_time(&mut self, time: Timestamp) {
@@ -263,8 +285,9 @@ impl Judge {
                 if !passed(given, wait) {
                     return refuse("it was given too lately");
                 }
+                let is_seen = given == Timestamp::MIN || self.broken < given - RECONNECTED;
                 match self.over.get(handle) {
-                    Some(since) if !passed(*since, wait) => refuse("it has ended too lately"),
+                    Some(since) if is_seen && !passed(*since, wait) => refuse("it has ended too lately"),
                     None if self.told.get(&ip).is_some_and(|h| h == handle) => {
                         refuse("it has been told that it has it")
                     }
@@ -498,7 +521,8 @@ impl Judge {
         let records = handles.iter().filter_map(|h| self.handles.get(h));
         let counted = records.flat_map(BTreeMap::keys).cloned().collect();
         let (gained, lost) = Default::default();
-        self.calls.insert(id, Call { began: self.now, handles, gained, lost, is_contended, counted });
+        let is_unsure = false;
+        self.calls.insert(id, Call { began: self.now, handles, gained, lost, is_contended, counted, is_unsure });
     }
 
     /// A call begins that releases addresses, whoever has them.
@@ -555,6 +579,11 @@ impl Judge {
         // Unless somebody else has released it meanwhile.
         let is_kept = |ip: &&IpAddr| self.owners.get(*ip).is_some_and(|h| h == handle);
         if let Some(ip) = gained.difference(&answered).find(is_kept) {
+            // What it read afterwards was of before.
+            if self.is_stale && call.is_unsure {
+                self.uncertain(handle);
+                return Ok(());
+            }
             return Err(format!("{handle} was told {answered:?}, but the call took {ip} as well"));
         }
         if answer == Told::New && !answered.is_subset(&gained) {
@@ -564,7 +593,7 @@ impl Judge {
             self.uncertain(handle);
             return Ok(());
         }
-        if let Some(ip) = answered.iter().find(|ip| !self.was(call.began, **ip, Some(handle))) {
+        if let Some(ip) = answered.iter().find(|ip| !self.was(call.began, **ip, |o| o == Some(handle))) {
             return Err(format!("{handle} was told that it has {ip}, which it had at no moment of the call"));
         }
         if self.is_ended(handle) {
@@ -597,6 +626,13 @@ impl Judge {
         Ok(())
     }
 
+    /// A call is answered that took an address from this handle, to which it says nothing of the others. [`Self::end_plain`] follows.
+    pub fn gave(&mut self, id: CallId, handle: &str) {
+        if self.calls.get(&id).is_some_and(|call| call.is_contended) {
+            self.uncertain(handle);
+        }
+    }
+
     /// A call failed for one of its handles. [`Self::end_plain`] follows.
     pub fn failed(&mut self, id: CallId, handle: &str) {
         self.uncertain(handle);
@@ -614,9 +650,11 @@ impl Judge {
             ));
         }
         // After an unknown outcome, who follows the store counts in what was released shortly before.
-        let since = if self.rules.is_some() { 0 } else { call.began };
-        let was_released =
-            |ip: &IpAddr| self.is_stale || self.was(since, *ip, Some(handle)) && self.was(call.began, *ip, None);
+        let since = if self.follows && call.is_unsure { 0 } else { call.began };
+        let was_released = |ip: &IpAddr| {
+            self.is_stale
+                || self.was(since, *ip, |o| o == Some(handle)) && self.was(call.began, *ip, |o| o != Some(handle))
+        };
         if let Some(ip) = answered.iter().find(|ip| !was_released(ip)) {
             return Err(format!("{handle}: {ip} was said to be released, and it was not during the call"));
         }
@@ -647,7 +685,7 @@ impl Judge {
         if let Some(ip) = unallocated.iter().find(|ip| !wanted.contains(ip)) {
             return Err(format!("{ip} was said to be unallocated, and nobody asked"));
         }
-        if let Some(ip) = wanted.iter().find(|ip| !self.is_stale && !self.was(call.began, **ip, None)) {
+        if let Some(ip) = wanted.iter().find(|ip| !self.is_stale && !self.was(call.began, **ip, |o| o.is_none())) {
             return Err(format!("{ip} was said to be free, and it was not during the call"));
         }
         if let Some(ip) = call.lost.iter().find(|ip| unallocated.contains(ip)) {
@@ -678,12 +716,12 @@ impl Judge {
         self.told.retain(|_, holder| holder != handle);
     }
 
-    /// Whether an address was a handle's (or nobody's) at some moment since `began`.
-    fn was(&self, began: Moment, ip: IpAddr, owner: Option<&str>) -> bool {
-        let Some(history) = self.history.get(&ip) else { return owner.is_none() };
+    /// Whether that was so of an address's owner at some moment since `began`.
+    fn was(&self, began: Moment, ip: IpAddr, holds: impl Fn(Option<&str>) -> bool) -> bool {
+        let Some(history) = self.history.get(&ip) else { return holds(None) };
         let since = history.partition_point(|(at, _)| *at < began);
         let at_start = since.checked_sub(1).and_then(|i| history[i].1.as_deref());
-        at_start == owner || history[since..].iter().any(|(_, o)| o.as_deref() == owner)
+        holds(at_start) || history[since..].iter().any(|(_, owner)| holds(owner.as_deref()))
     }
 }
 

@@ -66,7 +66,8 @@ fn clients_of_a_store_that_reads_the_past() {
 /// for a call that had got it before; a handle to which another process had given more; one address given to a handle whose others were
 /// not known; an address that a request had taken itself, and read the past of; an address that a handle got anew while its release had
 /// no answer; one taken by hand, after whoever took it had died; a block that was claimed in vain and followed with its new owner; an
-/// endpoint whose address somebody else has.
+/// endpoint whose address somebody else has; an endpoint that came and went between two observations; a release of what another had
+/// released, which was followed a moment late.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203, 684].map(|seed| (Kind::Ordered, seed));
@@ -76,14 +77,19 @@ fn seeds_that_failed() {
         (Kind::Following, 89),
         (Kind::Following, 97),
         (Kind::Following, 138),
+        (Kind::Following, 151),
         (Kind::Collected, 2),
         (Kind::Collected, 40),
+        (Kind::Collected, 64),
         (Kind::CollectedOrdered, 2),
+        (Kind::CollectedOrdered, 32),
         (Kind::CollectedOrdered, 35),
+        (Kind::CollectedOrdered, 90),
         (Kind::Stale, 8),
         (Kind::Stale, 24),
         (Kind::Stale, 52),
         (Kind::Stale, 71),
+        (Kind::Stale, 83),
     ];
     for (kind, seed) in ordered.into_iter().chain(others) {
         if let Err(failure) = run(Choices::from_seed(seed), kind, false) {
