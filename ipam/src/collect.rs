@@ -12,7 +12,7 @@ use ipnet::IpNet;
 
 use crate::allocator::{Error, IpInfo, Ipam, cooldown};
 use crate::block::Block;
-use crate::gc::{Reason, Release};
+use crate::gc::{PodView, Reason, Release, Settings};
 use crate::handle;
 use crate::release::ReleaseRequest;
 
@@ -23,10 +23,15 @@ const PARALLEL: usize = 64;
 
 /// Releases what is still as it was observed, addresses first; whether each was released. One that fails harms no other, and is
 /// tried again.
-pub async fn execute(store: &DynStore, ipam: &Ipam, releases: &[Release]) -> Vec<Result<bool, Error>> {
+pub async fn execute(
+    store: &DynStore,
+    ipam: &Ipam,
+    settings: Settings,
+    releases: &[Release],
+) -> Vec<Result<bool, Error>> {
     let mut checks = Vec::new();
     for release in releases {
-        checks.push(is_true(store, ipam, release));
+        checks.push(is_true(store, ipam, settings, release));
     }
     let checked = together(checks).await;
     let requests_of = |release: &Release, is_true: &Result<bool, Error>| match release {
@@ -46,9 +51,11 @@ pub async fn execute(store: &DynStore, ipam: &Ipam, releases: &[Release]) -> Vec
 }
 
 /// Whether what was observed is still so; of records that is a condition of their deletion.
-async fn is_true(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
+async fn is_true(store: &DynStore, ipam: &Ipam, settings: Settings, release: &Release) -> Result<bool, Error> {
     match release {
-        Release::Addresses { handle, addresses, reason } => revalidate(store, ipam, handle, addresses, reason).await,
+        Release::Addresses { handle, addresses, reason } => {
+            Ok(!is_alive(store, reason).await? && revalidate(store, ipam, settings, handle, addresses).await?)
+        }
         _ => Ok(true),
     }
 }
@@ -154,13 +161,10 @@ pub async fn delete_of_node(store: &DynStore, node: &str, key: &Key, revision: O
 async fn revalidate(
     store: &DynStore,
     ipam: &Ipam,
+    settings: Settings,
     handle: &str,
     addresses: &[(IpAddr, Option<u64>)],
-    reason: &Reason,
 ) -> Result<bool, Error> {
-    if is_alive(store, reason).await? {
-        return Ok(false);
-    }
     for (ip, _) in addresses {
         let Some(info) = ipam.ip_info(*ip).await? else { continue };
         if info.handle.as_deref() != Some(handle) {
@@ -171,8 +175,27 @@ async fn revalidate(
                 return Ok(false);
             }
         }
+        // Each kind is watched by itself: that of the pods may be behind that of the blocks.
+        if settings.has_kubernetes
+            && let Some(pod) = pod_of(&info)
+            && store.get(&pod).await?.is_some_and(|kv| may_run(&kv.value, *ip))
+        {
+            return Ok(false);
+        }
     }
     Ok(true)
+}
+
+/// The pod that an address was given to.
+fn pod_of(info: &IpInfo) -> Option<Key> {
+    let (namespace, name) = (info.attributes.get(attr::NAMESPACE)?, info.attributes.get(attr::POD)?);
+    Some(Key::resource(Kind::Pod, Some(namespace), name))
+}
+
+/// Whether a pod runs that may have an address. One that cannot be read may.
+fn may_run(pod: &[u8], ip: IpAddr) -> bool {
+    let pod = serde_json::from_slice::<serde_json::Value>(pod);
+    pod.map_or(true, |pod| PodView::of_status(&pod["status"]).may_have(ip))
 }
 
 /// Whether the node or service that was gone is there again.

@@ -23,6 +23,7 @@ use api::key::AffinityOwner;
 use api::workload::endpoint_prefix;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
+use serde_json::Value;
 
 use crate::block::Block;
 use crate::pool::Family;
@@ -75,6 +76,21 @@ pub struct PodView {
     pub addresses: Vec<IpAddr>,
     /// Its phase is Succeeded or Failed.
     pub is_finished: bool,
+}
+
+impl PodView {
+    /// What a Pod's `status` says.
+    pub fn of_status(status: &Value) -> Self {
+        let entries = status["podIPs"].as_array().into_iter().flatten().map(|entry| &entry["ip"]);
+        let texts = entries.chain([&status["podIP"]]).filter_map(Value::as_str);
+        let is_finished = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
+        Self { addresses: texts.filter_map(|text| text.parse().ok()).collect(), is_finished }
+    }
+
+    /// Whether it runs, and may have the address.
+    pub fn may_have(&self, ip: IpAddr) -> bool {
+        !self.is_finished && (self.addresses.is_empty() || self.addresses.contains(&ip))
+    }
 }
 
 /// What may be released.
@@ -591,11 +607,7 @@ impl Collector {
 
     /// Whether a pod runs that may have the address.
     fn runs(&self, pod: &Name, ip: IpAddr) -> bool {
-        self.settings.has_kubernetes
-            && self
-                .pods
-                .get(pod)
-                .is_some_and(|p| !p.is_finished && (p.addresses.is_empty() || p.addresses.contains(&ip)))
+        self.settings.has_kubernetes && self.pods.get(pod).is_some_and(|p| p.may_have(ip))
     }
 
     fn judge_record(&self, handle: &str) -> Option<(Verdict, Fingerprint)> {

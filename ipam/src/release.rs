@@ -257,6 +257,9 @@ impl Ipam {
                 handle::set(&mut after, cidr, block.value.addresses_of(id).len());
                 if before.revision != 0 || !after.block.is_empty() {
                     changes.handles.insert(id.clone(), HandleChange { before, after });
+                } else {
+                    // Unless it is there after all.
+                    changes.checks.insert(Key::IpamHandle(id.clone()), 0);
                 }
             }
             self.put_released(&mut changes, block).await?;

@@ -238,7 +238,8 @@ impl Controller {
         while !releases.is_empty() {
             let rest = releases.split_off(releases.len().min(TOGETHER));
             let rest_nodes = nodes.split_off(releases.len());
-            let outcomes = collect::execute(&self.store, &self.ipam, &releases).await;
+            let settings = self.state.collector.settings();
+            let outcomes = collect::execute(&self.store, &self.ipam, settings, &releases).await;
             for ((release, node), outcome) in releases.iter().zip(&nodes).zip(outcomes) {
                 let text = collect::describe(release);
                 match outcome.map_err(Error::from) {

@@ -615,14 +615,13 @@ impl State {
     }
 
     fn put_pod(&mut self, name: Name, kv: &KeyValue) {
-        let Some(pod) = decoded::<PodBody>(kv) else { return self.delete(&kv.key) };
+        let Some(pod) = decoded::<PodBody>(kv) else {
+            self.delete(&kv.key);
+            // One that cannot be read runs, and may have any address that it was given.
+            return self.collector.put_pod(&name, gc::PodView::default());
+        };
         let status = pod.body.extra.get("status").unwrap_or(&Value::Null);
-        let texts =
-            |v: &Value| v.as_array().into_iter().flatten().filter_map(|p| p["ip"].as_str()?.parse().ok()).collect();
-        let mut addresses: Vec<IpAddr> = texts(&status["podIPs"]);
-        addresses.extend(status["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok()));
-        let is_finished = matches!(status["phase"].as_str(), Some("Succeeded" | "Failed"));
-        self.collector.put_pod(&name, gc::PodView { addresses, is_finished });
+        self.collector.put_pod(&name, gc::PodView::of_status(status));
         let mut conditions = status["conditions"].as_array().into_iter().flatten();
         let pod = Pod {
             labels: pod.metadata.labels,

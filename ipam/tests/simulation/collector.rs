@@ -55,18 +55,20 @@ pub fn watch(store: DynStore, settings: Settings) -> Shared {
 /// Of a release that no race explains.
 pub async fn collect(watched: Shared, client: Arc<ClientStore>, ipam: Ipam) -> Result<(), Error> {
     let store: DynStore = client.clone();
-    let (endpoints, releases) = {
+    let (endpoints, settings, releases) = {
         let mut watched = watched.lock().unwrap_or_else(PoisonError::into_inner);
         watched.take_updates();
         if !watched.is_in_sync {
             return Ok(());
         }
-        (watched.endpoints_of_no_node(), watched.collector.observe(client.now()))
+        let collector = &mut watched.collector;
+        let (settings, releases) = (collector.settings(), collector.observe(client.now()));
+        (watched.endpoints_of_no_node(), settings, releases)
     };
     for (key, node) in endpoints {
         accept(collect::delete_of_node(&store, &node, &key, None).await)?;
     }
-    let outcomes = collect::execute(&store, &ipam, &releases).await;
+    let outcomes = collect::execute(&store, &ipam, settings, &releases).await;
     outcomes.into_iter().try_for_each(|outcome| accept(outcome.map(drop)))
 }
 

@@ -67,7 +67,8 @@ fn clients_of_a_store_that_reads_the_past() {
 /// not known; an address that a request had taken itself, and read the past of; an address that a handle got anew while its release had
 /// no answer; one taken by hand, after whoever took it had died; a block that was claimed in vain and followed with its new owner; an
 /// endpoint whose address somebody else has; an endpoint that came and went between two observations; a release of what another had
-/// released, which was followed a moment late.
+/// released, which was followed a moment late; a pod that was there before the collector saw it; an address whose handle was not there, in
+/// a read of the past.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203, 684].map(|seed| (Kind::Ordered, seed));
@@ -81,15 +82,18 @@ fn seeds_that_failed() {
         (Kind::Collected, 2),
         (Kind::Collected, 40),
         (Kind::Collected, 64),
+        (Kind::Collected, 252),
         (Kind::CollectedOrdered, 2),
         (Kind::CollectedOrdered, 32),
         (Kind::CollectedOrdered, 35),
         (Kind::CollectedOrdered, 90),
+        (Kind::CollectedOrdered, 153),
         (Kind::Stale, 8),
         (Kind::Stale, 24),
         (Kind::Stale, 52),
         (Kind::Stale, 71),
         (Kind::Stale, 83),
+        (Kind::Stale, 165),
     ];
     for (kind, seed) in ordered.into_iter().chain(others) {
         if let Err(failure) = run(Choices::from_seed(seed), kind, false) {

@@ -82,8 +82,9 @@ impl Episode {
         for handle in kept {
             self.complete(Task::Release { handle }).await?;
         }
-        let told: BTreeSet<String> = self.judge.told().values().cloned().collect();
         // An endpoint says what its workload was told, and no more what somebody else has released.
+        let running: Vec<String> = self.life.iter().flat_map(Life::present).cloned().collect();
+        let told: BTreeSet<String> = self.judge.told().values().cloned().chain(running).collect();
         for handle in told {
             let startable = self.life.iter().any(|l| l.is_startable(&handle, self.world.now()));
             if startable {
