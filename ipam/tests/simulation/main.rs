@@ -88,6 +88,7 @@ fn seeds_that_failed() {
         (Kind::CollectedOrdered, 35),
         (Kind::CollectedOrdered, 90),
         (Kind::CollectedOrdered, 153),
+        (Kind::CollectedOrdered, 170),
         (Kind::Stale, 8),
         (Kind::Stale, 24),
         (Kind::Stale, 52),

@@ -54,7 +54,11 @@ impl Drop for Lab {
 
 impl Lab {
     fn start(store: DynStore) -> Self {
-        let controller = Controller::new(store.clone(), settings(), Arc::default());
+        Self::start_with(store, settings())
+    }
+
+    fn start_with(store: DynStore, settings: Settings) -> Self {
+        let controller = Controller::new(store.clone(), settings, Arc::default());
         Self { store, task: tokio::spawn(controller.run()) }
     }
 

@@ -72,16 +72,7 @@ impl Episode {
         for handle in back.iter().filter(|h| Holder::of(h).is_collected()) {
             self.end(handle)?;
         }
-        // Such a node has its tunnels' addresses still. What was taken by hand nobody collects: of a caller that died, it comes late.
-        let is_kept = |h: &&String| match Holder::of(h) {
-            Holder::Tunnel => self.judge.is_at_home(h) && !self.judge.told().values().any(|t| t == *h),
-            Holder::ByHand | Holder::Plain => self.judge.standing(h) == Some(Standing::Gone),
-            Holder::Pod | Holder::Container | Holder::Service => false,
-        };
-        let kept: BTreeSet<String> = self.judge.owners().values().filter(is_kept).cloned().collect();
-        for handle in kept {
-            self.complete(Task::Release { handle }).await?;
-        }
+        self.release_kept().await?;
         // An endpoint says what its workload was told, and no more what somebody else has released.
         let running: Vec<String> = self.life.iter().flat_map(Life::present).cloned().collect();
         let told: BTreeSet<String> = self.judge.told().values().cloned().chain(running).collect();
@@ -94,6 +85,10 @@ impl Episode {
         let before = self.judge.owners().len();
         self.collect_all().await?;
         self.figures.collected += (before - self.judge.owners().len()) as u64;
+        // One key at a time: what an assignment that met a release has left, no handle named before the repair.
+        if self.release_kept().await? {
+            self.collect_all().await?;
+        }
         self.check_told()?;
         if self.judge.owners() != self.judge.told() {
             let (owners, told) = (self.judge.owners(), self.judge.told());
@@ -118,6 +113,22 @@ impl Episode {
         }
         self.collect_all().await?;
         self.judge.check_nothing_left()
+    }
+
+    /// Releases what nobody collects; whether there was anything.
+    async fn release_kept(&mut self) -> Result<bool, String> {
+        // A node that came back has its tunnels' addresses still. What was taken by hand, of a caller that died, comes late.
+        let is_kept = |h: &&String| match Holder::of(h) {
+            Holder::Tunnel => self.judge.is_at_home(h) && !self.judge.told().values().any(|t| t == *h),
+            Holder::ByHand | Holder::Plain => self.judge.standing(h) == Some(Standing::Gone),
+            Holder::Pod | Holder::Container | Holder::Service => false,
+        };
+        let kept: BTreeSet<String> = self.judge.owners().values().filter(is_kept).cloned().collect();
+        let is_any = !kept.is_empty();
+        for handle in kept {
+            self.complete(Task::Release { handle }).await?;
+        }
+        Ok(is_any)
     }
 
     /// Rounds of the controller, as long as there is something to do.

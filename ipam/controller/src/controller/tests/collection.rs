@@ -94,6 +94,25 @@ async fn an_endpoint_that_is_written_at_the_last_moment_saves_its_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_saves_its_address_as_soon_as_it_is_stored_and_also_where_it_cannot_be_read() {
+    let pod = Key::resource(Kind::Pod, Some("test"), "p1");
+    for (value, stays) in [("{\"status\":", true), ("{}", true), (r#"{"status":{"phase":"Succeeded"}}"#, false)] {
+        for is_seen in [false, true] {
+            let (memory, store, ipam) = lab().await;
+            assign(&ipam, "a", "net.c1", &POD).await;
+            let _lab = Lab::start_with(store.clone(), Settings { has_kubernetes: true, ..settings() });
+            tokio::time::sleep(GRACE - Duration::from_secs(1)).await;
+            if !is_seen {
+                memory.break_watches();
+            }
+            store.put(pod.clone(), value.as_bytes().to_vec()).await.unwrap();
+            tokio::time::sleep(GRACE * 4).await;
+            assert_eq!(handles(&store).await.len(), usize::from(stays), "{value}, seen: {is_seen}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_grace_period_is_configured_and_zero_turns_collection_off() {
     let (_, store, ipam) = lab().await;
     let configure = async |grace: &str| {
