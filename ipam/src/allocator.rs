@@ -38,7 +38,8 @@ pub const DEFAULT_MAX_BLOCKS_PER_HOST: u32 = 20;
 pub(crate) const MAX_OPS_PER_TXN: usize = 128;
 /// Most blocks that one transaction writes.
 pub(crate) const MAX_BLOCKS_PER_TXN: usize = 32;
-/// Bytes of blocks in one transaction beyond which no further one is added; etcd takes 1.5 MiB (`--max-request-bytes`).
+/// Bytes of blocks in one transaction beyond which no further one is added, and none of several grows; etcd takes 1.5 MiB
+/// (`--max-request-bytes`). One block alone has [`crate::block::MAX_BYTES`].
 pub(crate) const MAX_BYTES_PER_TXN: usize = 1 << 20;
 const FIRST_BACKOFF: Duration = Duration::from_millis(1);
 const LAST_BACKOFF: Duration = Duration::from_millis(64);
@@ -67,6 +68,11 @@ pub enum Error {
     /// The address has been given to somebody else, or again, since the caller looked; nothing of its block was released.
     #[error("update conflict: {ip} is not released: its {what} is {present}, not {expected}")]
     NotTheSame { ip: IpAddr, what: &'static str, expected: String, present: String },
+    #[error(
+        "the attributes of handle {handle} are stored in {size} bytes; at most {max} fit into a block",
+        max = crate::block::MAX_ATTRIBUTE_BYTES
+    )]
+    AttributesTooLong { handle: String, size: usize },
     /// Calico's words.
     #[error("block '{0}' is not empty")]
     NotEmpty(IpNet),

@@ -145,10 +145,12 @@ impl Ipam {
     ///
     /// # Errors
     /// [`Error::NotInPool`] when no enabled pool has it, [`Error::NotForUse`] when that pool is not for services where the owner is virtual, or not
-    /// for workloads where it is a node, [`Error::NoNode`] when there is no such node; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict affinity.
+    /// for workloads where it is a node, [`Error::NoNode`] when there is no such node; [`BlockError::AlreadyAssigned`]; [`BlockError::NotOwner`] under strict affinity;
+    /// [`BlockError::NoBytesLeft`].
     ///
     /// [`BlockError::AlreadyAssigned`]: crate::block::BlockError::AlreadyAssigned
     /// [`BlockError::NotOwner`]: crate::block::BlockError::NotOwner
+    /// [`BlockError::NoBytesLeft`]: crate::block::BlockError::NoBytesLeft
     pub async fn assign_ip(
         &self,
         ip: IpAddr,

@@ -21,7 +21,7 @@ use crate::allocator::{
     decode_block, in_block,
 };
 use crate::assign::{AssignRequest, Assignment, Context, shortfall};
-use crate::block::{Assignee, Block, BlockError, stored_attribute_len};
+use crate::block::{Assignee, Block, BlockError, MAX_ATTRIBUTE_BYTES};
 use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
 use crate::index::{BlockIndex, Summary, start_of};
@@ -86,16 +86,17 @@ impl<'a> Item<'a> {
             pools.insert(family, pool::select(&context.pools, &wanted)?);
         }
         let attributes = completed_attributes(&request.attributes, &context.owner, now);
-        Ok(Self { handle: handle::sanitized(&request.handle), attributes, max_blocks: request.max_blocks, pools })
+        let item =
+            Self { handle: handle::sanitized(&request.handle), attributes, max_blocks: request.max_blocks, pools };
+        let size = item.assignee().stored_len();
+        if size > MAX_ATTRIBUTE_BYTES {
+            return Err(Error::AttributesTooLong { handle: item.handle.into(), size });
+        }
+        Ok(item)
     }
 
     fn pools(&self, family: Family) -> &[&'a IpPool] {
         self.pools.get(&family).map_or(&[], Vec::as_slice)
-    }
-
-    /// About how many bytes an address of it adds to a block.
-    fn stored_len(&self) -> usize {
-        stored_attribute_len(self.handle, self.attributes.iter())
     }
 
     fn assignee(&self) -> Assignee<'_> {
@@ -173,7 +174,7 @@ impl<'a> Attempt<'a> {
     /// Whether another request would not fit.
     pub fn is_full(&self) -> bool {
         let one_at_a_time = !self.context.ipam.store.has_transactions();
-        let is_large = self.size >= MAX_BYTES_PER_TXN;
+        let is_large = self.changes.blocks.len() > 1 && self.size >= MAX_BYTES_PER_TXN;
         !self.handles.is_empty() && (one_at_a_time || is_large || self.is_truncated || self.room() <= OPS_PER_BLOCK)
     }
 
@@ -564,8 +565,8 @@ impl<'a> Attempt<'a> {
         Ok(())
     }
 
-    /// Takes up to `want` addresses of a block into the transaction. A block that gives none is given back to what is followed, if it is
-    /// as it was read.
+    /// Takes up to `want` addresses of a block into the transaction, as many as it has addresses and bytes for. A block that gives none is
+    /// given back to what is followed, if it is as it was read.
     fn take(
         &mut self,
         item: &Item<'_>,
@@ -574,14 +575,19 @@ impl<'a> Attempt<'a> {
         want: usize,
     ) -> Result<Vec<IpNet>, Error> {
         let context = self.context;
-        if self.is_without_room(block.value.stored_len() + item.stored_len() * want.min(block.value.free())) {
+        let to = item.assignee();
+        // A block whose bytes are spent costs no other block its place.
+        let is_spent = block.value.fitting(want, to) == 0 && !block.value.is_cooling();
+        let len = block.value.stored_len() + block.value.growth(want.min(block.value.free()), to);
+        if is_spent || self.is_without_room(len) {
             if is_as_read {
                 self.give_back(block);
             }
             return Ok(vec![]);
         }
         let has_thawed = block.value.thaw(context.now, cooldown(&context.config));
-        let taken = block.value.assign(want, item.assignee(), &context.reservations, context.strict())?;
+        let want = block.value.fitting(want, to);
+        let taken = block.value.assign(want, to, &context.reservations, context.strict())?;
         let cidr = block.value.cidr();
         if !taken.is_empty() {
             self.record(item, block, taken.clone());
@@ -593,12 +599,19 @@ impl<'a> Attempt<'a> {
 
     /// Takes up to `want` addresses of a block that is in the transaction.
     fn take_more(&mut self, item: &Item<'_>, cidr: IpNet, want: usize) -> Result<Vec<IpNet>, Error> {
-        let context = self.context;
+        let (context, to, blocks) = (self.context, item.assignee(), self.changes.blocks.len());
         let Some(change) = self.changes.blocks.get_mut(&cidr) else { return Ok(vec![]) };
-        let taken = change.block.value.assign(want, item.assignee(), &context.reservations, context.strict())?;
+        let block = &mut change.block.value;
+        let want = block.fitting(want.min(block.free()), to);
+        let (before, growth) = (block.stored_len(), block.growth(want, to));
+        if blocks > 1 && self.size + growth > MAX_BYTES_PER_TXN {
+            self.is_truncated = true;
+            return Ok(vec![]);
+        }
+        let taken = block.assign(want, to, &context.reservations, context.strict())?;
         change.taken.extend(&taken);
-        self.size += item.stored_len() * taken.len();
-        let count = change.block.value.addresses_of(item.handle).len();
+        self.size += block.stored_len() - before;
+        let count = block.addresses_of(item.handle).len();
         if !taken.is_empty() {
             self.count(item.handle, cidr, count);
         }
@@ -621,12 +634,18 @@ impl<'a> Attempt<'a> {
                 (pool::block_of(pool, ip).ok_or(Error::NotInPool(ip))?, unchanged(pool))
             }
         };
+        let blocks = self.changes.blocks.len();
         let planned = self.changes.blocks.iter_mut().find(|(cidr, _)| cidr.contains(&ip));
         if let Some((cidr, change)) = planned {
             let cidr = *cidr;
-            change.block.value.assign_address(ip, item.assignee(), context.strict())?;
+            let growth = change.block.value.growth(1, item.assignee());
+            if blocks > 1 && self.size + growth > MAX_BYTES_PER_TXN {
+                self.is_truncated = true;
+                return Ok(None);
+            }
+            assign_given(&mut change.block.value, ip, item, context)?;
             change.taken.push(ip);
-            self.size += item.stored_len();
+            self.size += growth;
             let count = change.block.value.addresses_of(item.handle).len();
             self.count(item.handle, cidr, count);
             return Ok(Some(in_block(ip, cidr)));
@@ -648,12 +667,12 @@ impl<'a> Attempt<'a> {
             self.give_back(block);
             return Ok(Some(net));
         }
-        if self.is_without_room(block.value.stored_len() + item.stored_len()) {
+        if self.is_without_room(block.value.stored_len() + block.value.growth(1, item.assignee())) {
             self.give_back(block);
             return Ok(None);
         }
         block.value.thaw(context.now, cooldown(&context.config));
-        block.value.assign_address(ip, item.assignee(), context.strict())?;
+        assign_given(&mut block.value, ip, item, context)?;
         self.record(item, block, vec![ip]);
         Ok(Some(net))
     }
@@ -843,6 +862,17 @@ struct Claim {
     check: Option<(Key, datastore::Revision)>,
     /// Whose it was, and the revision of that affinity.
     loser: Option<(AffinityOwner, datastore::Revision)>,
+}
+
+/// Takes one given address of a block, if the block has bytes for it.
+fn assign_given(block: &mut Block, ip: IpAddr, item: &Item<'_>, context: &Context<'_>) -> Result<(), BlockError> {
+    let to = item.assignee();
+    // Who asks for an address of somebody else's is told so.
+    if block.attribute_of(ip).is_none() && block.fitting(1, to) == 0 {
+        let (cidr, size, more) = (block.cidr(), block.stored_len(), block.growth(1, to));
+        return Err(BlockError::NoBytesLeft { ip, cidr, size, more });
+    }
+    block.assign_address(ip, to, context.strict())
 }
 
 /// The condition that a pool is as it was read: with another block size, a new block could overlap another's.

@@ -23,8 +23,10 @@ use serde_json::{Map, Value};
 use crate::pool::Reservations;
 
 mod lists;
+mod size;
 
 use lists::{List, Lists};
+pub use size::{MAX_ATTRIBUTE_BYTES, MAX_BYTES};
 
 /// Most addresses in a block: `allocations` is stored in full (Calico: IPv4 /20, IPv6 /116).
 pub const MAX_ADDRESSES: usize = 4096;
@@ -46,6 +48,12 @@ pub enum BlockError {
     AlreadyAssigned(IpAddr),
     #[error("{ip} is not in block {cidr}")]
     NotInBlock { ip: IpAddr, cidr: IpNet },
+    /// The block has free addresses, but what its workloads store with theirs leaves no room.
+    #[error(
+        "{ip} cannot be taken: block {cidr} is stored in {size} bytes, and with {more} more it would be larger than {MAX_BYTES}, \
+         about what etcd takes in one request; take an address of another block, or store shorter attributes"
+    )]
+    NoBytesLeft { ip: IpAddr, cidr: IpNet, size: usize, more: usize },
 }
 
 /// To whom an address goes.
@@ -111,6 +119,8 @@ pub struct Block {
     /// In stored order; `None` where one is gone.
     entries: Vec<Option<Entry>>,
     live: usize,
+    /// In how many bytes the entries are stored, at most.
+    entries_len: usize,
     /// Entries that were stored without any address; they go with the next release.
     unused: Vec<EntryId>,
     /// The hash of a handle to the newest entry with it.
@@ -150,6 +160,7 @@ impl Block {
             other_numbers: BTreeMap::new(),
             entries: vec![],
             live: 0,
+            entries_len: 0,
             unused: vec![],
             by_handle: HashMap::new(),
             cooling: BTreeSet::new(),
@@ -212,6 +223,7 @@ impl Block {
         self.by_handle.clear();
         self.cooling.clear();
         self.live = 0;
+        self.entries_len = 0;
         for attribute in attributes {
             self.add_entry(attribute);
         }
@@ -256,16 +268,6 @@ impl Block {
     /// The owner as it is stored.
     pub fn affinity(&self) -> Option<&str> {
         self.affinity.as_deref()
-    }
-
-    /// About how many bytes it is stored in.
-    pub(crate) fn stored_len(&self) -> usize {
-        // Of each address: its entry or its place among the free, and the number of its allocation.
-        let attributes = self.entries.iter().flatten().map(|e| {
-            let secondary = e.attribute.secondary.iter().flatten();
-            stored_attribute_len(e.attribute.handle_id.as_deref().unwrap_or_default(), secondary)
-        });
-        self.holders.len() * 24 + attributes.sum::<usize>()
     }
 
     /// Whether no address is taken; a cooling one is.
@@ -482,6 +484,7 @@ impl Block {
         if let Some(Some(newest)) = self.entries.get_mut(next as usize) {
             newest.previous = id;
         }
+        self.entries_len += size::attribute_len(&attribute);
         self.entries.push(Some(Entry { attribute, ordinals: List::EMPTY, next, previous: NONE }));
         self.live += 1;
         id
@@ -490,6 +493,7 @@ impl Block {
     fn remove_entry(&mut self, id: EntryId) {
         let Some(entry) = self.entries.get_mut(id as usize).and_then(Option::take) else { return };
         self.live -= 1;
+        self.entries_len -= size::attribute_len(&entry.attribute);
         if let Some(text) = &entry.attribute.released_at {
             self.cooling.remove(&(text.parse().unwrap_or(Timestamp::MIN), id));
         }
@@ -648,14 +652,6 @@ impl PartialEq for Block {
 /// Whose block a stored one is.
 pub fn owner_of(stored: &AllocationBlock) -> Option<AffinityOwner> {
     AffinityOwner::from_block_field(stored.affinity.as_deref()?)
-}
-
-/// About how many bytes the attributes of an address are stored in.
-pub(crate) fn stored_attribute_len<'a>(
-    handle: &str,
-    secondary: impl Iterator<Item = (&'a String, &'a String)>,
-) -> usize {
-    handle.len() + secondary.map(|(name, value)| name.len() + value.len() + 6).sum::<usize>() + 80
 }
 
 /// A time as blocks store it: RFC 3339, whole seconds that have passed, UTC.

@@ -534,7 +534,9 @@ fn is_refused(error: &ipam::Error) -> bool {
         error,
         ipam::Error::NotInPool(_)
             | ipam::Error::NotForUse { .. }
-            | ipam::Error::Block(BlockError::AlreadyAssigned(_) | BlockError::NotOwner { .. })
+            | ipam::Error::Block(
+                BlockError::AlreadyAssigned(_) | BlockError::NotOwner { .. } | BlockError::NoBytesLeft { .. }
+            )
     )
 }
 

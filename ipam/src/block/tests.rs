@@ -258,6 +258,75 @@ fn a_reserved_head_of_the_queue_is_passed_once() {
     );
 }
 
+/// A block is stored in as many bytes as it says or a few less, whatever it holds and however full it is.
+#[test]
+fn the_stored_length_is_never_more_than_was_reckoned() {
+    let check = |block: &Block, what: &str| {
+        let (stored, reckoned) = (api::go_json::to_vec(block).unwrap().len(), block.stored_len());
+        let slots = block.holders.len();
+        assert!(
+            stored <= reckoned && reckoned <= stored + 200 + slots * 9,
+            "{what}: {stored} stored, {reckoned} reckoned"
+        );
+    };
+    for (cidr, size) in
+        [("10.0.0.0/20", 4096), ("fd00:1111:2222:3333:4444:5555:6666:7000/116", 4096), ("10.0.0.0/32", 1)]
+    {
+        let long = "n".repeat(253);
+        let mut block = Block::new(net(cidr), &host(&long), at(0)).unwrap();
+        check(&block, "empty");
+        for n in 0..size {
+            let handle = format!("k8s-pod-network.{n}");
+            let pod = format!("web-{n} <b>&\u{2028}é\u{1}\t\"\\\u{7f}");
+            let attributes = BTreeMap::from([("pod".to_string(), pod), ("namespace".to_string(), long.clone())]);
+            let to = Assignee { handle: &handle, attributes: &attributes };
+            let before = block.stored_len();
+            let growth = block.growth(1, to);
+            assert_eq!(block.assign(1, to, &none(), None).unwrap().len(), 1);
+            assert_eq!(block.stored_len(), before + growth, "{n}");
+        }
+        check(&block, "full");
+        let some: Vec<IpAddr> = (0..size).step_by(3).map(|o| address_at(net(cidr), o)).collect();
+        block.release(&some, at(1), SignedDuration::from_secs(60));
+        check(&block, "cooling");
+        let read = Block::from_stored(serde_json::from_slice(&api::go_json::to_vec(&block).unwrap()).unwrap()).unwrap();
+        assert_eq!(read.stored_len(), block.stored_len(), "as it is read");
+        block.thaw(at(100), SignedDuration::from_secs(60));
+        check(&block, "cold");
+    }
+    // What others store: an alternate owner, fields that we do not know, numbers of no ordinal.
+    let rich = CALICO
+        .replacen(
+            r#""handle_id""#,
+            r#""alternateOwnerAttrs":{"pod":"<old>","node":"node-2"},"later":{"a":["&"]},"handle_id""#,
+            1,
+        )
+        .replacen('{', r#"{"unknown":{"x":"<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<<"},"#, 1)
+        .replace(r#"{"0":"#, r#"{"700":1,"0":"#);
+    let rich = Block::from_stored(serde_json::from_str(&rich).unwrap()).unwrap();
+    check(&rich, "others'");
+    assert!(api::go_json::to_vec(&rich).unwrap().len() > 900);
+}
+
+/// Addresses of one handle share an entry, which counts once.
+#[test]
+fn a_block_gives_what_it_has_bytes_for() {
+    let mut block = Block::new(net("10.0.0.0/20"), &host("n"), at(0)).unwrap();
+    let attributes = BTreeMap::from([("note".to_string(), "x".repeat(100_000))]);
+    for handle in 0..12 {
+        let handle = handle.to_string();
+        let to = Assignee { handle: &handle, attributes: &attributes };
+        assert_eq!(block.fitting(300, to), 300);
+        assert_eq!(block.assign(300, to, &none(), None).unwrap().len(), 300);
+        assert!(block.stored_len() <= MAX_BYTES);
+    }
+    let (old, new) =
+        (Assignee { handle: "0", attributes: &attributes }, Assignee { handle: "12", attributes: &attributes });
+    assert_eq!((block.fitting(300, new), block.free()), (0, 4096 - 12 * 300));
+    let more = block.fitting(300, old);
+    assert!(more > 0 && block.growth(more, old) < 10_000, "{more}");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Assign { n: usize, handle: u8 },
@@ -319,6 +388,7 @@ proptest! {
                 }
             }
             let text = serde_json::to_string(&block).unwrap();
+            prop_assert!((text.len()..text.len() + 800).contains(&block.stored_len()), "{} {}", text.len(), block.stored_len());
             prop_assert_eq!(&text, &serde_json::to_string(&block.stored()).unwrap());
             let read = Block::from_stored(serde_json::from_str(&text).unwrap()).unwrap();
             prop_assert_eq!(&read, &block);

@@ -1,12 +1,13 @@
 //! Allocation against real stores: order of decisions ([`decisions`]), races and failures ([`races`]), what others left behind
 //! ([`damage`]), giving back ([`release`]), a store that is followed ([`following`]), a client that is cut off ([`cut`]), the planner
-//! beside them ([`planner`]).
+//! beside them ([`planner`]), blocks whose bytes are spent before their addresses are ([`large`]).
 
 mod cut;
 mod damage;
 mod decisions;
 mod following;
 mod lab;
+mod large;
 mod planner;
 mod races;
 mod release;
