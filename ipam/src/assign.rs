@@ -60,6 +60,17 @@ impl AssignRequest {
         }
     }
 
+    /// How many addresses it is to have in the end.
+    pub(crate) fn asked(&self, family: Family) -> usize {
+        if !self.addresses.is_empty() {
+            return self.addresses.iter().filter(|ip| ip.is_ipv4() == (family == Family::V4)).count();
+        }
+        match self.max_per_handle {
+            0 => self.number(family),
+            max => self.number(family).min(max),
+        }
+    }
+
     pub(crate) fn pools(&self, family: Family) -> &[IpNet] {
         match family {
             Family::V4 => &self.pools_v4,
@@ -123,11 +134,12 @@ impl Assignment {
 }
 
 impl Ipam {
-    /// Assigns addresses. Fewer than were asked for is no error: see [`Assignment::message`].
+    /// Assigns addresses. Fewer than were asked for is no error: see [`Assignment::message`]. It is none either when an error came after
+    /// some of them were assigned; the message says which.
     ///
     /// # Errors
-    /// [`Error`]; then nothing was assigned, except where the store cannot even be read any more after an unknown outcome:
-    /// [`Ipam::release_by_handle`] covers that.
+    /// [`Error`]; then nothing was assigned, or a transaction with an unknown outcome may still assign something:
+    /// [`Self::ensure_assigned`] answers with all that the handle has then, and [`Ipam::release_by_handle`] releases it.
     pub async fn auto_assign(&self, request: &AssignRequest) -> Result<Assignment, Error> {
         self.assign_one(AssignRequest { counts_existing: false, ..request.clone() }).await
     }
@@ -172,33 +184,66 @@ impl Ipam {
     /// Assigns for many requests, those of one owner together: as few transactions as their addresses fit in. Each has an outcome of its
     /// own, in the order of the requests; one that cannot be met does no harm to the others.
     pub async fn assign_many(&self, requests: &[AssignRequest]) -> Vec<Result<Assignment, Error>> {
-        let mut outcomes = vec![Ok(Assignment::default()); requests.len()];
+        let mut progress = vec![Progress::default(); requests.len()];
         let mut owners: BTreeMap<&AffinityOwner, Vec<usize>> = BTreeMap::new();
         for (i, request) in requests.iter().enumerate() {
             owners.entry(&request.owner).or_default().push(i);
         }
         for (owner, todo) in owners {
+            let of_owner = todo.clone();
             let mut open = Vec::new();
-            Batch { ipam: self, owner, requests, todo, outcomes: &mut outcomes, open: &mut open }.run().await;
-            if self.known().is_none() {
-                continue;
+            Batch { ipam: self, owner, requests, todo, progress: &mut progress, open: &mut open }.run().await;
+            if self.known().is_some() {
+                // What is followed may be a moment old: no request fails for that. What it has got it keeps.
+                let todo: Vec<usize> = of_owner.iter().copied().filter(|i| progress[*i].is_short()).collect();
+                for i in &todo {
+                    progress[*i].error = None;
+                    progress[*i].got.message = None;
+                }
+                let progress = &mut progress;
+                Batch { ipam: &self.reading(), owner, requests, todo, progress, open: &mut open }.run().await;
             }
-            // What is followed may be a moment old: no request fails for that.
-            let is_short = |i: &usize| match &outcomes[*i] {
-                Ok(got) => got.message.is_some(),
-                // A store that does not answer does not answer the second time either, and the caller waits.
-                Err(error) => !is_down(error),
-            };
-            let todo: Vec<usize> =
-                (0..requests.len()).filter(|i| requests[*i].owner == *owner).filter(is_short).collect();
-            for i in &todo {
-                let got = outcomes[*i].as_ref().ok().cloned().unwrap_or_default();
-                outcomes[*i] = Ok(Assignment { message: None, ..got });
+            for i in of_owner {
+                let id = handle::sanitized(&requests[i].handle);
+                progress[i].is_open = open.iter().any(|open| open.has_handle(id));
             }
-            let outcomes = &mut outcomes;
-            Batch { ipam: &self.reading(), owner, requests, todo, outcomes, open: &mut open }.run().await;
         }
-        outcomes
+        requests.iter().zip(progress).map(|(request, progress)| progress.into_outcome(request)).collect()
+    }
+}
+
+/// How far a request is.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    got: Assignment,
+    /// Why it has not got more.
+    error: Option<Error>,
+    /// A transaction with an unknown outcome may still give it something.
+    is_open: bool,
+}
+
+impl Progress {
+    /// Whether the store itself may have more for it than what is followed.
+    fn is_short(&self) -> bool {
+        match &self.error {
+            None => self.got.message.is_some(),
+            // A store that does not answer does not answer the second time either, and the caller waits.
+            Some(error) => !is_down(error),
+        }
+    }
+
+    /// The answer. An error hides nothing that was got, unless there may come more: then it is to be asked for again, or released.
+    fn into_outcome(self, request: &AssignRequest) -> Result<Assignment, Error> {
+        let Self { got, error, is_open } = self;
+        let Some(error) = error else { return Ok(got) };
+        if is_open || got.v4.is_empty() && got.v6.is_empty() {
+            return Err(error);
+        }
+        let reasons = [error.to_string().trim().to_string()];
+        let short = |family| shortfall(family, request.asked(family), got.of(family).len(), &reasons);
+        let shortfalls: Vec<String> = [Family::V4, Family::V6].into_iter().filter_map(short).collect();
+        let message = (!shortfalls.is_empty()).then(|| shortfalls.join("; "));
+        Ok(Assignment { message, ..got })
     }
 }
 
@@ -214,8 +259,8 @@ struct Batch<'a> {
     requests: &'a [AssignRequest],
     /// Those that are not done, by their index.
     todo: Vec<usize>,
-    /// Of those that are not done, what they have got so far.
-    outcomes: &'a mut Vec<Result<Assignment, Error>>,
+    /// Of all requests.
+    progress: &'a mut Vec<Progress>,
     /// Transactions with an unknown outcome, which may come yet. Of those and of the next only one can happen, since all are conditional
     /// on the revision of the handle that they write.
     open: &'a mut Vec<Open>,
@@ -227,6 +272,14 @@ struct Open {
     /// What each request has got if it happened.
     parts: Vec<(usize, Part)>,
     error: datastore::Error,
+    /// Of those that are open, no two have the same.
+    number: usize,
+}
+
+impl Open {
+    fn has_handle(&self, id: &str) -> bool {
+        self.changes.handles.contains_key(id)
+    }
 }
 
 impl Batch<'_> {
@@ -273,7 +326,7 @@ impl Batch<'_> {
                 Err(error) if !is_down(&error) && !is_alone && self.todo.len() > 1 => is_alone = true,
                 Err(error) if !is_down(&error) && is_alone => {
                     let i = self.todo.remove(0);
-                    self.outcomes[i] = Err(error);
+                    self.progress[i].error = Some(error);
                 }
                 Err(error) => return self.fail_all(&error),
             }
@@ -289,7 +342,7 @@ impl Batch<'_> {
 
     fn fail_all(&mut self, error: &Error) {
         for i in self.todo.drain(..) {
-            self.outcomes[i] = Err(error.clone());
+            self.progress[i].error = Some(error.clone());
         }
     }
 
@@ -300,7 +353,8 @@ impl Batch<'_> {
         affinities: Option<Affinities>,
         is_alone: bool,
     ) -> Result<Option<datastore::Error>, Error> {
-        let mut attempt = Attempt::read(context, affinities, self.open.len()).await?;
+        let number = self.open.iter().map(|open| open.number + 1).max().unwrap_or(0);
+        let mut attempt = Attempt::read(context, affinities, number).await?;
         if self.todo.len() > 1 && !is_alone {
             attempt.read_handles(self.todo.iter().map(|i| self.requests[*i].handle.as_str())).await;
         }
@@ -313,14 +367,12 @@ impl Batch<'_> {
             if attempt.has_handle(&request.handle) {
                 continue;
             }
-            let before = self.outcomes[i].as_ref().ok().cloned().unwrap_or_default();
-            match attempt.assign(request, before).await {
+            match attempt.assign(request, self.progress[i].got.clone()).await {
                 Ok(part) => parts.push((i, part)),
                 Err(error @ Error::Store(datastore::Error::Unavailable(_))) => return Err(error),
                 Err(error) => {
                     // What it had planned by then is in the attempt: the others are planned without it.
-                    self.todo.retain(|other| *other != i);
-                    self.outcomes[i] = Err(error);
+                    self.fail(i, error);
                     return Ok(None);
                 }
             }
@@ -328,18 +380,23 @@ impl Batch<'_> {
         // The handles have been read: what comes after this changes them, and makes the commit fail.
         for at in 0..self.open.len() {
             if self.ipam.happened(&self.open[at].changes).await? {
-                let parts = self.open.swap_remove(at).parts;
-                self.open.clear();
+                let Open { changes, parts, .. } = self.open.swap_remove(at);
+                self.open.retain(|other| !changes.handles.keys().any(|id| other.has_handle(id)));
                 self.finish(parts);
                 return Ok(None);
             }
         }
         let written = attempt.handles();
         match attempt.commit().await? {
+            // What is open and was planned on a handle that this has written cannot happen any more. Where a transaction is many writes,
+            // each of them is conditional on its own key alone.
+            Outcome::Done if self.ipam.store.has_transactions() => {
+                self.open.retain(|open| !written.iter().any(|id| open.has_handle(id)));
+            }
             Outcome::Done => {}
             Outcome::Retry(error) => return Ok(Some(error)),
             Outcome::Open(error, changes) => {
-                self.open.push(Open { changes, parts, error: error.clone() });
+                self.open.push(Open { changes, parts, error: error.clone(), number });
                 return Ok(Some(error));
             }
         }
@@ -347,11 +404,11 @@ impl Batch<'_> {
         let mut known = Vec::new();
         for (i, part) in parts {
             let id = handle::sanitized(&self.requests[i].handle);
-            let open = self.open.iter().find(|o| o.changes.handles.contains_key(id));
+            let open = self.open.iter().find(|open| open.has_handle(id));
             match open.filter(|_| part.is_short() && !written.contains(id)) {
                 Some(open) => {
-                    self.outcomes[i] = Err(open.error.clone().into());
-                    self.todo.retain(|other| *other != i);
+                    let error = open.error.clone().into();
+                    self.fail(i, error);
                 }
                 None => known.push((i, part)),
             }
@@ -365,9 +422,17 @@ impl Batch<'_> {
         for (i, part) in parts {
             if !part.is_truncated {
                 self.todo.retain(|other| *other != i);
+                self.progress[i].error = None;
             }
-            self.outcomes[i] = Ok(part.into_assignment());
+            let before = std::mem::replace(&mut self.progress[i].got, part.into_assignment());
+            // A transaction that came true late was planned on less.
+            before.v4.into_iter().chain(before.v6).for_each(|net| self.progress[i].got.add(net));
         }
+    }
+
+    fn fail(&mut self, i: usize, error: Error) {
+        self.todo.retain(|other| *other != i);
+        self.progress[i].error = Some(error);
     }
 }
 

@@ -133,13 +133,13 @@ pub(crate) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    /// Reads for an attempt, when this many earlier ones of the call could still happen; the affinities, where they are not known.
-    pub async fn read(context: &'a Context<'a>, affinities: Option<Affinities>, open: usize) -> Result<Self, Error> {
+    /// Reads for an attempt with a number that none has of the call which could still happen; the affinities, where they are not known.
+    pub async fn read(context: &'a Context<'a>, affinities: Option<Affinities>, number: usize) -> Result<Self, Error> {
         let affinities = match affinities {
             Some(affinities) => affinities,
             None => context.affinities().await?,
         };
-        let nanosecond = SignedDuration::from_nanos(i64::try_from(open).unwrap_or(i64::MAX));
+        let nanosecond = SignedDuration::from_nanos(i64::try_from(number).unwrap_or(i64::MAX));
         Ok(Self {
             context,
             now: context.now.saturating_add(nanosecond).unwrap_or(context.now),
@@ -213,10 +213,7 @@ impl<'a> Attempt<'a> {
             return Ok(Part { got, is_truncated: self.is_truncated, shortfalls });
         }
         for family in [Family::V4, Family::V6] {
-            let asked = match request.max_per_handle {
-                0 => request.number(family),
-                max => request.number(family).min(max),
-            };
+            let asked = request.asked(family);
             let mut reasons = Vec::new();
             loop {
                 let want = asked.saturating_sub(got.of(family).len());

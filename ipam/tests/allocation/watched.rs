@@ -14,6 +14,8 @@ use futures::future::BoxFuture;
 /// How a write goes.
 pub enum Write {
     Done,
+    /// It does not happen, and this is the answer.
+    Refused(Error),
     /// It is done after this.
     After(BoxFuture<'static, ()>),
 }
@@ -113,6 +115,7 @@ impl Store for Watched {
         self.alive()?;
         let write = self.script.lock().unwrap().pop_front();
         match write {
+            Some(Write::Refused(error)) => return Err(error),
             Some(Write::After(others)) => others.await,
             Some(Write::Done) | None => {}
         }
