@@ -6,7 +6,7 @@ use api::ipam::{AllocationBlock, IpamHandle, attr};
 use api::key::AffinityOwner;
 use api::workload::{cni_endpoint_name, k8s_endpoint_name};
 use api::{Key, Kind};
-use datastore::{DynStore, Op, Txn};
+use datastore::{DynStore, Op, Revision, Txn};
 use futures::{StreamExt, stream};
 use ipnet::IpNet;
 
@@ -69,21 +69,16 @@ async fn finish(
     are_released: bool,
     requests: Vec<ReleaseRequest>,
 ) -> Result<bool, Error> {
+    if !is_true? {
+        return Ok(false);
+    }
     match release {
-        _ if !is_true? => Ok(false),
-        Release::Addresses { .. } if !are_released => {
-            ipam.release_ips(&requests).await?;
+        Release::Addresses { .. } => {
+            if !are_released {
+                ipam.release_ips(&requests).await?;
+            }
             Ok(true)
         }
-        Release::Addresses { .. } => Ok(true),
-        other => release_record(store, ipam, other).await,
-    }
-}
-
-/// Releases a block, an affinity or a handle's record.
-async fn release_record(store: &DynStore, ipam: &Ipam, release: &Release) -> Result<bool, Error> {
-    match release {
-        Release::Addresses { .. } => Ok(false),
         Release::Block { owner: Some(owner), cidr, must_be_empty, reason } => {
             if is_alive(store, reason).await? {
                 return Ok(false);
@@ -93,45 +88,56 @@ async fn release_record(store: &DynStore, ipam: &Ipam, release: &Release) -> Res
                 outcome => outcome.map(|()| true),
             }
         }
-        Release::Block { owner: None, cidr, .. } => {
-            let key = Key::IpamBlock(*cidr);
-            let Some(kv) = store.get(&key).await? else { return Ok(false) };
-            let Some(mut block) = read_block(&kv.value) else { return Ok(false) };
-            block.thaw(ipam.now(), cooldown(&ipam.config().await?));
-            if !block.is_empty() || block.owner().is_some() {
-                return Ok(false);
-            }
-            store.delete(key, Some(kv.mod_revision)).await?;
-            Ok(true)
-        }
+        Release::Block { owner: None, cidr, .. } => release_block_of_nobody(store, ipam, *cidr).await,
         Release::Affinity { owner, cidr, revision, reason } => {
-            if is_alive(store, reason).await? {
-                return Ok(false);
-            }
-            let delete = Op::Delete(Key::BlockAffinity(owner.clone(), *cidr), Some(*revision));
-            // Its block may have been made meanwhile: by this owner, it is no leak.
-            let block = store.get(&Key::IpamBlock(*cidr)).await?;
-            if block.as_ref().and_then(|kv| read_block(&kv.value)).is_some_and(|b| b.owner().as_ref() == Some(owner)) {
-                return Ok(false);
-            }
-            let present = Op::Check(Key::IpamBlock(*cidr), block.map_or(0, |kv| kv.mod_revision));
-            conditionally(store, delete, present).await?;
-            Ok(true)
+            Ok(!is_alive(store, reason).await? && release_affinity(store, owner, *cidr, *revision).await?)
         }
-        Release::Record { handle, revision, .. } => {
-            let key = Key::IpamHandle(handle.clone());
-            let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == *revision) else { return Ok(false) };
-            let Ok(record) = serde_json::from_slice::<IpamHandle>(&kv.value) else { return Ok(false) };
-            for cidr in handle::blocks(&record) {
-                let Some(kv) = store.get(&Key::IpamBlock(cidr)).await? else { continue };
-                if read_block(&kv.value).is_none_or(|b| !b.addresses_of(handle).is_empty()) {
-                    return Ok(false);
-                }
-            }
-            store.delete(key, Some(*revision)).await?;
-            Ok(true)
+        Release::Record { handle, revision, .. } => release_record(store, handle, *revision).await,
+    }
+}
+
+async fn release_block_of_nobody(store: &DynStore, ipam: &Ipam, cidr: IpNet) -> Result<bool, Error> {
+    let key = Key::IpamBlock(cidr);
+    let Some(kv) = store.get(&key).await? else { return Ok(false) };
+    let Some(mut block) = read_block(&kv.value) else { return Ok(false) };
+    block.thaw(ipam.now(), cooldown(&ipam.config().await?));
+    if !block.is_empty() || block.owner().is_some() {
+        return Ok(false);
+    }
+    store.delete(key, Some(kv.mod_revision)).await?;
+    Ok(true)
+}
+
+async fn release_affinity(
+    store: &DynStore,
+    owner: &AffinityOwner,
+    cidr: IpNet,
+    revision: Revision,
+) -> Result<bool, Error> {
+    let delete = Op::Delete(Key::BlockAffinity(owner.clone(), cidr), Some(revision));
+    // Its block may have been made meanwhile: by this owner, it is no leak.
+    let block = store.get(&Key::IpamBlock(cidr)).await?;
+    if block.as_ref().and_then(|kv| read_block(&kv.value)).is_some_and(|b| b.owner().as_ref() == Some(owner)) {
+        return Ok(false);
+    }
+    let present = Op::Check(Key::IpamBlock(cidr), block.map_or(0, |kv| kv.mod_revision));
+    conditionally(store, delete, present).await?;
+    Ok(true)
+}
+
+/// Deletes the record of a handle that has no address.
+async fn release_record(store: &DynStore, handle: &str, revision: Revision) -> Result<bool, Error> {
+    let key = Key::IpamHandle(handle.into());
+    let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == revision) else { return Ok(false) };
+    let Ok(record) = serde_json::from_slice::<IpamHandle>(&kv.value) else { return Ok(false) };
+    for cidr in handle::blocks(&record) {
+        let Some(kv) = store.get(&Key::IpamBlock(cidr)).await? else { continue };
+        if read_block(&kv.value).is_none_or(|b| !b.addresses_of(handle).is_empty()) {
+            return Ok(false);
         }
     }
+    store.delete(key, Some(revision)).await?;
+    Ok(true)
 }
 
 /// Deletes on a condition, which a store without transactions is asked for before.
