@@ -8,10 +8,11 @@ use std::collections::BTreeSet;
 
 use api::Key;
 use api::key::{AffinityOwner, KeyRange};
+use futures::try_join;
 use ipnet::IpNet;
 
 use crate::allocator::{Error, Ipam, Outcome, Retries, cooldown, readable_block};
-use crate::changes::{AffinityChange, Changes};
+use crate::changes::AffinityChange;
 
 impl Ipam {
     /// Takes one block from its owner. A block that is not this owner's, or is gone, only loses the untrue affinity; that nothing
@@ -26,11 +27,12 @@ impl Ipam {
         must_be_empty: bool,
     ) -> Result<(), Error> {
         let cidr = cidr.trunc();
-        let cooldown = cooldown(&self.config().await?);
+        let (config, mut fence) = try_join!(self.config(), self.fence())?;
+        let cooldown = cooldown(&config);
         let mut retries = Retries::new(self, format!("release the affinity of block {cidr}"));
         let key = Key::BlockAffinity(owner.clone(), cidr);
         loop {
-            let mut changes = Changes::default();
+            let mut changes = fence.changes();
             let affinity = self.store.get(&key).await?.map(|kv| kv.mod_revision);
             let block = self.peek(cidr).await?;
             let present = block.as_ref().map_or(0, |b| b.revision);
@@ -53,7 +55,10 @@ impl Ipam {
             }
             match self.write_changes(changes).await? {
                 Outcome::Done => return Ok(()),
-                Outcome::Retry(error) | Outcome::Open(error, _) => retries.again(error).await?,
+                Outcome::Retry(error) | Outcome::Open(error, _) => {
+                    fence.renew(&error).await?;
+                    retries.again(error).await?;
+                }
             }
         }
     }

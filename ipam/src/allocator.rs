@@ -14,7 +14,6 @@ use api::ip_pool::AllowedUse;
 use api::ipam::{AllocationBlock, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
-use api::node::ClusterInformationSpec;
 use api::{IpPool, IpReservationSpec, Key, NodeSpec, go_json};
 use datastore::{DynStore, KeyValue, Op, Revision, Txn, typed};
 use futures::future::join_all;
@@ -73,6 +72,9 @@ pub enum Error {
         max = crate::block::MAX_ATTRIBUTE_BYTES
     )]
     AttributesTooLong { handle: String, size: usize },
+    /// Of who heeds the lock ([`Ipam::heeding_lock`]); later it may be otherwise.
+    #[error("the datastore is locked; calicoctl datastore migrate unlock ends that")]
+    Locked,
     /// Calico's words.
     #[error("block '{0}' is not empty")]
     NotEmpty(IpNet),
@@ -102,6 +104,8 @@ pub struct Ipam {
     pub(crate) environment: Arc<dyn Environment>,
     /// What a program that runs for long knows already; `None`: everything is read when it is needed.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Nothing is written while the datastore is locked.
+    pub(crate) heeds_lock: bool,
 }
 
 /// Something read, and what to compare when it is written: 0 when it is to be created.
@@ -127,7 +131,7 @@ impl Ipam {
 
     /// With time and randomness of the caller's.
     pub fn with_environment(store: DynStore, environment: Arc<dyn Environment>) -> Self {
-        Self { store, environment, snapshot: None }
+        Self { store, environment, snapshot: None, heeds_lock: false }
     }
 
     /// Follows the store in memory for allocations of these owners, as long as it or a clone lives: each is then planned without a
@@ -172,18 +176,6 @@ impl Ipam {
             return Ok(snapshot.config());
         }
         Ok(self.read(Key::IpamConfig).await?.map(|v| v.value).unwrap_or_default())
-    }
-
-    /// Whether the datastore is locked (ClusterInformation's `datastoreReady: false`), so that nothing of it may change.
-    ///
-    /// # Errors
-    /// [`Error::Store`].
-    pub async fn is_locked(&self) -> Result<bool, Error> {
-        if let Some(snapshot) = self.known() {
-            return Ok(snapshot.is_locked());
-        }
-        let cluster = typed::get::<WithSpec<ClusterInformationSpec>>(self.store.as_ref(), None, "default").await?;
-        Ok(cluster.is_some_and(|c| c.body.spec.datastore_ready == Some(false)))
     }
 
     /// Writes the configuration; the last writer wins (Calico).

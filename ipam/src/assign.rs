@@ -20,6 +20,7 @@ use crate::allocator::{DEFAULT_MAX_BLOCKS_PER_HOST, Error, Ipam, Outcome, Retrie
 use crate::attempt::{Attempt, Part, decode_affinity};
 use crate::changes::{AffinityChange, Changes};
 use crate::handle;
+use crate::lock::Fence;
 use crate::pool::{self, Family, Reservations};
 use crate::snapshot::Affinities;
 
@@ -247,9 +248,10 @@ impl Progress {
     }
 }
 
-/// Whether the store did not answer.
+/// Whether the store did not answer, or is locked: that is the store's own word.
 fn is_down(error: &Error) -> bool {
-    matches!(error, Error::Store(datastore::Error::Unavailable(_) | datastore::Error::Unknown(_)))
+    use datastore::Error as E;
+    matches!(error, Error::Locked | Error::Store(E::Unavailable(_) | E::Unknown(_)))
 }
 
 /// Requests of one owner that share transactions.
@@ -293,6 +295,7 @@ impl Batch<'_> {
                 Some(known) => known,
                 None => match Context::read(self.ipam, self.owner).await {
                     Ok(read) => read,
+                    Err(Error::Locked) => return self.locked().await,
                     Err(error) => return self.fail_all(&error),
                 },
             };
@@ -344,6 +347,19 @@ impl Batch<'_> {
         for i in self.todo.drain(..) {
             self.progress[i].error = Some(error.clone());
         }
+    }
+
+    /// Nothing more is written, nor can come: what has come by now is told, and the rest fails.
+    async fn locked(&mut self) {
+        for at in 0..self.open.len() {
+            if self.ipam.happened(&self.open[at].changes).await.unwrap_or(false) {
+                let parts = self.open.swap_remove(at).parts;
+                self.open.clear();
+                self.finish(parts);
+                break;
+            }
+        }
+        self.fail_all(&Error::Locked);
     }
 
     /// Plans as many requests as fit, or only the first, and writes them. A race that was lost is returned.
@@ -451,6 +467,7 @@ pub(crate) struct Context<'a> {
     pub pools: Arc<Vec<IpPool>>,
     /// `None`: the owner is a node that does not exist.
     pub labels: Option<BTreeMap<String, String>>,
+    pub fence: Fence<'a>,
     pub now: Timestamp,
 }
 
@@ -458,9 +475,9 @@ impl<'a> Context<'a> {
     async fn read(ipam: &'a Ipam, owner: &AffinityOwner) -> Result<Context<'a>, Error> {
         let now = ipam.now();
         // The pools before anything of blocks: a block is made only where the pool is still as it was before the blocks were read.
-        let (config, reservations, pools, labels) =
-            futures::try_join!(ipam.config(), ipam.reservations(), ipam.pools(), ipam.labels_of(owner))?;
-        Ok(Self { ipam, owner: owner.clone(), config, reservations, pools, labels, now })
+        let (config, reservations, pools, labels, fence) =
+            futures::try_join!(ipam.config(), ipam.reservations(), ipam.pools(), ipam.labels_of(owner), ipam.fence())?;
+        Ok(Self { ipam, owner: owner.clone(), config, reservations, pools, labels, fence, now })
     }
 
     /// Gives up the owner's empty blocks in pools that no longer select it (Calico `releaseBlocksNotInSelectedPools`), and affinities
@@ -479,7 +496,7 @@ impl<'a> Context<'a> {
             }
         };
         for (cidr, revision) in unselected {
-            let mut changes = Changes::default();
+            let mut changes = self.fence.changes();
             match self.ipam.block(cidr).await {
                 Err(Error::Store(datastore::Error::Corrupt { .. })) => continue,
                 Ok(Some(block)) if block.value.owner().as_ref() != Some(&self.owner) => {

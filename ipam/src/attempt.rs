@@ -152,7 +152,7 @@ impl<'a> Attempt<'a> {
             index: None,
             listed: None,
             handles: BTreeMap::new(),
-            changes: Changes::default(),
+            changes: context.fence.changes(),
             size: 0,
             cleanups: 0,
             tried: BTreeSet::new(),

@@ -14,6 +14,7 @@ use crate::allocator::{Error, IpInfo, Ipam, cooldown};
 use crate::block::Block;
 use crate::gc::{PodView, Reason, Release, Settings};
 use crate::handle;
+use crate::lock::Gate;
 use crate::release::ReleaseRequest;
 
 /// The interface of a workload's first endpoint.
@@ -90,9 +91,9 @@ async fn finish(
         }
         Release::Block { owner: None, cidr, .. } => release_block_of_nobody(store, ipam, *cidr).await,
         Release::Affinity { owner, cidr, revision, reason } => {
-            Ok(!is_alive(store, reason).await? && release_affinity(store, owner, *cidr, *revision).await?)
+            Ok(!is_alive(store, reason).await? && release_affinity(store, ipam, owner, *cidr, *revision).await?)
         }
-        Release::Record { handle, revision, .. } => release_record(store, handle, *revision).await,
+        Release::Record { handle, revision, .. } => release_record(store, ipam, handle, *revision).await,
     }
 }
 
@@ -104,12 +105,13 @@ async fn release_block_of_nobody(store: &DynStore, ipam: &Ipam, cidr: IpNet) -> 
     if !block.is_empty() || block.owner().is_some() {
         return Ok(false);
     }
-    store.delete(key, Some(kv.mod_revision)).await?;
+    conditionally(ipam, Op::Delete(key, Some(kv.mod_revision)), None).await?;
     Ok(true)
 }
 
 async fn release_affinity(
     store: &DynStore,
+    ipam: &Ipam,
     owner: &AffinityOwner,
     cidr: IpNet,
     revision: Revision,
@@ -121,12 +123,12 @@ async fn release_affinity(
         return Ok(false);
     }
     let present = Op::Check(Key::IpamBlock(cidr), block.map_or(0, |kv| kv.mod_revision));
-    conditionally(store, delete, present).await?;
+    conditionally(ipam, delete, Some(present)).await?;
     Ok(true)
 }
 
 /// Deletes the record of a handle that has no address.
-async fn release_record(store: &DynStore, handle: &str, revision: Revision) -> Result<bool, Error> {
+async fn release_record(store: &DynStore, ipam: &Ipam, handle: &str, revision: Revision) -> Result<bool, Error> {
     let key = Key::IpamHandle(handle.into());
     let Some(kv) = store.get(&key).await?.filter(|kv| kv.mod_revision == revision) else { return Ok(false) };
     let Ok(record) = serde_json::from_slice::<IpamHandle>(&kv.value) else { return Ok(false) };
@@ -136,28 +138,46 @@ async fn release_record(store: &DynStore, handle: &str, revision: Revision) -> R
             return Ok(false);
         }
     }
-    store.delete(key, Some(revision)).await?;
+    conditionally(ipam, Op::Delete(key, Some(revision)), None).await?;
     Ok(true)
 }
 
-/// Deletes on a condition, which a store without transactions is asked for before.
-async fn conditionally(store: &DynStore, delete: Op, condition: Op) -> Result<(), Error> {
-    if store.has_transactions() {
-        store.txn(Txn { ops: vec![delete, condition] }).await?;
-        return Ok(());
+/// Deletes on a condition, and that the lock is open. A store without transactions is asked for them before.
+async fn conditionally(ipam: &Ipam, delete: Op, condition: Option<Op>) -> Result<(), Error> {
+    let mut fence = ipam.fence().await?;
+    loop {
+        match delete_if(&ipam.store, delete.clone(), condition.clone(), fence.check()).await {
+            Err(lost) if fence.renew(&lost).await? => {}
+            outcome => return Ok(outcome?),
+        }
     }
-    condition.check(store.get(condition.key()).await?.map(|kv| kv.mod_revision))?;
-    store.txn(Txn { ops: vec![delete] }).await?;
-    Ok(())
+}
+
+async fn delete_if(
+    store: &DynStore,
+    delete: Op,
+    condition: Option<Op>,
+    lock: Option<Op>,
+) -> Result<(), datastore::Error> {
+    let mut ops = vec![delete];
+    if store.has_transactions() {
+        ops.extend(condition.into_iter().chain(lock));
+    } else {
+        if let Some(condition) = condition {
+            condition.check(store.get(condition.key()).await?.map(|kv| kv.mod_revision))?;
+        }
+        Gate::new(lock).pass(store.as_ref()).await?;
+    }
+    store.txn(Txn { ops }).await.map(drop)
 }
 
 /// Deletes what was a node's own, while that node does not exist, and where a revision is given, while it has that.
 ///
 /// # Errors
-/// Of the store; [`datastore::Error::Conflict`] where the node is there again, or the object is another.
-pub async fn delete_of_node(store: &DynStore, node: &str, key: &Key, revision: Option<u64>) -> Result<(), Error> {
+/// Of the store; [`datastore::Error::Conflict`] where the node is there again, or the object is another; [`Error::Locked`].
+pub async fn delete_of_node(ipam: &Ipam, node: &str, key: &Key, revision: Option<u64>) -> Result<(), Error> {
     let absent = Op::Check(Key::resource(Kind::Node, None, node), 0);
-    match conditionally(store, Op::Delete(key.clone(), revision), absent).await {
+    match conditionally(ipam, Op::Delete(key.clone(), revision), Some(absent)).await {
         Err(Error::Store(datastore::Error::NotFound(gone))) if gone == *key => Ok(()),
         outcome => outcome,
     }

@@ -12,6 +12,7 @@
 //! - [`check`]: whether what is stored is true, and what mends it (pure)
 //! - [`allocator`]: [`Ipam`], the compare-and-swap loop around them; [`assign`] (with `attempt`: one reading, one transaction) and
 //!   [`release`]: its two directions; [`affinity`]: whose a block is, taken back
+//! - [`lock`]: nothing changes while the datastore is locked
 //! - `changes`: what one decision writes, as a transaction; [`ordered`]: the same where the store has none, and repair
 //! - [`queue`]: gathers what arrives while a transaction is under way; [`wire`]: what passes on felix's socket
 //! - [`plan`]: what a choice of pools and block sizes will cost (pure)
@@ -30,6 +31,7 @@ pub mod environment;
 pub mod gc;
 pub mod handle;
 mod index;
+pub mod lock;
 pub mod ordered;
 pub mod plan;
 pub mod pool;

@@ -30,6 +30,7 @@ use crate::allocator::{Error, Ipam, Outcome, Versioned, decode, encode, readable
 use crate::attempt::decode_affinity;
 use crate::block::Block;
 use crate::changes::{AffinityChange, BlockChange, Changes, HandleChange, write_affinity, write_block, write_handle};
+use crate::lock::{self, Gate};
 
 /// How often a write with an unknown outcome is written.
 const MAX_WRITES: u32 = 4;
@@ -39,7 +40,9 @@ const MAX_WRITES: u32 = 4;
 /// # Errors
 /// Of the first write that is refused.
 pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), StoreError> {
-    for (key, revision) in &changes.checks {
+    let mut gate = Gate::of(changes);
+    gate.pass(store).await?;
+    for (key, revision) in changes.checks.iter().filter(|(key, _)| **key != lock::key()) {
         let present = store.get(key).await?.map(|kv| kv.mod_revision);
         Op::Check(key.clone(), *revision).check(present)?;
     }
@@ -85,7 +88,7 @@ pub(crate) async fn write(store: &dyn Store, changes: &Changes) -> Result<(), St
                 undo.ops.extend(back(id, handle, at).filter(|_| is_ours));
             }
         }
-        write_or_undo(store, &undo, change).await?;
+        write_or_undo(store, &undo, change, &mut gate).await?;
         // From here on the block says what is so; what follows only makes the rest agree.
         undo.ops.clear();
     }
@@ -165,7 +168,10 @@ struct Written {
 }
 
 async fn try_or_undo(store: &dyn Store, undo: &Undo, op: Op) -> Result<Written, StoreError> {
-    let outcome = write_one(store, op).await;
+    or_undo(store, undo, write_one(store, op).await).await
+}
+
+async fn or_undo(store: &dyn Store, undo: &Undo, outcome: Result<Written, StoreError>) -> Result<Written, StoreError> {
     if outcome.as_ref().is_err_and(|e| !matches!(e, StoreError::Unknown(_))) {
         for op in undo.ops.iter().rev() {
             settle(store, op.clone()).await;
@@ -174,8 +180,14 @@ async fn try_or_undo(store: &dyn Store, undo: &Undo, op: Op) -> Result<Written, 
     outcome
 }
 
-async fn write_or_undo(store: &dyn Store, undo: &Undo, change: &BlockChange) -> Result<(), StoreError> {
-    try_or_undo(store, undo, write_block(change)).await.map(drop)
+/// Writes a block, while the lock is open.
+async fn write_or_undo(
+    store: &dyn Store,
+    undo: &Undo,
+    change: &BlockChange,
+    gate: &mut Gate,
+) -> Result<(), StoreError> {
+    or_undo(store, undo, write_through(store, write_block(change), gate).await).await.map(drop)
 }
 
 /// A write that is repaired later where it fails.
@@ -189,12 +201,21 @@ async fn settle(store: &dyn Store, op: Op) {
 /// One conditional write, so often until its outcome is known. Once it is not, no failure of a later try says that the first has not
 /// happened.
 async fn write_one(store: &dyn Store, op: Op) -> Result<Written, StoreError> {
+    write_through(store, op, &mut Gate::new(None)).await
+}
+
+/// The same, where none begins after the lock.
+async fn write_through(store: &dyn Store, op: Op, gate: &mut Gate) -> Result<Written, StoreError> {
+    gate.pass(store).await?;
     let write = || store.txn(Txn { ops: vec![op.clone()] });
     let first = match write().await {
         Err(StoreError::Unknown(text)) => StoreError::Unknown(text),
         known => return known.map(|at| Written { at, is_ours: true }),
     };
     for _ in 1..MAX_WRITES {
+        if gate.pass(store).await.is_err() {
+            break;
+        }
         match write().await {
             Ok(at) => return Ok(Written { at, is_ours: true }),
             Err(StoreError::AlreadyExists(_) | StoreError::NotFound(_) | StoreError::Conflict(_)) => {

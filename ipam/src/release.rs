@@ -10,7 +10,7 @@ use api::ipam::{AllocationAttribute, IpamConfig};
 use api::key::{AffinityOwner, KeyRange};
 use api::{Key, Kind};
 use futures::future::{join_all, try_join_all};
-use futures::{StreamExt, stream};
+use futures::{StreamExt, stream, try_join};
 use ipnet::IpNet;
 
 use crate::allocator::{
@@ -19,6 +19,7 @@ use crate::allocator::{
 use crate::block::Block;
 use crate::changes::{AffinityChange, Changes, HandleChange};
 use crate::handle;
+use crate::lock::Fence;
 use crate::pool;
 
 /// Most addresses that one transaction releases; each may change a handle of its own (etcd: 128 operations by default).
@@ -72,16 +73,16 @@ impl Ipam {
     /// described stops the release of all addresses of its block, and of no other. Duplicates are harmless.
     ///
     /// # Errors
-    /// [`Error::NotTheSame`], [`Error::Store`], [`Error::Contention`]; then some may have been released.
+    /// [`Error::NotTheSame`], [`Error::Store`], [`Error::Contention`], [`Error::Locked`]; then some may have been released.
     pub async fn release_ips(&self, requests: &[ReleaseRequest]) -> Result<Vec<IpAddr>, Error> {
-        let config = self.config().await?;
+        let (config, fence) = try_join!(self.config(), self.fence())?;
         let mut seen = BTreeSet::new();
         let unique: Vec<&ReleaseRequest> =
             requests.iter().filter(|r| seen.insert((r.address, &r.handle, r.sequence_number))).collect();
         let (by_block, mut unallocated) = self.by_block(&unique).await?;
         let mut parts = Vec::new();
         for (cidr, wanted) in by_block {
-            parts.push(self.release_of_block(cidr, wanted, &config));
+            parts.push(self.release_of_block(cidr, wanted, &config, &fence));
         }
         let mut outcomes = stream::iter(parts).buffer_unordered(PARALLEL_BLOCKS);
         let mut first = None;
@@ -200,6 +201,7 @@ impl Ipam {
         cidr: IpNet,
         wanted: Vec<&ReleaseRequest>,
         config: &IpamConfig,
+        fence: &Fence<'_>,
     ) -> Result<Vec<IpAddr>, Error> {
         let mut free = Vec::new();
         if wanted.len() > MAX_ADDRESSES_PER_TXN
@@ -210,7 +212,7 @@ impl Ipam {
             wanted.iter().try_for_each(is_right)?;
         }
         for chunk in wanted.chunks(MAX_ADDRESSES_PER_TXN) {
-            let released = self.release_in(cidr, chunk, config).await?;
+            let released = self.release_in(cidr, chunk, config, fence.clone()).await?;
             free.extend(chunk.iter().map(|r| r.address).filter(|ip| !released.contains(ip)));
         }
         Ok(free)
@@ -222,6 +224,7 @@ impl Ipam {
         cidr: IpNet,
         wanted: &[&ReleaseRequest],
         config: &IpamConfig,
+        mut fence: Fence<'_>,
     ) -> Result<BTreeSet<IpAddr>, Error> {
         let mut retries = Retries::new(self, format!("release addresses of block {cidr}"));
         // What an attempt with an unknown outcome may have released, by the number of the allocation.
@@ -246,7 +249,7 @@ impl Ipam {
             let numbers: Vec<_> = addresses.iter().map(|ip| (*ip, block.value.sequence_of(*ip))).collect();
             let list: Vec<IpAddr> = addresses.into_iter().collect();
             let released = block.value.release(&list, self.now(), cooldown(config));
-            let mut changes = Changes::default();
+            let mut changes = fence.changes();
             let handles: BTreeSet<String> = released.into_iter().filter_map(|r| r.handle).collect();
             let mut reads = Vec::new();
             for id in &handles {
@@ -272,6 +275,7 @@ impl Ipam {
                     if matches!(error, datastore::Error::Unknown(_)) {
                         perhaps.extend(numbers);
                     }
+                    fence.renew(&error).await?;
                     retries.again(error).await?;
                 }
             }
@@ -281,7 +285,7 @@ impl Ipam {
     /// Releases everything that a handle has; the addresses. That nobody knows the handle is success.
     ///
     /// # Errors
-    /// [`Error::Store`], [`Error::Contention`].
+    /// [`Error::Store`], [`Error::Contention`], [`Error::Locked`].
     pub async fn release_by_handle(&self, handle: &str) -> Result<Vec<IpAddr>, Error> {
         let mut outcomes = self.release_handles(&[handle]).await;
         outcomes.pop().expect("an outcome for each handle")
@@ -305,7 +309,7 @@ impl Ipam {
         todo: &mut BTreeMap<String, Releasing>,
         done: &mut BTreeMap<String, Result<Vec<IpAddr>, Error>>,
     ) -> Result<(), Error> {
-        let config = self.config().await?;
+        let (config, mut fence) = try_join!(self.config(), self.fence())?;
         let first = todo.keys().next().cloned().unwrap_or_default();
         let mut retries = Retries::new(self, format!("release handle {first}"));
         while !todo.is_empty() {
@@ -317,7 +321,7 @@ impl Ipam {
                 }
                 join_all(reads).await
             };
-            let mut changes = Changes::default();
+            let mut changes = fence.changes();
             let mut blocks: BTreeMap<IpNet, Option<Versioned<Block>>> = BTreeMap::new();
             // Bytes of the blocks.
             let mut size = 0;
@@ -345,8 +349,8 @@ impl Ipam {
                     done.insert(id.clone(), Ok(released));
                     continue;
                 }
-                // Each handle, block, and perhaps an affinity and a block's deletion are an operation.
-                if changes.handles.len() + 2 * blocks.len() + 3 > MAX_OPS_PER_TXN {
+                // Each handle, block, and perhaps an affinity and a block's deletion are an operation, and the lock's condition.
+                if changes.handles.len() + 2 * blocks.len() + 4 > MAX_OPS_PER_TXN {
                     break;
                 }
                 if !changes.handles.is_empty() && !self.store.has_transactions() {
@@ -358,7 +362,7 @@ impl Ipam {
                 for cidr in handle::blocks(&before.value) {
                     if !blocks.contains_key(&cidr) {
                         let is_full = blocks.len() >= self.max_blocks()
-                            || changes.handles.len() + 2 * blocks.len() + 5 > MAX_OPS_PER_TXN;
+                            || changes.handles.len() + 2 * blocks.len() + 6 > MAX_OPS_PER_TXN;
                         if is_full {
                             break;
                         }
@@ -433,6 +437,7 @@ impl Ipam {
                             releasing.unsure.extend(perhaps);
                         }
                     }
+                    fence.renew(&error).await?;
                     retries.again(error).await?;
                 }
             }

@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use crate::allocator::{Error, Ipam, Outcome, Retries, completed_attributes};
 use crate::assign::AssignRequest;
 use crate::block::Assignee;
-use crate::changes::{Changes, HandleChange};
+use crate::changes::HandleChange;
 use crate::handle;
 
 /// The load-balancer classes of services that get addresses, besides none.
@@ -54,7 +54,7 @@ impl Ipam {
         to: &str,
         attributes: &BTreeMap<String, String>,
     ) -> Result<(), Error> {
-        let pools = self.pools().await?;
+        let (pools, mut fence) = futures::try_join!(self.pools(), self.fence())?;
         let to = handle::sanitized(to);
         let mut retries = Retries::new(self, format!("hand {ip} over to {to}"));
         loop {
@@ -85,7 +85,7 @@ impl Ipam {
             block.value.release(&[ip], now, SignedDuration::ZERO);
             block.value.assign_address(ip, Assignee { handle: to, attributes: &attributes }, None)?;
             let cidr = block.value.cidr();
-            let mut changes = Changes::default();
+            let mut changes = fence.changes();
             for id in [from, to] {
                 let before = self.handle(id).await?;
                 let mut after = before.value.clone();
@@ -95,7 +95,10 @@ impl Ipam {
             changes.write(block, vec![ip]);
             match self.write_changes(changes).await? {
                 Outcome::Done => return Ok(()),
-                Outcome::Retry(error) | Outcome::Open(error, _) => retries.again(error).await?,
+                Outcome::Retry(error) | Outcome::Open(error, _) => {
+                    fence.renew(&error).await?;
+                    retries.again(error).await?;
+                }
             }
         }
     }

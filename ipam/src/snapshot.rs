@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use api::ipam::{AffinityState, BlockAffinity, IpamConfig, IpamHandle};
 use api::key::{AffinityOwner, KeyRange};
 use api::meta::WithSpec;
-use api::node::ClusterInformationSpec;
 use api::{IpPool, IpReservation, Key, Kind, NodeSpec};
 use datastore::watcher::{self, Update};
 use datastore::{DynStore, KeyValue, Listing, Revision, typed};
@@ -28,6 +27,7 @@ use crate::attempt::decode_affinity;
 use crate::block::Block;
 use crate::changes::{AffinityChange, Changes, in_state};
 use crate::index::{BlockIndex, Summary};
+use crate::lock::{self, Lock};
 use crate::pool::{self, Reservations};
 
 /// Blocks of others that are kept whole: those that were borrowed from.
@@ -48,7 +48,7 @@ pub(crate) struct Snapshot {
 struct State {
     owners: Vec<AffinityOwner>,
     config: IpamConfig,
-    is_locked: bool,
+    lock: Lock,
     pools: BTreeMap<Key, IpPool>,
     reservations: BTreeMap<Key, IpReservation>,
     /// Of the owners' nodes.
@@ -132,7 +132,7 @@ impl Snapshot {
         let state = State {
             owners,
             config: IpamConfig::default(),
-            is_locked: false,
+            lock: Lock::default(),
             pools: BTreeMap::new(),
             reservations: BTreeMap::new(),
             labels: HashMap::new(),
@@ -179,8 +179,8 @@ impl Snapshot {
     }
 
     /// Whether the datastore is locked.
-    pub fn is_locked(&self) -> bool {
-        self.state().is_locked
+    pub fn lock(&self) -> Lock {
+        self.state().lock
     }
 
     pub fn pools(&self) -> Arc<Vec<IpPool>> {
@@ -430,7 +430,7 @@ impl Snapshot {
 }
 
 impl State {
-    /// The revision at which a block, an affinity, a pool or a handle is known.
+    /// The revision at which a block, an affinity, a pool, a handle or the lock is known.
     fn revision(&self, key: &Key) -> Option<Revision> {
         match key {
             Key::IpamBlock(cidr) => self.index.revision(cidr),
@@ -439,6 +439,7 @@ impl State {
             Key::Resource { kind: Kind::IpPool, .. } => {
                 self.pools.get(key)?.metadata.resource_version.as_deref()?.parse().ok()
             }
+            key if *key == lock::key() => Some(self.lock.revision).filter(|at| *at != 0),
             _ => None,
         }
     }
@@ -449,11 +450,7 @@ impl State {
                 Ok(config) => self.config = config,
                 Err(error) => tracing::warn!(%error, "the IPAM configuration cannot be read; the last one is kept"),
             },
-            Key::Resource { kind: Kind::ClusterInformation, .. } => {
-                if let Some(cluster) = decoded::<WithSpec<ClusterInformationSpec>>(&kv) {
-                    self.is_locked = cluster.body.spec.datastore_ready == Some(false);
-                }
-            }
+            key if *key == lock::key() => self.lock = Lock::of(Some(&kv)),
             Key::IpamBlock(cidr) => self.put_block(*cidr, &kv),
             Key::BlockAffinity(owner, cidr) => {
                 self.set_affinity(owner, *cidr, decode_affinity(&kv));
@@ -500,7 +497,7 @@ impl State {
     fn delete(&mut self, key: &Key) {
         match key {
             Key::IpamConfig => self.config = IpamConfig::default(),
-            Key::Resource { kind: Kind::ClusterInformation, .. } => self.is_locked = false,
+            key if *key == lock::key() => self.lock = Lock::default(),
             Key::IpamBlock(cidr) => {
                 self.remove_block(cidr);
                 self.blocks.remove(cidr);

@@ -101,7 +101,7 @@ impl Verdict {
     pub fn of(error: &Error) -> Self {
         match error {
             Error::NoPool(_) | Error::OtherFamily { .. } => Self::BadRequest,
-            Error::Store(_) | Error::Contention { .. } => Self::TryAgain,
+            Error::Store(_) | Error::Contention { .. } | Error::Locked => Self::TryAgain,
             _ => Self::NoAddress,
         }
     }

@@ -98,7 +98,9 @@ impl Controller {
     pub fn new(store: DynStore, settings: Settings, report: Arc<Mutex<Report>>) -> Self {
         let collection = gc::Settings { has_kubernetes: settings.has_kubernetes, ..gc::Settings::default() };
         Self {
-            ipam: Ipam::new(store.clone()).following([AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into())]),
+            ipam: Ipam::new(store.clone())
+                .following([AffinityOwner::Virtual(LOAD_BALANCER_OWNER.into())])
+                .heeding_lock(),
             store,
             settings,
             state: State::new(collection),
@@ -235,7 +237,8 @@ impl Controller {
             _ => None,
         };
         let mut nodes: Vec<Option<String>> = releases.iter().map(node_of).collect();
-        while !releases.is_empty() {
+        // While the datastore is locked, what is left stays due.
+        while !releases.is_empty() && !self.is_locked().await {
             let rest = releases.split_off(releases.len().min(TOGETHER));
             let rest_nodes = nodes.split_off(releases.len());
             let settings = self.state.collector.settings();
@@ -250,6 +253,7 @@ impl Controller {
                     }
                     Ok(false) => tracing::debug!("{text}: not any more"),
                     Err(error) if is_overtaken(&error) => tracing::debug!(%error, "{text}: overtaken"),
+                    Err(error @ Error::Ipam(ipam::Error::Locked)) => tracing::debug!(%error, "{text}: waits"),
                     // It stays a candidate and comes again.
                     Err(error) => {
                         tracing::warn!(%error, "{text}: failed, will be retried");
@@ -260,6 +264,20 @@ impl Controller {
             (releases, nodes) = (rest, rest_nodes);
         }
         round
+    }
+
+    /// Whether the datastore has been locked since the round began. That it is not known says that nothing can be written either.
+    async fn is_locked(&self) -> bool {
+        self.ipam.is_locked().await.unwrap_or(true)
+    }
+
+    /// Whether actions wait, because the datastore is locked.
+    async fn is_put_off(&mut self, actions: &[Action], round: &mut Round) -> bool {
+        let is_locked = self.is_locked().await;
+        for action in actions.iter().filter(|_| is_locked) {
+            self.settle(action, Err(ipam::Error::Locked.into()), round);
+        }
+        is_locked
     }
 
     /// Says once what a dry run would do.
@@ -290,6 +308,9 @@ impl Controller {
             }
         }
         for some in releases.chunks(TOGETHER) {
+            if self.is_put_off(some, &mut round).await {
+                continue;
+            }
             let outcomes = self.release(some).await;
             some.iter().zip(outcomes).for_each(|(action, outcome)| self.settle(action, outcome, &mut round));
         }
@@ -302,6 +323,8 @@ impl Controller {
                 // The condition in the service's status is planned from this.
                 match &outcome {
                     Ok(()) => drop(self.state.failures.remove(&assign.service)),
+                    // It is no refusal.
+                    Err(Error::Ipam(ipam::Error::Locked)) => {}
                     Err(error) => {
                         let text = error.to_string().trim().to_string();
                         self.state.failures.insert(assign.service.clone(), text);
@@ -310,11 +333,14 @@ impl Controller {
                 self.settle(&Action::AssignAddress(assign.clone()), outcome, &mut round);
             }
         }
-        let store = self.store.clone();
+        let (store, ipam) = (self.store.clone(), self.ipam.clone());
         for some in others.chunks(TOGETHER) {
+            if self.is_put_off(some, &mut round).await {
+                continue;
+            }
             let mut writes = Vec::new();
             for action in some {
-                writes.push(write(&store, action));
+                writes.push(write(&store, &ipam, action));
             }
             for (action, outcome) in some.iter().zip(together(writes).await) {
                 let outcome = outcome.map(|written| {
@@ -345,7 +371,10 @@ impl Controller {
             }
             Err(error) => {
                 round.failed += 1;
-                tracing::warn!(%error, "{text}: failed, will be retried");
+                match error {
+                    Error::Ipam(ipam::Error::Locked) => tracing::debug!(%error, "{text}: waits"),
+                    _ => tracing::warn!(%error, "{text}: failed, will be retried"),
+                }
                 self.report().last_error = Some(format!("{text}: {error}"));
                 self.state.forget_plan(action);
                 action.mark(&mut self.failed);
@@ -455,7 +484,7 @@ async fn is_wanted(store: &DynStore, action: &Action) -> Result<bool, Error> {
 }
 
 /// Writes what an action says of one object; a service as it was written.
-async fn write(store: &DynStore, action: &Action) -> Result<Option<Service>, Error> {
+async fn write(store: &DynStore, ipam: &Ipam, action: &Action) -> Result<Option<Service>, Error> {
     let at = store.as_ref();
     match action {
         Action::UpdateService(service) => return Ok(Some(typed::update(at, service).await?)),
@@ -467,7 +496,7 @@ async fn write(store: &DynStore, action: &Action) -> Result<Option<Service>, Err
         }
         Action::UpdateWorkload(workload) => relabel(at, workload).await?,
         Action::UpdatePool(pool) => drop(typed::update(at, pool).await?),
-        Action::DeleteOfNode { node, key, revision } => collect::delete_of_node(store, node, key, *revision).await?,
+        Action::DeleteOfNode { node, key, revision } => collect::delete_of_node(ipam, node, key, *revision).await?,
         // Those of addresses are the allocator's.
         Action::AssignAddress(_)
         | Action::ReleaseAddresses { .. }

@@ -21,6 +21,7 @@ use datastore::KeyValue;
 use datastore::watcher::Update;
 use ipam::block::Block;
 use ipam::gc::{self, Collector};
+use ipam::lock;
 use ipam::pool::{Family, Reservations};
 use ipnet::IpNet;
 use jiff::SignedDuration;
@@ -495,11 +496,7 @@ impl State {
                     self.node_scoped.entry(node).or_default().insert(kv.key.clone(), kv.mod_revision);
                 }
             }
-            Kind::ClusterInformation => {
-                // The one field of it that matters, whatever the others are; what is no document at all may say that it is locked.
-                let document = serde_json::from_slice::<Value>(&kv.value);
-                self.config.is_locked = document.map_or(true, |d| d["spec"]["datastoreReady"] == false);
-            }
+            Kind::ClusterInformation if kv.key == lock::key() => self.config.is_locked = lock::is_locked(&kv.value),
             _ => {}
         }
     }
@@ -555,7 +552,7 @@ impl State {
                 self.end_node(name.1);
             }
             Kind::BgpPeer | Kind::BgpConfiguration | Kind::FelixConfiguration => self.forget_node_scoped(key),
-            Kind::ClusterInformation => self.config.is_locked = false,
+            Kind::ClusterInformation if *key == lock::key() => self.config.is_locked = false,
             _ => {}
         }
     }

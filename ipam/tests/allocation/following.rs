@@ -30,6 +30,8 @@ async fn settle() {
 async fn an_allocation_is_one_transaction_and_no_read() {
     let (memory, store, _) = lab("10.0.0.0/16", 26).await;
     let (watched, ipam) = follow(&memory).await;
+    // The lock is followed too, and one more condition.
+    let ipam = ipam.heeding_lock();
     ipam.ensure_assigned(&request("a", "first")).await.unwrap();
     assert_eq!(watched.counts(), (1, 1), "the blocks are listed once before one is made");
     for n in 0..200 {
@@ -443,6 +445,13 @@ async fn alone_an_allocation_reads_what_concerns_its_node() {
     assert_eq!(alone.release_by_handle("x3").await.unwrap().len(), 1);
     assert_eq!(watched.counts(), (3, 1), "configuration, handle, block");
     assert_eq!(watched.block_listings(), 0);
+    // The lock is one more of what is read together.
+    let plugin = alone.clone().heeding_lock();
+    assert_eq!(plugin.ensure_assigned(&request("a", "x3")).await.unwrap().v4.len(), 1);
+    let (reads, writes) = watched.counts();
+    assert!(reads <= of_node + 2 && writes == 1, "{reads} reads, {writes} writes");
+    assert_eq!(plugin.release_by_handle("x3").await.unwrap().len(), 1);
+    assert_eq!(watched.counts(), (4, 1), "configuration and lock, handle, block");
     // A block is claimed: of the others their keys are listed, once.
     assert_eq!(alone.auto_assign(&many("a", "more", 8)).await.unwrap().v4.len(), 8);
     let (reads, writes) = watched.counts();

@@ -66,7 +66,7 @@ pub async fn collect(watched: Shared, client: Arc<ClientStore>, ipam: Ipam) -> R
         (watched.endpoints_of_no_node(), settings, releases)
     };
     for (key, node) in endpoints {
-        accept(collect::delete_of_node(&store, &node, &key, None).await)?;
+        accept(collect::delete_of_node(&ipam, &node, &key, None).await)?;
     }
     let outcomes = collect::execute(&store, &ipam, settings, &releases).await;
     outcomes.into_iter().try_for_each(|outcome| accept(outcome.map(drop)))

@@ -29,6 +29,7 @@ macro_rules! eventually {
 }
 
 mod collection;
+mod lock;
 mod pools;
 mod takeover;
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-const GRACE: Duration = Duration::from_secs(15 * 60);
+pub const GRACE: Duration = Duration::from_secs(15 * 60);
 
 async fn put(store: &DynStore, kind: Kind, namespace: Option<&str>, name: &str, spec: Value) {
     let document = json!({
@@ -19,13 +19,13 @@ async fn put(store: &DynStore, kind: Kind, namespace: Option<&str>, name: &str, 
     store.put(Key::resource(kind, namespace, name), document.to_string().into_bytes()).await.unwrap();
 }
 
-async fn add_node(store: &DynStore, name: &str) {
+pub async fn add_node(store: &DynStore, name: &str) {
     let node = Node::new(Metadata::named(name), WithSpec { spec: NodeSpec::default(), status: None });
     typed::create(store.as_ref(), &node).await.unwrap();
 }
 
 /// Nodes a and b, and a pool of two blocks.
-async fn lab() -> (MemoryStore, DynStore, Ipam) {
+pub async fn lab() -> (MemoryStore, DynStore, Ipam) {
     let memory = MemoryStore::new();
     let store: DynStore = Arc::new(memory.clone());
     add_node(&store, "a").await;
@@ -39,7 +39,7 @@ async fn lab() -> (MemoryStore, DynStore, Ipam) {
     (memory, store.clone(), Ipam::new(store))
 }
 
-async fn assign(ipam: &Ipam, node: &str, handle: &str, attributes: &[(&str, &str)]) -> Vec<IpAddr> {
+pub async fn assign(ipam: &Ipam, node: &str, handle: &str, attributes: &[(&str, &str)]) -> Vec<IpAddr> {
     let mut attributes: BTreeMap<String, String> = attributes.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     attributes.insert("node".into(), node.into());
     let owner = AffinityOwner::Host(node.into());
@@ -55,12 +55,12 @@ async fn add_endpoint(store: &DynStore, node: &str, pod: &str, addresses: &[IpAd
     put(store, Kind::WorkloadEndpoint, Some("test"), &name, spec).await;
 }
 
-async fn handles(store: &DynStore) -> Vec<String> {
+pub async fn handles(store: &DynStore) -> Vec<String> {
     let items = store.list(&KeyRange::Handles).await.unwrap().items;
     items.into_iter().filter_map(|kv| if let Key::IpamHandle(id) = kv.key { Some(id) } else { None }).collect()
 }
 
-const POD: [(&str, &str); 2] = [("pod", "p1"), ("namespace", "test")];
+pub const POD: [(&str, &str); 2] = [("pod", "p1"), ("namespace", "test")];
 
 #[tokio::test(start_paused = true)]
 async fn leaked_addresses_are_collected_and_others_stay() {
@@ -367,13 +367,13 @@ async fn what_is_applied_for_a_node_after_its_end_stays() {
 /// While the watches are behind, a peer of the node that ended is given to another.
 #[tokio::test(start_paused = true)]
 async fn what_was_given_to_another_node_meanwhile_stays() {
-    let (_, store, _) = lab().await;
+    let (_, store, ipam) = lab().await;
     put(&store, Kind::BgpPeer, None, "tor", json!({"node": "a", "peerIP": "192.0.2.1"})).await;
     let key = Key::resource(Kind::BgpPeer, None, "tor");
     let seen = store.get(&key).await.unwrap().unwrap().mod_revision;
     typed::delete(store.as_ref(), &Key::resource(Kind::Node, None, "a")).await.unwrap();
     put(&store, Kind::BgpPeer, None, "tor", json!({"node": "b", "peerIP": "192.0.2.1"})).await;
-    let refused = collect::delete_of_node(&store, "a", &key, Some(seen)).await;
+    let refused = collect::delete_of_node(&ipam, "a", &key, Some(seen)).await;
     assert!(matches!(refused, Err(ipam::Error::Store(datastore::Error::Conflict(_)))), "{refused:?}");
     assert!(store.get(&key).await.unwrap().is_some());
 }
