@@ -25,7 +25,7 @@ struct Context {
 
 /// The routes, and what works behind them.
 pub fn router(store: &DynStore, node: &str) -> Router {
-    let ipam = Ipam::new(store.clone()).following([AffinityOwner::Host(node.into())]);
+    let ipam = Ipam::new(store.clone()).following([AffinityOwner::Host(node.into())]).heeding_lock();
     let queue = Queue::start(ipam.clone());
     Router::new().route(ASSIGN_PATH, post(assign)).route(RELEASE_PATH, post(release)).with_state(Context {
         node: node.into(),
@@ -53,14 +53,7 @@ impl Context {
             let error = format!("this is felix of node {}, not of {node}: is nodename the same for both?", self.node);
             return unavailable(error);
         }
-        let answered = async {
-            match self.ipam.is_locked().await {
-                Ok(false) => answer(work.await),
-                Ok(true) => unavailable("the datastore is locked".into()),
-                Err(error) => answer::<T>(Err(error)),
-            }
-        };
-        tokio::time::timeout(DEADLINE, answered)
+        tokio::time::timeout(DEADLINE, async { answer(work.await) })
             .await
             .unwrap_or_else(|_| unavailable(format!("the datastore has not answered within {} s", DEADLINE.as_secs())))
     }
@@ -142,7 +135,7 @@ mod tests {
             status::post_json(server.socket(), RELEASE_PATH, &release).await.unwrap(),
         ] {
             let failure: Failure = serde_json::from_slice(&reply.body).unwrap();
-            assert_eq!((reply.status, failure.error.as_str()), (503, "the datastore is locked"));
+            assert_eq!((reply.status, failure.error), (503, Error::Locked.to_string()));
         }
     }
 

@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::gc;
-use crate::plugin::{check_ready, open_store};
+use crate::plugin::{not_now, not_ready, open_store};
 use crate::program::Call;
 use crate::protocol::{AddResult, Attachment, Command, Error, ResultIp, code};
 use crate::workload::Workload;
@@ -35,7 +35,7 @@ pub async fn run(call: Call) -> Result<Option<Value>, Error> {
         Command::Del => del(&call).await.map(|()| None),
         Command::Check => check(&call, open_store(&call.conf).await?).await.map(|()| None),
         Command::Status => ready(&call).await.map(|()| None),
-        Command::Gc => gc::addresses(&call, ready_store(&call).await?).await.map(|()| None),
+        Command::Gc => gc::addresses(&call).await.map(|()| None),
         Command::Version => unreachable!("answered before the configuration is read"),
     }
 }
@@ -103,8 +103,8 @@ async fn release(call: &Call, node: String, handle: String) -> Result<Vec<IpAddr
     if let Some(Released { addresses }) = ask_felix(call, RELEASE_PATH, &request).await? {
         return Ok(addresses);
     }
-    let released = Ipam::new(ready_store(call).await?).release_by_handle(&request.handle).await;
-    released.map_err(|e| Error::new(code::TRY_AGAIN_LATER, "cannot release the addresses").because(e))
+    let ipam = Ipam::new(open_store(&call.conf).await?).heeding_lock();
+    ipam.release_by_handle(&request.handle).await.map_err(|e| not_now(e, "cannot release the addresses"))
 }
 
 /// The answer of felix; `None` when the plugin is to do it alone.
@@ -138,15 +138,9 @@ async fn ask_felix<T: Serialize, R: DeserializeOwned>(call: &Call, path: &str, b
     }
 }
 
-/// The store, unless it is locked. felix refuses then too, and leaves the words to the plugin.
-async fn ready_store(call: &Call) -> Result<DynStore, Error> {
-    let store = open_store(&call.conf).await?;
-    check_ready(&store).await?;
-    Ok(store)
-}
-
+/// Does by itself what felix does not. Where that is because of the lock, the words are the plugin's.
 async fn assign_alone(call: &Call, request: AssignCall) -> Result<Assigned, Error> {
-    let ipam = Ipam::new(ready_store(call).await?);
+    let ipam = Ipam::new(open_store(&call.conf).await?).heeding_lock();
     let outcome = async { ipam.ensure_assigned(&ipam.resolve(request).await?).await };
     outcome.await.map(Assigned::from).map_err(no_address)
 }
@@ -188,7 +182,10 @@ fn is_on(name: &str, value: Option<&str>, default: bool) -> Result<bool, Error> 
 }
 
 fn no_address(e: ipam::Error) -> Error {
-    refused(Verdict::of(&e), e.to_string().trim())
+    match e {
+        ipam::Error::Locked => not_ready(),
+        e => refused(Verdict::of(&e), e.to_string().trim()),
+    }
 }
 
 fn refused(verdict: Verdict, reason: &str) -> Error {

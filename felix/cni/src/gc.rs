@@ -12,9 +12,9 @@ use api::{Kind, WorkloadEndpoint};
 use datastore::{DynStore, typed};
 use ipam::Ipam;
 
-use crate::plugin::{Plugin, check_ready, open_store};
+use crate::plugin::{Plugin, check_ready, not_now, open_store};
 use crate::program::Call;
-use crate::protocol::{Attachment, Error, ValidAttachment, code};
+use crate::protocol::{Attachment, Error, ValidAttachment};
 use crate::workload::{ANNOTATION_NETWORK, Workload};
 
 /// GC of `tortie`: endpoints and interfaces, then the IPAM plugin. Goes on after an error and reports the first.
@@ -71,11 +71,13 @@ fn is_lost(endpoint: &WorkloadEndpoint, network: &str, node: &str, valid: &[Vali
 ///
 /// # Errors
 /// As [`interfaces`].
-pub async fn addresses(call: &Call, store: DynStore) -> Result<(), Error> {
+pub async fn addresses(call: &Call) -> Result<(), Error> {
+    let store = open_store(&call.conf).await?;
+    check_ready(&store).await?;
     let valid = call.conf.valid_attachments()?;
     let node = call.conf.node()?;
-    let ipam = Ipam::new(store);
-    let failed = |e: ipam::Error| Error::new(code::TRY_AGAIN_LATER, "cannot collect addresses").because(e);
+    let ipam = Ipam::new(store).heeding_lock();
+    let failed = |e: ipam::Error| not_now(e, "cannot collect addresses");
     let mut lost = BTreeSet::new();
     for block in ipam.blocks().await.map_err(failed)? {
         for attribute in block.attributes {

@@ -7,11 +7,11 @@ use std::fs::File;
 use std::time::Duration;
 
 use api::meta::WithSpec;
-use api::node::ClusterInformationSpec;
 use api::service::{NamespaceBody, PodBody};
 use api::workload::WorkloadEndpointSpec;
 use api::{Namespace, Pod, WorkloadEndpoint};
 use datastore::{DynStore, typed};
+use ipam::lock;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
@@ -55,13 +55,22 @@ pub(crate) async fn open_store(conf: &NetConf) -> Result<DynStore, Error> {
 
 /// Refuses while the datastore is locked (`calicoctl datastore migrate lock`), in Calico's words: what is being exported stands still.
 pub(crate) async fn check_ready(store: &DynStore) -> Result<(), Error> {
-    let cluster = typed::get::<WithSpec<ClusterInformationSpec>>(store.as_ref(), None, "default").await?;
-    match cluster.and_then(|c| c.body.spec.datastore_ready) {
-        Some(false) => {
-            let locked = "the datastore is locked; calicoctl datastore migrate unlock ends that";
-            Err(Error::new(code::TRY_AGAIN_LATER, "Calico is currently not ready to process requests").because(locked))
-        }
+    match store.get(&lock::key()).await? {
+        Some(kv) if lock::is_locked(&kv.value) => Err(not_ready()),
         _ => Ok(()),
+    }
+}
+
+/// The refusal while the datastore is locked.
+pub(crate) fn not_ready() -> Error {
+    Error::new(code::TRY_AGAIN_LATER, "Calico is currently not ready to process requests").because(ipam::Error::Locked)
+}
+
+/// What the allocator refused: `what`, of who may try again, unless it is because of the lock.
+pub(crate) fn not_now(error: ipam::Error, what: &str) -> Error {
+    match error {
+        ipam::Error::Locked => not_ready(),
+        error => Error::new(code::TRY_AGAIN_LATER, what).because(error),
     }
 }
 
@@ -337,8 +346,6 @@ fn addresses_of(endpoint: &WorkloadEndpoint) -> Vec<IpNet> {
 mod tests {
     use std::sync::Arc;
 
-    use api::Metadata;
-    use api::node::ClusterInformation;
     use datastore::memory::MemoryStore;
 
     use super::*;
@@ -346,14 +353,17 @@ mod tests {
     #[test]
     fn a_locked_datastore_is_not_ready() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        for (ready, wanted) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let rows = [
+            (r#"{"spec":{}}"#, true),
+            (r#"{"spec":{"datastoreReady":true,"clusterGUID":7}}"#, true),
+            (r#"{"spec":{"datastoreReady":false,"clusterGUID":7}}"#, false),
+        ];
+        for (document, wanted) in rows {
             let store: DynStore = Arc::new(MemoryStore::new());
             runtime.block_on(async {
                 assert!(check_ready(&store).await.is_ok(), "without ClusterInformation");
-                let spec = ClusterInformationSpec { datastore_ready: ready, ..ClusterInformationSpec::default() };
-                let body = WithSpec { spec, status: None };
-                typed::create(&*store, &ClusterInformation::new(Metadata::named("default"), body)).await.unwrap();
-                assert_eq!(check_ready(&store).await.is_ok(), wanted, "{ready:?}");
+                store.put(lock::key(), document.into()).await.unwrap();
+                assert_eq!(check_ready(&store).await.is_ok(), wanted, "{document}");
             });
         }
     }
