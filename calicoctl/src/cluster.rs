@@ -1,19 +1,15 @@
 //! The ClusterInformation: whose datastore this is, and whether it is locked (Calico `clientv3/client.go` `EnsureInitialized`).
 
 use anyhow::{Context as _, Result, bail};
+use api::go_json;
 use api::kind::{CALICO_V3, Kind};
-use api::{Key, go_json};
 use datastore::{Error, KeyValue, Op, Store, Txn};
 use ipam::check::report::Cluster;
+use ipam::lock::{self, key};
 use serde_json::{Value, json};
 
 /// How often a change is made again when somebody else writes at the same time.
 const ATTEMPTS: u32 = 20;
-
-/// The one ClusterInformation.
-pub fn key() -> Key {
-    Key::resource(Kind::ClusterInformation, None, "default")
-}
 
 /// What it says; nothing where there is none. The version is the cluster's, by which Calico's tools recognise a report, or ours.
 pub async fn read(store: &dyn Store) -> Result<Cluster> {
@@ -26,7 +22,7 @@ pub async fn read(store: &dyn Store) -> Result<Cluster> {
     Ok(Cluster {
         version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").into()),
         guid: text("/spec/clusterGUID"),
-        is_locked: value.pointer("/spec/datastoreReady") == Some(&Value::Bool(false)),
+        is_locked: lock::is_locked(&kv.value),
         revision: kv.mod_revision.to_string(),
         cluster_type: text("/spec/clusterType"),
     })

@@ -7,10 +7,14 @@
 mod export;
 mod import;
 
+use std::time::Duration;
+
 use anyhow::{Context as _, Result};
 use api::kind::{CALICO_V3, Kind, TORTIE_V1};
+use ipam::lock::SETTLED_AFTER;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::cli::datastore::MigrateCommand;
 use crate::cluster;
@@ -18,6 +22,9 @@ use crate::commands::open_store;
 
 /// The line between the parts of a file.
 const SEPARATOR: &str = "===\n";
+
+/// How often is told how long it takes.
+const PROGRESS: Duration = Duration::from_secs(10);
 
 /// The resources of a file's first part, in Calico's order (`export.go` `allV3Resources`); kinds that this program does not know are left
 /// out.
@@ -75,6 +82,9 @@ pub async fn run(command: MigrateCommand) -> Result<()> {
         MigrateCommand::Import(args) => import::import(store, &args).await,
         MigrateCommand::Lock => {
             lock(store.as_ref(), true).await?;
+            if !store.has_transactions() {
+                settle().await;
+            }
             println!("Datastore locked.");
             Ok(())
         }
@@ -91,6 +101,18 @@ async fn lock(store: &dyn datastore::Store, locks: bool) -> Result<()> {
     cluster::change(store, |spec| spec["datastoreReady"] = (!locks).into())
         .await
         .with_context(|| format!("error updating ClusterInformation for {verb}"))
+}
+
+/// Waits until what was begun before the lock is written or given up, where nothing else keeps it from coming later.
+async fn settle() {
+    eprintln!(
+        "An allocation that was begun before the lock may still be written: this datastore takes one write at a time."
+    );
+    let end = Instant::now() + SETTLED_AFTER;
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        eprintln!("Waiting for such ones: {} s", left.as_secs_f64().ceil());
+        tokio::time::sleep(left.min(PROGRESS)).await;
+    }
 }
 
 /// Whether the store is Kubernetes, which has Nodes, endpoints and its own kinds by itself.

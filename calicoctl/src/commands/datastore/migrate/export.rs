@@ -44,7 +44,7 @@ pub async fn export(store: DynStore, args: &ExportArgs) -> Result<()> {
         out += "---\n";
     }
     out += SEPARATOR;
-    let info = store.get(&cluster::key()).await?;
+    let info = store.get(&ipam::lock::key()).await?;
     let info = info.map(|kv| value(&kv)).transpose()?.unwrap_or_else(|| json!({}));
     out += &(serde_json::to_string_pretty(&info)? + "\n");
     out += SEPARATOR;
