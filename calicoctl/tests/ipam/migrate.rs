@@ -102,6 +102,54 @@ fn an_export_is_what_calicos_import_reads() {
     assert_eq!(others, [WEP, "/tortie/resources/services/default/web"]);
 }
 
+/// Kinds and keys that this program does not have are not in the file, and nobody shall learn that from what is missing afterwards.
+#[test]
+fn an_export_tells_what_it_leaves_out() {
+    let from = filled();
+    let server = from.runtime.block_on(Etcd::start());
+    let env = [("DATASTORE_TYPE", "etcdv3"), ("ETCD_ENDPOINTS", server.endpoint())];
+    let etcd = |args: &[&str]| {
+        let outcome = run(&env, from.dir.path(), args);
+        assert_eq!(outcome.code, 0, "{args:?}: {}", outcome.stderr);
+        outcome
+    };
+    from.ok(&["datastore", "migrate", "lock"]);
+    std::fs::write(from.path("a.yaml"), from.ok(&["datastore", "migrate", "export"])).unwrap();
+    etcd(&["datastore", "migrate", "import", "-f", "a.yaml"]);
+    let silent = etcd(&["datastore", "migrate", "export"]);
+    assert!(!silent.stderr.contains("left out"), "{}", silent.stderr);
+    let v3 = "/calico/resources/v3/projectcalico.org";
+    for path in [
+        format!("{v3}/networkpolicies/default/a"),
+        format!("{v3}/networkpolicies/other/a"),
+        format!("{v3}/tiers/default"),
+        "/calico/felix/v2/no-region/host/node-1/status".into(),
+        "/calico/ipam/v2/host/node-1".into(),
+        "/tortie/election/controller".into(),
+        "/tortie/resources/laterkinds/a".into(),
+    ] {
+        server.write(&path, "{}");
+    }
+    let told = etcd(&["datastore", "migrate", "export"]);
+    assert_eq!(told.stdout.matches("networkpolicies").count(), 0);
+    for line in [
+        format!("warning: left out: 2 networkpolicies ({v3}/networkpolicies/): this version has no such kind"),
+        format!("warning: left out: 1 tiers ({v3}/tiers/): this version has no such kind"),
+        "warning: left out: 1 laterkinds (/tortie/resources/laterkinds/): this version has no such kind".into(),
+        "warning: left out: 1 below /calico/felix/v2/: this version does not know what that is".into(),
+        "left out: 1 below /calico/ipam/v2/host/: empty markers, which nothing reads".into(),
+        "left out: 1 below /tortie/election/: who leads in this store".into(),
+    ] {
+        assert!(told.stderr.lines().any(|l| l == line), "{line}\n{}", told.stderr);
+    }
+    assert_eq!(told.stderr.matches("left out").count(), 6, "{}", told.stderr);
+    let node = r#"{"kind":"Node","apiVersion":"projectcalico.org/v3","metadata":{"name":"node-1"},"spec":{"orchRefs":[{"orchestrator":"k8s","nodeName":"w"}]}}"#;
+    server.write(NODE, node);
+    let renamed = etcd(&["datastore", "migrate", "export", "--kubernetes-node-names"]);
+    let line = "warning: left out: 1 workloadendpoints: Kubernetes makes its own from Pods";
+    assert!(renamed.stderr.lines().any(|l| l == line), "{}", renamed.stderr);
+}
+
 #[test]
 fn nodes_get_the_names_that_kubernetes_has_for_them() {
     let fleet = filled();

@@ -14,6 +14,9 @@ const TORTIE_RESOURCES: &str = "/tortie/resources/";
 const IPAM: &str = "/calico/ipam/v2/";
 const ELECTION: &str = "/tortie/election/";
 
+/// Where everything is that Calico and we store.
+pub const ROOTS: [&str; 2] = ["/calico/", "/tortie/"];
+
 /// Who a block is affine to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum AffinityOwner {

@@ -16,7 +16,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::key::{Key, KeyRange};
+use api::key::{Key, KeyRange, ROOTS};
 use async_trait::async_trait;
 use etcd_client::{Client, Compare, CompareOp, ConnectOptions, GetOptions, PutOptions, TxnOp, TxnOpResponse};
 
@@ -36,6 +36,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
 const PAGE: i64 = 1000;
 /// Listings that may be overtaken by a compaction before that is an error.
 const MAX_LISTINGS: usize = 3;
+
+/// What is made of a pair that is listed.
+type Take<T> = fn(etcd_client::KeyValue) -> Option<T>;
 
 /// etcd.
 pub struct EtcdStore {
@@ -104,24 +107,29 @@ impl EtcdStore {
 
     /// All of a range; begun again where a compaction overtakes it.
     async fn list_all(&self, range: &KeyRange, keys_only: bool) -> Result<Listing, Error> {
-        let prefix = range.prefix();
-        let mut outcome = self.list_pages(&prefix, keys_only).await;
+        let (items, revision) = self.list_below(&range.prefix(), keys_only, stored).await?;
+        Ok(Listing { items, revision })
+    }
+
+    /// All that starts with a prefix and that `take` takes, and the revision it is of; begun again where a compaction overtakes it.
+    async fn list_below<T>(&self, prefix: &str, keys_only: bool, take: Take<T>) -> Result<(Vec<T>, Revision), Error> {
+        let mut outcome = self.list_pages(prefix, keys_only, take).await;
         for _ in 1..MAX_LISTINGS {
             if !matches!(outcome, Err(Error::Compacted(_))) {
                 break;
             }
-            outcome = self.list_pages(&prefix, keys_only).await;
+            outcome = self.list_pages(prefix, keys_only, take).await;
         }
         outcome
     }
 
-    /// All pages of a range, at the revision of the first.
-    async fn list_pages(&self, prefix: &str, keys_only: bool) -> Result<Listing, Error> {
+    /// All pages below a prefix, at the revision of the first.
+    async fn list_pages<T>(&self, prefix: &str, keys_only: bool, take: Take<T>) -> Result<(Vec<T>, Revision), Error> {
         let end = end_of(prefix);
         let mut start = prefix.as_bytes().to_vec();
-        let mut listing = Listing { items: Vec::new(), revision: 0 };
+        let (mut items, mut at) = (Vec::new(), 0);
         loop {
-            let revision = i64::try_from(listing.revision).unwrap_or_default();
+            let revision = i64::try_from(at).unwrap_or_default();
             let mut options = GetOptions::new().with_range(end.clone()).with_limit(PAGE).with_revision(revision);
             if keys_only {
                 options = options.with_keys_only();
@@ -131,18 +139,18 @@ impl EtcdStore {
                 async move { client.kv_client().max_decoding_message_size(usize::MAX).get(start, Some(options)).await }
             };
             let mut response = self.ask("list", read).await?;
-            if listing.revision == 0 {
-                listing.revision = revision_of(response.header());
+            if at == 0 {
+                at = revision_of(response.header());
             }
             let (kvs, has_more) = (response.take_kvs(), response.more());
             let last = kvs.last().map(|kv| kv.key().to_vec());
-            listing.items.extend(kvs.into_iter().filter_map(stored));
+            items.extend(kvs.into_iter().filter_map(take));
             match last {
                 Some(mut last) if has_more => {
                     last.push(0);
                     start = last;
                 }
-                _ => return Ok(listing),
+                _ => return Ok((items, at)),
             }
         }
     }
@@ -166,6 +174,14 @@ impl Store for EtcdStore {
 
     async fn list_keys(&self, range: &KeyRange) -> Result<Listing, Error> {
         self.list_all(range, true).await
+    }
+
+    async fn foreign_paths(&self) -> Result<Vec<String>, Error> {
+        let mut paths = Vec::new();
+        for root in ROOTS {
+            paths.extend(self.list_below(root, true, foreign).await?.0);
+        }
+        Ok(paths)
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
@@ -293,6 +309,13 @@ fn stored(kv: etcd_client::KeyValue) -> Option<KeyValue> {
     let (key, value) = kv.into_key_value();
     let key = Key::parse(std::str::from_utf8(&key).ok()?)?;
     Some(KeyValue { key, value, mod_revision })
+}
+
+/// The path, where it is no key of ours.
+fn foreign(kv: etcd_client::KeyValue) -> Option<String> {
+    let (key, _) = kv.into_key_value();
+    let path = String::from_utf8_lossy(&key);
+    Key::parse(&path).is_none().then(|| path.into_owned())
 }
 
 fn revision_of(header: Option<&etcd_client::ResponseHeader>) -> Revision {

@@ -30,6 +30,7 @@ mod watch;
 use std::sync::Arc;
 
 use api::key::{Key, KeyRange};
+use api::kind::CALICO_CRD_V1;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{BoxStream, select_all, unfold};
@@ -37,7 +38,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use self::client::{Answer, Client, Failure, JSON, MERGE_PATCH, Request};
-use self::collection::{Collection, Form, Place, Selection, of_range};
+use self::collection::{CALICOS, Collection, Form, Place, Selection, of_range};
 use self::config::KubernetesConfig;
 use self::object::Seen;
 use self::status::{Context, Status};
@@ -128,11 +129,16 @@ impl Api {
 
     /// All pages of one list, and the revision that they are of.
     async fn pages(&self, selection: &Selection) -> Result<(Vec<Value>, Revision), Error> {
-        let base = format!("{}?limit={PAGE}", selection.collection.path(selection.namespace.as_deref()));
+        self.pages_at(&selection.collection, &selection.collection.path(selection.namespace.as_deref())).await
+    }
+
+    /// As [`Self::pages`], of the list at a path; `collection` is what messages name.
+    async fn pages_at(&self, collection: &Collection, path: &str) -> Result<(Vec<Value>, Revision), Error> {
+        let base = format!("{path}?limit={PAGE}");
         let (mut items, mut revision, mut path) = (Vec::new(), None, base.clone());
         loop {
             let answer = self.client.call(&Request::get(path)).await.map_err(Failure::of_read)?;
-            let mut list = self.json(&self.context(&selection.collection, "list", None, false), &answer)?;
+            let mut list = self.json(&self.context(collection, "list", None, false), &answer)?;
             if revision.is_none() {
                 revision = Some(status::revision(&list)?);
             }
@@ -144,6 +150,26 @@ impl Api {
                 None => return Ok((items, revision.unwrap_or_default())),
             }
         }
+    }
+
+    /// The paths of objects of Calico's group whose kind is none of ours.
+    async fn foreign_paths(&self) -> Result<Vec<String>, Error> {
+        let root = format!("/apis/{CALICO_CRD_V1}");
+        let answer = self.client.call(&Request::get(root.clone())).await.map_err(Failure::of_read)?;
+        let known = self.json(&self.context(&CALICOS, "list", None, false), &answer)?;
+        let names = known["resources"].as_array().into_iter().flatten().filter_map(|r| r["name"].as_str());
+        let mut paths = Vec::new();
+        // A name with a slash is a part of an object, such as its status.
+        for plural in names.filter(|name| !name.contains('/') && !Collection::is_known(name)) {
+            let path = format!("{root}/{}", collection::segment(plural));
+            for object in self.pages_at(&CALICOS, &path).await?.0 {
+                let of = |field: &str| object["metadata"][field].as_str().filter(|text| !text.is_empty());
+                let parts: Vec<&str> = [of("namespace"), of("name")].into_iter().flatten().collect();
+                paths.push(format!("{path}/{}", parts.join("/")));
+            }
+        }
+        paths.sort();
+        Ok(paths)
     }
 
     async fn list(&self, selection: &Selection, prefix: &str) -> Result<Listing, Error> {
@@ -451,6 +477,10 @@ impl Store for KubernetesStore {
         }
         listing.items.sort_by_cached_key(|kv| kv.key.to_string());
         Ok(listing)
+    }
+
+    async fn foreign_paths(&self) -> Result<Vec<String>, Error> {
+        self.api.foreign_paths().await
     }
 
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {

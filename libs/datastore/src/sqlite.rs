@@ -385,6 +385,10 @@ impl Store for SqliteStore {
         self.inner.read(move |c| schema::list(&path, c, &range, floor)).await
     }
 
+    async fn foreign_paths(&self) -> Result<Vec<String>, Error> {
+        self.inner.read(|c| schema::foreign_paths(c)).await
+    }
+
     async fn watch(&self, range: &KeyRange, from: Revision) -> Result<WatchStream, Error> {
         let inner = self.inner.clone();
         let started = tokio::task::spawn_blocking(move || inner.start_watch_thread()).await;

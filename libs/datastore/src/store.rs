@@ -166,6 +166,12 @@ pub trait Store: Send + Sync + 'static {
         self.list(range).await
     }
 
+    /// Where the store keeps what is no [`Key`]: the paths below Calico's root and ours of kinds that this program does not have, sorted.
+    /// None in a store that only ever holds keys.
+    async fn foreign_paths(&self) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
     /// Every change of the range after `from`, which a [`Listing`] or a write gave.
     ///
     /// # Errors

@@ -144,6 +144,30 @@ async fn a_server_that_is_busy_is_asked_again() {
     assert_eq!(player.heard().len(), 5);
 }
 
+/// What the discovery of Calico's group names, less what is ours; parts of objects (`/status`) are no kinds.
+#[tokio::test]
+async fn kinds_of_calicos_group_that_are_not_ours_are_found() {
+    let names = ["ippools", "ippools/status", "ipamblocks", "networkpolicies", "tiers"];
+    let discovery = json!({"kind": "APIResourceList", "resources": names.map(|name| json!({ "name": name }))});
+    let mut policies = list(&["a", "b"], 9, "");
+    policies["items"][1]["metadata"]["namespace"] = "web".into();
+    let player =
+        Player::start(vec![ok(&discovery), ok(&policies), ok(&list(&["x"], 9, "t")), ok(&list(&["y"], 9, ""))]).await;
+    let root = "/apis/crd.projectcalico.org/v1";
+    let paths = player.connect().await.foreign_paths().await.unwrap();
+    let wanted = ["networkpolicies/a", "networkpolicies/web/b", "tiers/x", "tiers/y"];
+    assert_eq!(paths, wanted.map(|path| format!("{root}/{path}")));
+    assert_eq!(
+        player.heard(),
+        [
+            format!("GET {root}"),
+            format!("GET {root}/networkpolicies?limit=500"),
+            format!("GET {root}/tiers?limit=500"),
+            format!("GET {root}/tiers?limit=500&continue=t"),
+        ]
+    );
+}
+
 /// (answer, on a read, on a write, what the text says)
 #[tokio::test]
 async fn every_refusal_has_its_error() {

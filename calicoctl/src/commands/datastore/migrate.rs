@@ -6,6 +6,7 @@
 
 mod export;
 mod import;
+mod left_out;
 
 use std::time::Duration;
 

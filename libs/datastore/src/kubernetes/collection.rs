@@ -67,7 +67,16 @@ const LEASES: Collection = Collection {
 };
 const IPAM: [Collection; 4] = [BLOCKS, AFFINITIES, HANDLES, CONFIGS];
 
+/// All that Calico's group has, for messages.
+pub const CALICOS: Collection = ipam("APIResourceList", "resources");
+
 impl Collection {
+    /// Whether the objects of that plural in Calico's group are ours to read.
+    pub fn is_known(plural: &str) -> bool {
+        let kinds = Kind::ALL.iter().map(|kind| Self::of_kind(*kind));
+        kinds.chain(IPAM).any(|c| c.api_version == CALICO_CRD_V1 && c.plural == plural)
+    }
+
     /// Where the objects of a kind are.
     pub fn of_kind(kind: Kind) -> Self {
         let plain = Self {

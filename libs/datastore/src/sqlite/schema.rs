@@ -16,7 +16,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use api::key::{AffinityOwner, Key, KeyRange};
+use api::key::{AffinityOwner, Key, KeyRange, ROOTS};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
@@ -340,6 +340,21 @@ fn check_absent(connection: &Connection, key: &str) -> Result<(), Failure> {
         0 => Ok(()),
         _ => Err(Failure::damaged(format!("what leads to {key}"))),
     }
+}
+
+/// What is below Calico's root and ours and is no key: of a newer program.
+pub(super) fn foreign_paths(connection: &Connection) -> Result<Vec<String>, Failure> {
+    let mut paths = Vec::new();
+    for root in ROOTS {
+        let mut statement = connection
+            .prepare_cached("SELECT key FROM kv INDEXED BY kv_key WHERE key >= ?1 AND key < ?2 ORDER BY key")?;
+        let mut rows = statement.query([root, &end_of(root)])?;
+        while let Some(row) = rows.next()? {
+            let path = String::from_utf8_lossy(row.get_ref(0)?.as_bytes().unwrap_or_default()).into_owned();
+            paths.extend(Some(path).filter(|path| Key::parse(path).is_none()));
+        }
+    }
+    Ok(paths)
 }
 
 pub(super) fn list(

@@ -8,7 +8,7 @@ use api::kind::Kind;
 use datastore::{DynStore, KeyValue};
 use serde_json::{Value, json};
 
-use super::{Record, Records, SEPARATOR, calicos_kinds, is_kubernetes, is_of_kubernetes};
+use super::{Record, Records, SEPARATOR, calicos_kinds, is_kubernetes, is_of_kubernetes, left_out};
 use crate::cli::datastore::ExportArgs;
 use crate::cluster;
 use crate::output::print;
@@ -50,6 +50,7 @@ pub async fn export(store: DynStore, args: &ExportArgs) -> Result<()> {
     out += SEPARATOR;
     let records = records(&store, &nodes, args.kubernetes_node_names).await?;
     out += &(serde_json::to_string_pretty(&records)? + "\n");
+    left_out::tell(&store, args.kubernetes_node_names).await;
     print(&out);
     Ok(())
 }
