@@ -120,6 +120,12 @@ pub enum Problem {
         ip: IpAddr,
         owners: Vec<String>,
     },
+    /// Used by two services that may not share an address.
+    CannotShare {
+        ip: IpAddr,
+        services: Vec<String>,
+        reason: String,
+    },
     /// Allocated to another than the one who uses it.
     WrongOwner {
         ip: IpAddr,
@@ -218,6 +224,9 @@ impl fmt::Display for Problem {
                 write!(f, "{ip} in use by {} has been released and is cooling down.", owners.join(", "))
             }
             Self::Duplicate { ip, owners } => write!(f, "{ip} has multiple owners: {}.", owners.join(", ")),
+            Self::CannotShare { ip, services, reason } => {
+                write!(f, "{ip} in use by {}, which may not share it: {reason}.", services.join(" and "))
+            }
             Self::WrongOwner { ip, allocated_to, used_by } => {
                 write!(f, "{ip} in use by {used_by} is allocated to {allocated_to}.")
             }
@@ -387,6 +396,10 @@ fn addresses(snapshot: &Snapshot, findings: &Findings, problems: &mut BTreeSet<P
         if is_duplicate(&users, allocated) {
             problems.insert(Problem::Duplicate { ip, owners: owners.clone() });
         }
+        // Whoever else balances services has addresses and rules of his own.
+        if !allocated.is_empty() || snapshot.is_in_active_pool(ip) {
+            unshared(snapshot, ip, &users, problems);
+        }
         match allocated {
             [] if snapshot.is_in_active_pool(ip) => {
                 problems.insert(Problem::NotAllocated { ip, owners });
@@ -412,7 +425,7 @@ fn addresses(snapshot: &Snapshot, findings: &Findings, problems: &mut BTreeSet<P
     }
 }
 
-/// Whether an address is used by several who should not share it. Services may (sharing keys), endpoints of one pod do, and so do the two
+/// Whether an address is used by several who should not share it. Of services [`unshared`] knows, endpoints of one pod do, and so do the two
 /// pods of a virtual machine while it moves.
 fn is_duplicate(users: &[&User], allocated: &[Allocation]) -> bool {
     let moves = allocated.iter().any(|a| a.attribute.as_ref().is_some_and(|t| t.alternate_owner_attrs.is_some()));
@@ -423,6 +436,19 @@ fn is_duplicate(users: &[&User], allocated: &[Allocation]) -> bool {
             || (u.kind == UserKind::Node && first.kind == UserKind::Node && u.name == first.name)
     };
     !moves && !rest.iter().all(same)
+}
+
+/// Services that have the address of an earlier one which they may not share; each is told once.
+fn unshared(snapshot: &Snapshot, ip: IpAddr, users: &[&User], problems: &mut BTreeSet<Problem>) {
+    let services: Vec<&User> = users.iter().copied().filter(|u| u.kind == UserKind::Service).collect();
+    for (i, service) in services.iter().enumerate() {
+        let earlier = services[..i].iter().find_map(|other| Some((other, snapshot.cannot_share(other, service)?)));
+        problems.extend(earlier.map(|(other, reason)| Problem::CannotShare {
+            ip,
+            services: vec![other.to_string(), service.to_string()],
+            reason,
+        }));
+    }
 }
 
 /// Whether what is stored with an allocation says that this user has it. What is not stored contradicts nobody.

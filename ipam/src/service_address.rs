@@ -1,9 +1,11 @@
-//! Addresses of services: out of pools of another kind than IPPool, and from one service to another.
+//! Addresses of services: out of pools of another kind than IPPool, from one service to another, and which of them may share one.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use api::Service;
 use api::key::AffinityOwner;
+use api::service::{ServiceSpec, TrafficPolicy};
 use ipnet::IpNet;
 use jiff::SignedDuration;
 
@@ -15,6 +17,51 @@ use crate::handle;
 
 /// The load-balancer classes of services that get addresses, besides none.
 pub const LOAD_BALANCER_CLASSES: [&str; 2] = ["calico", "io.cilium/bgp-control-plane"];
+
+/// Annotations, ours, then Cilium's and Cilium's former ones: a key, namespaces with commas between or `*`.
+const SHARING_KEY: [&str; 3] =
+    ["tortie.io/sharing-key", "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"];
+const SHARING_NAMESPACES: [&str; 3] = [
+    "tortie.io/sharing-cross-namespace",
+    "lbipam.cilium.io/sharing-cross-namespace",
+    "io.cilium/lb-ipam-sharing-cross-namespace",
+];
+
+/// The key under which a service shares its address.
+pub fn sharing_key(service: &Service) -> Option<&str> {
+    annotation(service, &SHARING_KEY).filter(|k| !k.is_empty())
+}
+
+/// Why two services, each with its namespace, may not have one address; `None` where they may (Cilium `operator/pkg/lbipam`: the same
+/// key, namespaces that allow each other, the same traffic policy, no common port).
+pub fn cannot_share((a_namespace, a): (&str, &Service), (b_namespace, b): (&str, &Service)) -> Option<String> {
+    let key = sharing_key(a);
+    if key.is_none() || key != sharing_key(b) {
+        return Some("their sharing keys differ".into());
+    }
+    let allows = |service: &Service, namespace: &str| {
+        let allowed = annotation(service, &SHARING_NAMESPACES).unwrap_or_default();
+        allowed.split(',').map(str::trim).any(|n| n == "*" || n == namespace)
+    };
+    if a_namespace != b_namespace && !(allows(a, b_namespace) && allows(b, a_namespace)) {
+        return Some("their namespaces do not both allow it (sharing-cross-namespace)".into());
+    }
+    let (a, b) = (&a.body.spec, &b.body.spec);
+    let traffic = |spec: &ServiceSpec| spec.external_traffic_policy.unwrap_or_default();
+    if traffic(a) != traffic(b) {
+        return Some("their externalTrafficPolicy differs".into());
+    }
+    if traffic(a) == TrafficPolicy::Local && a.selector != b.selector {
+        return Some("with externalTrafficPolicy Local their selectors must be the same".into());
+    }
+    let mut ports = a.ports.iter();
+    let common = ports.find(|p| b.ports.iter().any(|q| (q.port, q.protocol) == (p.port, p.protocol)))?;
+    Some(format!("both have port {}", common.port))
+}
+
+fn annotation<'a>(service: &'a Service, names: &[&str]) -> Option<&'a str> {
+    names.iter().find_map(|name| service.metadata.annotations.get(*name)).map(|text| text.trim())
+}
 
 impl Ipam {
     /// As [`Self::assign_ip`], for an address of a pool that is no IPPool; where no block holds it, `block` is made. Whether the

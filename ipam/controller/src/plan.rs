@@ -19,9 +19,10 @@ use ipam::pool::Family;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+pub use ipam::service_address::sharing_key;
 #[cfg(test)]
 pub use load_balancer::set_ingress;
-pub use load_balancer::{handle_of, ingress_of, sharing_key, wants_address};
+pub use load_balancer::{handle_of, ingress_of, wants_address};
 
 use load_balancer::Placement;
 

@@ -180,6 +180,10 @@ impl<'a> Planner<'a> {
             Problem::UsedWhileCooling { .. } | Problem::Duplicate { .. } | Problem::WrongOwner { .. } => {
                 Err("recreate the workload that should not have it")
             }
+            Problem::CannotShare { .. } => Err(
+                "the controller gives one of them another address; where both ask for this one, let them share it (sharing-key, \
+                 other ports), or change one",
+            ),
             Problem::AllocatedTwice { .. } => Err("the two blocks overlap; recreate the workload that has it"),
             Problem::OrphanBlock { .. } => {
                 Err("its addresses are in use; apply its pool again, or drain the workloads")

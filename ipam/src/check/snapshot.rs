@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 
+use api::Service;
 use api::address_range::AddressRange;
 use api::ipam::{AffinityState, AllocationBlock, BlockAffinity, IpamHandle};
 use api::key::{AffinityOwner, Key};
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::service_address::LOAD_BALANCER_CLASSES;
+use crate::service_address::{LOAD_BALANCER_CLASSES, cannot_share};
 
 /// A record, and the revision that it was read at.
 #[derive(Clone, Debug, PartialEq)]
@@ -87,6 +88,8 @@ pub struct Snapshot {
     pub pools: Vec<PoolRange>,
     pub nodes: BTreeSet<String>,
     pub users: Vec<User>,
+    /// The services among the users, by namespace and name, or why one cannot be read as a whole.
+    pub services: BTreeMap<(String, String), Result<Service, String>>,
 }
 
 impl Snapshot {
@@ -102,6 +105,7 @@ impl Snapshot {
             pools: Vec::new(),
             nodes: BTreeSet::new(),
             users: Vec::new(),
+            services: BTreeMap::new(),
         };
         let mut pods = Vec::new();
         for kv in objects {
@@ -141,6 +145,16 @@ impl Snapshot {
     /// Whether Services are kept elsewhere, as far as one can tell: Calico on etcd leaves them in Kubernetes.
     pub fn lacks_services(&self) -> bool {
         !self.users.iter().any(|u| u.kind == UserKind::Service)
+    }
+
+    /// Why two services may not have one address, as far as is known.
+    pub fn cannot_share(&self, a: &User, b: &User) -> Option<String> {
+        let service = |user: &User| self.services.get(&(user.namespace.clone(), user.name.clone()));
+        match (service(a)?, service(b)?) {
+            (Ok(first), Ok(second)) => cannot_share((&a.namespace, first), (&b.namespace, second)),
+            (Err(reason), _) => Some(format!("{a} cannot be read: {reason}")),
+            (_, Err(reason)) => Some(format!("{b} cannot be read: {reason}")),
+        }
     }
 
     /// Whether an enabled pool has the address.
@@ -223,7 +237,13 @@ impl Snapshot {
                         user.pod = Some(name.clone());
                         pods.push(user);
                     }
-                    _ => self.users.push(user),
+                    _ => {
+                        if *kind == Kind::Service && !user.addresses.is_empty() {
+                            let service = datastore::typed::decode(kv).map_err(|e| reason_of(&e));
+                            self.services.insert((user.namespace.clone(), user.name.clone()), service);
+                        }
+                        self.users.push(user);
+                    }
                 }
             }
             Key::IpamConfig | Key::Election(_) => {}

@@ -32,6 +32,15 @@ const POD_HANDLE: &str = "/calico/ipam/v2/handle/k8s-pod-network.4f1c";
 const WEP: &str = "/calico/resources/v3/projectcalico.org/workloadendpoints/default/node--1-k8s-web--0-eth0";
 const NODE: &str = "/calico/resources/v3/projectcalico.org/nodes/node-1";
 
+const WEB: &str = "/tortie/resources/services/default/web";
+
+/// A service with a sharing key, whose status has the address of [`WEB`].
+fn sharing(name: &str, key: &str, port: u16) -> Value {
+    json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": name, "namespace": "default", "annotations": {"tortie.io/sharing-key": key}},
+        "spec": {"type": "LoadBalancer", "ports": [{"port": port}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.0"}]}}})
+}
+
 impl Lab {
     fn new() -> Self {
         let pod = json!({"namespace": "default", "node": "node-1", "pod": "web-0", "timestamp": "2026-08-22 10:00:00.12 +0000 UTC"});
@@ -87,8 +96,8 @@ impl Lab {
                 json!({"spec": {"nodeName": "node-1"}, "status": {"podIP": "10.0.0.3", "podIPs": [{"ip": "10.0.0.3"}]}}),
             ),
             (
-                "/tortie/resources/services/default/web".into(),
-                json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.0"}]}}}),
+                WEB.into(),
+                json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "web", "namespace": "default"}, "spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.0"}]}}}),
             ),
         ]))
     }
@@ -297,12 +306,58 @@ const ROWS: &[Row] = &[
         left: &["10.9.0.1 in use by"],
     },
     Row {
-        name: "two services share an address",
+        name: "two services share an address, as their keys say",
+        broken: |lab| {
+            lab.put(WEB, sharing("web", "k", 80))
+                .put("/tortie/resources/services/default/other", sharing("other", "k", 443))
+        },
+        found: &[],
+        done: &[],
+        left: &[],
+    },
+    Row {
+        name: "services have one address that they may not share",
+        broken: |lab| {
+            lab.put(WEB, sharing("web", "k", 80))
+                .put("/tortie/resources/services/default/other", sharing("other", "l", 443))
+                .put("/tortie/resources/services/default/third", sharing("third", "k", 80))
+        },
+        found: &[
+            "10.9.0.0 in use by Service(default/other) and Service(default/third), which may not share it: their sharing keys differ.",
+            "10.9.0.0 in use by Service(default/other) and Service(default/web), which may not share it: their sharing keys differ.",
+        ],
+        done: &[],
+        left: &[
+            "10.9.0.0 in use by Service(default/other) and Service(default/third)",
+            "10.9.0.0 in use by Service(default/other) and Service(default/web)",
+        ],
+    },
+    Row {
+        name: "a service that cannot be read as a whole has the address of another",
         broken: |lab| {
             lab.put(
                 "/tortie/resources/services/default/other",
-                json!({"spec": {"type": "LoadBalancer"}, "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.0"}]}}}),
+                json!({"kind": "Service", "apiVersion": "v1", "metadata": {"name": "other", "namespace": "default"},
+                    "spec": {"type": "LoadBalancer", "ports": 80},
+                    "status": {"loadBalancer": {"ingress": [{"ip": "10.9.0.0"}]}}}),
             )
+        },
+        found: &[
+            "10.9.0.0 in use by Service(default/other) and Service(default/web), which may not share it: Service(default/other) cannot be \
+             read: ",
+        ],
+        done: &[],
+        left: &["10.9.0.0 in use by"],
+    },
+    Row {
+        name: "another balancer's address, which two services share by its rules",
+        broken: |lab| {
+            let mut other = sharing("other", "k", 80);
+            other["status"]["loadBalancer"]["ingress"][0]["ip"] = "192.0.2.1".into();
+            let mut third = sharing("third", "l", 80);
+            third["status"]["loadBalancer"]["ingress"][0]["ip"] = "192.0.2.1".into();
+            lab.put("/tortie/resources/services/default/other", other)
+                .put("/tortie/resources/services/default/third", third)
         },
         found: &[],
         done: &[],

@@ -222,6 +222,7 @@ fn text(snapshot: &Snapshot, findings: &Findings, args: &CheckArgs) -> String {
                 p,
                 Problem::UsedWhileCooling { .. }
                     | Problem::Duplicate { .. }
+                    | Problem::CannotShare { .. }
                     | Problem::WrongOwner { .. }
                     | Problem::AllocatedTwice { .. }
             )

@@ -10,10 +10,10 @@ use std::net::IpAddr;
 use api::ip_pool::AllowedUse;
 use api::key::LOAD_BALANCER_OWNER;
 use api::load_balancer_ip_pool::{LoadBalancerIpPool, LoadBalancerIpPoolStatus};
-use api::service::{LoadBalancerIngress, ServiceSpec, ServiceStatus, ServiceType, TrafficPolicy};
+use api::service::{LoadBalancerIngress, ServiceStatus, ServiceType};
 use api::{Kind, Service};
 use ipam::pool::{Family, fnv1a32};
-use ipam::service_address::LOAD_BALANCER_CLASSES;
+use ipam::service_address::{LOAD_BALANCER_CLASSES, cannot_share, sharing_key};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -24,15 +24,8 @@ use crate::state::{Name, Slot, State};
 const WISHED_IPS: &str = "projectcalico.org/loadBalancerIPs";
 const WISHED_POOLS_V4: &str = "projectcalico.org/ipv4pools";
 const WISHED_POOLS_V6: &str = "projectcalico.org/ipv6pools";
-/// Ours, then Cilium's and Cilium's former ones: addresses with commas between, a key, namespaces with commas between or `*`.
+/// Ours, then Cilium's and Cilium's former one: addresses with commas between.
 const WISHED_IPS_LIST: [&str; 3] = ["tortie.io/load-balancer-ips", "lbipam.cilium.io/ips", "io.cilium/lb-ipam-ips"];
-const SHARING_KEY: [&str; 3] =
-    ["tortie.io/sharing-key", "lbipam.cilium.io/sharing-key", "io.cilium/lb-ipam-sharing-key"];
-const SHARING_NAMESPACES: [&str; 3] = [
-    "tortie.io/sharing-cross-namespace",
-    "lbipam.cilium.io/sharing-cross-namespace",
-    "io.cilium/lb-ipam-sharing-cross-namespace",
-];
 /// Longest block of a LoadBalancerIPPool, by family; shorter where the pool's range or another's block leaves no room.
 const BLOCK_V4: u8 = 26;
 const BLOCK_V6: u8 = 122;
@@ -49,11 +42,6 @@ pub fn wants_address(service: &Service) -> bool {
 /// The handle of a service's addresses; a service without a uid was never stored.
 pub fn handle_of(name: &Name, service: &Service) -> Option<String> {
     Some(ipam::handle::for_service(&name.1, &name.0, service.metadata.uid.as_deref()?))
-}
-
-/// The key under which a service shares its address.
-pub fn sharing_key(service: &Service) -> Option<&str> {
-    annotation(service, &SHARING_KEY).filter(|k| !k.is_empty())
 }
 
 /// The addresses that a service's status has.
@@ -454,7 +442,7 @@ impl<'a> Group<'a> {
     fn incompatible(&self, name: &Name, service: &Service, users: Option<&Vec<&'a Name>>) -> Option<String> {
         users.into_iter().flatten().filter(|user| **user != name).find_map(|user| {
             let other = self.state.services.get(*user)?;
-            cannot_share((name, service), (user, other))
+            cannot_share((&name.0, service), (&user.0, other))
                 .map(|why| format!("cannot be shared with {}/{}: {why}", user.0, user.1))
         })
     }
@@ -688,35 +676,6 @@ fn no_pool_left(state: &State, (namespace, name): &Name, service: &Service, fami
         return Problem { reason: "NoPool", message };
     }
     no_pool(Some(family))
-}
-
-fn cannot_share((a_name, a): (&Name, &Service), (b_name, b): (&Name, &Service)) -> Option<String> {
-    let key = sharing_key(a);
-    if key.is_none() || key != sharing_key(b) {
-        return Some("their sharing keys differ".into());
-    }
-    let allows = |service: &Service, namespace: &str| {
-        let allowed = annotation(service, &SHARING_NAMESPACES).unwrap_or_default();
-        allowed.split(',').map(str::trim).any(|n| n == "*" || n == namespace)
-    };
-    if a_name.0 != b_name.0 && !(allows(a, &b_name.0) && allows(b, &a_name.0)) {
-        return Some("their namespaces do not both allow it (sharing-cross-namespace)".into());
-    }
-    let (a, b) = (&a.body.spec, &b.body.spec);
-    let traffic = |spec: &ServiceSpec| spec.external_traffic_policy.unwrap_or_default();
-    if traffic(a) != traffic(b) {
-        return Some("their externalTrafficPolicy differs".into());
-    }
-    if traffic(a) == TrafficPolicy::Local && a.selector != b.selector {
-        return Some("with externalTrafficPolicy Local their selectors must be the same".into());
-    }
-    let mut ports = a.ports.iter();
-    let common = ports.find(|p| b.ports.iter().any(|q| (q.port, q.protocol) == (p.port, p.protocol)))?;
-    Some(format!("both have port {}", common.port))
-}
-
-fn annotation<'a>(service: &'a Service, names: &[&str]) -> Option<&'a str> {
-    names.iter().find_map(|name| service.metadata.annotations.get(*name)).map(|text| text.trim())
 }
 
 fn first_family(service: &Service) -> Family {
