@@ -153,7 +153,6 @@ fn columns(kind: &str) -> &'static [Column] {
             ("VXLAN", "string", ".spec.vxlanMode"),
             ("IPIP", "string", ".spec.ipipMode"),
             ("NAT", "boolean", ".spec.natOutgoing"),
-            ("Allocatable", "string", ".status.conditions[?(@.type=='Allocatable')].status"),
             AGE,
         ],
         "BGPPeer" => &[
