@@ -260,6 +260,41 @@ fn an_update_keeps_what_others_wrote() {
 }
 
 #[test]
+fn settings_that_nothing_acts_on_are_taken_and_told_once_for_each_document() {
+    let fleet = Fleet::new();
+    let v3 = "apiVersion: projectcalico.org/v3";
+    let text = format!(
+        "{v3}\nkind: KubeControllersConfiguration\nmetadata: {{name: default}}\nspec: {{etcdV3CompactionPeriod: 10m, controllers: {{node: {{syncLabels: Enabled}}}}}}\n---\n\
+         {v3}\nkind: IPAMConfiguration\nmetadata: {{name: default}}\nspec: {{strictAffinity: true, kubeVirtVMAddressPersistence: Disabled}}\n---\n\
+         {v3}\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{interfacePrefix: cali, bpfEnabled: true, floatingIPs: Disabled}}\n"
+    );
+    let outcome = fleet.run(&["apply", "-f", "-"], &text);
+    assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+    let told = "\
+warning: stdin: document 1 (KubeControllersConfiguration default), line 4, column 8: spec.etcdV3CompactionPeriod: stored, not active: \
+spec.etcdV3CompactionPeriod, spec.controllers.node.syncLabels; no program here acts on that
+warning: stdin: document 2 (IPAMConfiguration default), line 9, column 30: spec.kubeVirtVMAddressPersistence: stored, not active: \
+spec.kubeVirtVMAddressPersistence; no program here acts on that
+warning: stdin: document 3 (FelixConfiguration default), line 14, column 31: spec.bpfEnabled: stored, not active: spec.bpfEnabled, \
+spec.floatingIPs; no program here acts on that
+";
+    assert_eq!(outcome.stderr, told);
+    let refused = fleet.run(
+        &["apply", "-f", "-"],
+        &format!("{v3}\nkind: FelixConfiguration\nmetadata: {{name: default}}\nspec: {{interfacePrefx: cali}}\n"),
+    );
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused.stderr.contains(
+            "line 4, column 8: spec.interfacePrefx: field in document is not recognized or is in the wrong location: interfacePrefx; did you \
+             mean interfacePrefix?"
+        ),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
 fn fields_of_a_newer_calico_outlive_an_apply() {
     let fleet = Fleet::new();
     let stored = r#"{"kind":"IPPool","apiVersion":"projectcalico.org/v3","metadata":{"name":"a","uid":"u","creationTimestamp":"2026-08-22T10:00:00Z"},"spec":{"cidr":"10.0.0.0/16","blockSize":26,"later":{"a":[1]}}}"#;

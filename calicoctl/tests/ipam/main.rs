@@ -285,7 +285,8 @@ fn configure_changes_what_is_named_and_nothing_else() {
             Some(&defaults),
             &["--kubevirt-ip-persistence=Disabled", "--ip-cooldown-seconds=30"],
             0,
-            "Successfully set KubeVirtVMAddressPersistence to: Disabled\nSuccessfully set IPCooldownSeconds to: 30\n",
+            "Successfully set KubeVirtVMAddressPersistence to: Disabled\nSuccessfully set IPCooldownSeconds to: 30\n\
+             warning: kubeVirtVMAddressPersistence: stored, not active: no virtual machine is known\n",
             json!({"strict_affinity": false, "auto_allocate_blocks": true, "kubeVirtVMAddressPersistence": "Disabled",
                 "ipCooldownSeconds": 30}),
         ),

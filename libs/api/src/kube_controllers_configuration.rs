@@ -19,17 +19,6 @@ impl Body for WithSpec<KubeControllersConfigurationSpec> {
 pub struct KubeControllersConfigurationSpec {
     #[serde(default, deserialize_with = "null_as_default")]
     pub controllers: Controllers,
-    /// 0: none; default 9094.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub prometheus_metrics_port: Option<u16>,
-    /// Duration; 0: never; default 10 minutes.
-    #[serde(
-        default,
-        deserialize_with = "empty_as_default",
-        rename = "etcdV3CompactionPeriod",
-        skip_serializing_if = "Option::is_none"
-    )]
-    pub etcd_v3_compaction_period: Option<String>,
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
@@ -49,12 +38,6 @@ pub struct Controllers {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeController {
-    /// Duration; default 5 minutes.
-    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
-    pub reconciler_period: Option<String>,
-    /// `Enabled` (the default) or `Disabled`.
-    #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
-    pub sync_labels: Option<String>,
     /// Duration; how long an address must have no owner before it counts as leaked; 0: never collected; default 15 minutes.
     #[serde(default, deserialize_with = "empty_as_default", skip_serializing_if = "Option::is_none")]
     pub leak_grace_period: Option<String>,

@@ -119,7 +119,12 @@ pub struct Field {
     pub about: &'static str,
     /// What the API server checks of the field by itself.
     pub rules: &'static [Rule],
+    /// No program here acts on it: it is checked and stored, and whoever applies it is told so.
+    pub is_inert: bool,
 }
+
+/// What is said of an inert field.
+pub const INERT: &str = "stored, not active";
 
 impl Field {
     /// With a default.
@@ -132,6 +137,21 @@ impl Field {
     pub const fn is(mut self, about: &'static str) -> Self {
         self.about = about;
         self
+    }
+
+    /// One that no program here acts on.
+    pub const fn inert(mut self) -> Self {
+        self.is_inert = true;
+        self
+    }
+
+    /// What the reference says of it.
+    pub fn text(&self) -> String {
+        match (self.is_inert, self.about) {
+            (false, about) => about.into(),
+            (true, "") => INERT.into(),
+            (true, about) => format!("{INERT}: {about}"),
+        }
     }
 
     /// With rules.

@@ -19,6 +19,9 @@ use crate::kind::Kind;
 use crate::meta::{Body, Resource, WithSpec};
 use crate::schema::{self, Format, Object, Type};
 
+/// Fields that a message lists; of more it names the nearest.
+const MAX_LISTED: usize = 60;
+
 /// One thing wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -86,6 +89,7 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
         return found;
     }
     check_object(schema, schema, "", map, &mut found);
+    found.warnings.extend(inert_fields(schema, map));
     if found.errors.is_empty() {
         rules::check(kind, value, &mut found);
     }
@@ -95,6 +99,34 @@ pub fn document(kind: Kind, value: &Value) -> Findings {
         found.errors.push(FieldError::text("", "", format!("the document cannot be read as {kind}: {reason}"), ""));
     }
     found
+}
+
+/// One warning of all fields of a document on which nothing here acts; it stands with the first.
+fn inert_fields(object: &Object, map: &Map<String, Value>) -> Option<FieldError> {
+    let mut paths = Vec::new();
+    collect_inert(object, "", map, &mut paths);
+    let first = paths.first()?.clone();
+    let text = format!("{}: {}; no program here acts on that", schema::INERT, paths.join(", "));
+    Some(FieldError { is_name: true, ..FieldError::text(&first, "", text, "") })
+}
+
+fn collect_inert(object: &Object, path: &str, map: &Map<String, Value>, paths: &mut Vec<String>) {
+    let is_empty = |v: &Value| match v {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        _ => false,
+    };
+    for (name, value) in map.iter().filter(|(_, v)| !is_empty(v)) {
+        let Some(field) = object.field(name) else { continue };
+        let at = join(path, name);
+        match (field.kind, value) {
+            _ if field.is_inert => paths.push(at),
+            (Type::Object(inner), Value::Object(map)) => collect_inert(inner, &at, map, paths),
+            _ => {}
+        }
+    }
 }
 
 /// Fills in what Calico's client fills in before it stores an object (Calico `libcalico-go/lib/clientv3`).
@@ -158,13 +190,19 @@ fn fill(fields: &mut Map<String, Value>, name: &str, default: Value) {
 
 /// The candidate that is nearest to what was written, if any is near.
 pub fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    scored(written, candidates).filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, c)| c)
+}
+
+/// The candidates, the nearest first.
+fn ranked<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    let mut all: Vec<(f64, &str)> = scored(written, candidates).collect();
+    all.sort_by(|a, b| b.0.total_cmp(&a.0));
+    all.into_iter().map(|(_, candidate)| candidate)
+}
+
+fn scored<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = (f64, &'a str)> {
     let lower = written.to_ascii_lowercase();
-    candidates
-        .into_iter()
-        .map(|c| (strsim::jaro_winkler(&lower, &c.to_ascii_lowercase()), c))
-        .filter(|(score, _)| *score > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, c)| c)
+    candidates.into_iter().map(move |c| (strsim::jaro_winkler(&lower, &c.to_ascii_lowercase()), c))
 }
 
 /// A value as it reads in a message: strings bare, everything else as JSON.
@@ -269,6 +307,9 @@ fn unknown_field(root: &Object, object: &Object, at: &str, name: &str) -> FieldE
         format!("it belongs at {place}")
     } else if let Some(near) = nearest(name, object.fields.iter().map(|f| f.name)) {
         format!("did you mean {near}?")
+    } else if object.fields.len() > MAX_LISTED {
+        let near = ranked(name, object.fields.iter().map(|f| f.name)).take(3);
+        format!("the nearest fields are {}", near.collect::<Vec<_>>().join(", "))
     } else {
         let names: Vec<_> = object.fields.iter().map(|f| f.name).collect();
         format!("the fields here are {}", names.join(", "))

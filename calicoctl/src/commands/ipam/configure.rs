@@ -79,6 +79,7 @@ fn changes(args: &ConfigureArgs) -> Result<Vec<(&'static str, &'static str, Valu
         if !matches!(text.as_str(), "Enabled" | "Disabled") {
             bail!("invalid value for --kubevirt-ip-persistence. Use Enabled or Disabled: not '{text}'");
         }
+        eprintln!("warning: kubeVirtVMAddressPersistence: {}: no virtual machine is known", api::schema::INERT);
         changes.push(("kubeVirtVMAddressPersistence", "KubeVirtVMAddressPersistence", json!(text)));
     }
     if let Some(text) = &args.ip_cooldown_seconds {

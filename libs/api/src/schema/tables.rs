@@ -10,7 +10,7 @@ use crate::kind::Kind;
 
 /// An optional field.
 const fn f(name: &'static str, kind: Type) -> Field {
-    Field { name, kind, required: false, default: "", about: "", rules: &[] }
+    Field { name, kind, required: false, default: "", about: "", rules: &[], is_inert: false }
 }
 
 /// A required field.
@@ -56,7 +56,7 @@ pub(super) fn of(kind: Kind) -> &'static Object {
         Kind::HostEndpoint => &HOST_ENDPOINT,
         Kind::FelixConfiguration => &FELIX_CONFIGURATION,
         Kind::ClusterInformation => &CLUSTER_INFORMATION,
-        Kind::KubeControllersConfiguration => &KUBE_CONTROLLERS_CONFIGURATION,
+        Kind::KubeControllersConfiguration => controllers::CONFIGURATION,
         Kind::CalicoNodeStatus => &CALICO_NODE_STATUS,
         Kind::LoadBalancerIpPool => &LOAD_BALANCER_IP_POOL,
         Kind::Namespace => &NAMESPACE,
@@ -108,6 +108,7 @@ macro_rules! document {
     };
 }
 
+mod controllers;
 pub(super) mod ipam;
 
 document!(IP_POOL, "IPPool", spec & IP_POOL_SPEC);
@@ -219,7 +220,7 @@ static IPAM_CONFIGURATION_SPEC: Object = object(
         f("maxBlocksPerHost", Int(0, 1_000_000))
             .or("20")
             .is("0 is the default; a node at the limit borrows unless strict"),
-        f("kubeVirtVMAddressPersistence", ENABLED).or("Enabled").is("a virtual machine keeps its address"),
+        f("kubeVirtVMAddressPersistence", ENABLED).or("Enabled").is("no virtual machine is known").inert(),
         f("ipCooldownSeconds", Int(0, 1200)).or("0").is("how long a released address is not given out"),
     ],
 );
@@ -531,7 +532,7 @@ static ENDPOINT_PORT_V3: Object =
     object("EndpointPort", &[req("name", TEXT), req("protocol", Protocol), req("port", PORT)]);
 
 document!(FELIX_CONFIGURATION, "FelixConfiguration", spec & FELIX_CONFIGURATION_SPEC);
-static FELIX_CONFIGURATION_SPEC: Object = open("FelixConfigurationSpec", felix::FIELDS);
+static FELIX_CONFIGURATION_SPEC: Object = object("FelixConfigurationSpec", felix::FIELDS);
 
 document!(CLUSTER_INFORMATION, "ClusterInformation", spec & CLUSTER_INFORMATION_SPEC);
 static CLUSTER_INFORMATION_SPEC: Object = object(
@@ -542,62 +543,6 @@ static CLUSTER_INFORMATION_SPEC: Object = object(
         f("calicoVersion", TEXT),
         f("datastoreReady", Bool),
         f("variant", TEXT),
-    ],
-);
-
-document!(KUBE_CONTROLLERS_CONFIGURATION, "KubeControllersConfiguration", spec & KUBE_CONTROLLERS_CONFIGURATION_SPEC);
-static KUBE_CONTROLLERS_CONFIGURATION_SPEC: Object = object(
-    "KubeControllersConfigurationSpec",
-    &[
-        f("logSeverityScreen", Text(OneOf(&["None", "Debug", "Info", "Warning", "Error", "Fatal", "Panic"])))
-            .or("Info"),
-        f("healthChecks", ENABLED).or("Enabled"),
-        f("etcdV3CompactionPeriod", Text(Duration)).or("10m").is("0: never"),
-        f("prometheusMetricsPort", PORT_OR_NONE).or("9094").is("0: none"),
-        f("controllers", Object(&CONTROLLERS)).is("one that is left out has its defaults"),
-        f("debugProfilePort", PORT_OR_NONE),
-    ],
-);
-static CONTROLLERS: Object = object(
-    "ControllersConfig",
-    &[
-        f("node", Object(&NODE_CONTROLLER)),
-        f("policy", Object(&PERIODIC_CONTROLLER)),
-        f("workloadEndpoint", Object(&PERIODIC_CONTROLLER)),
-        f("serviceAccount", Object(&PERIODIC_CONTROLLER)),
-        f("namespace", Object(&PERIODIC_CONTROLLER)),
-        f(
-            "loadBalancer",
-            Object(&object(
-                "LoadBalancerControllerConfig",
-                &[f("assignIPs", Text(OneOf(&["AllServices", "RequestedServicesOnly"])))],
-            )),
-        ),
-        f("policyMigration", Object(&object("MigrationControllerConfig", &[f("enabled", ENABLED)]))),
-    ],
-);
-static PERIODIC_CONTROLLER: Object = object("ControllerConfig", &[f("reconcilerPeriod", Text(Duration))]);
-static NODE_CONTROLLER: Object = object(
-    "NodeControllerConfig",
-    &[
-        f("reconcilerPeriod", Text(Duration)).or("5m"),
-        f("syncLabels", ENABLED).or("Enabled").is("labels of Kubernetes' Node on ours"),
-        f("hostEndpoint", Object(&AUTO_HOST_ENDPOINT)),
-        f("leakGracePeriod", Text(Duration)).or("15m").is("how long an address without owner is left; 0: for ever"),
-    ],
-);
-static AUTO_HOST_ENDPOINT: Object = object(
-    "AutoHostEndpointConfig",
-    &[f("autoCreate", ENABLED), f("createDefaultHostEndpoint", ENABLED), f("templates", List(&Object(&TEMPLATE)))],
-);
-static TEMPLATE: Object = object(
-    "Template",
-    &[
-        f("generateName", Text(Name)),
-        f("interfaceCIDRs", Set(&Text(Cidr), 1000)),
-        f("interfacePattern", TEXT),
-        f("labels", Map),
-        f("nodeSelector", Text(Selector)),
     ],
 );
 

@@ -99,7 +99,7 @@ fn good_documents_pass() {
         (
             Kind::FelixConfiguration,
             json!({"interfacePrefix": "cali,tap", "bpfEnabled": true, "logSeverityScreen": "info", "kubeNodePortRanges": ["30000:32767"],
-                "bpfPSNATPorts": "20000:29999", "routeTableRanges": [{"min": 1, "max": 250}], "bpfExternalServiceMode": "DSR", "later": {}}),
+                "bpfPSNATPorts": "20000:29999", "routeTableRanges": [{"min": 1, "max": 250}], "bpfExternalServiceMode": "DSR"}),
         ),
         (Kind::IpPool, json!({"cidr": "10.0.0.0/32", "disabled": true})),
         (
@@ -273,6 +273,84 @@ fn encapsulation_is_accepted_with_a_warning() {
     let found = document(Kind::IpPool, &doc(Kind::IpPool, "p", json!({"cidr": "10.0.0.0/16", "ipipMode": "Always"})));
     assert_eq!(found.errors, []);
     assert!(found.warnings[0].message.contains("not active"), "{found:?}");
+}
+
+/// One line for a document, however many of its fields nothing acts on.
+#[test]
+fn settings_that_nothing_here_acts_on_are_told_once() {
+    let rows = [
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"etcdV3CompactionPeriod": "10m", "prometheusMetricsPort": 9094, "healthChecks": "", "controllers": {
+                "node": {"reconcilerPeriod": "5m", "syncLabels": "Enabled", "leakGracePeriod": "1m", "hostEndpoint": {"autoCreate": "Enabled"}},
+                "policy": {"reconcilerPeriod": "5m"}, "namespace": {}, "loadBalancer": {"assignIPs": "AllServices"}}}),
+            "spec.etcdV3CompactionPeriod, spec.prometheusMetricsPort, spec.controllers.node.reconcilerPeriod, \
+             spec.controllers.node.syncLabels, spec.controllers.node.hostEndpoint, spec.controllers.policy",
+        ),
+        (
+            Kind::KubeControllersConfiguration,
+            json!({"controllers": {"node": {"leakGracePeriod": "1m"}, "loadBalancer": {"assignIPs": "AllServices"}}}),
+            "",
+        ),
+        (
+            Kind::IpamConfiguration,
+            json!({"strictAffinity": true, "kubeVirtVMAddressPersistence": "Disabled"}),
+            "spec.kubeVirtVMAddressPersistence",
+        ),
+        (
+            Kind::IpamConfiguration,
+            json!({"strictAffinity": true, "autoAllocateBlocks": true, "maxBlocksPerHost": 4, "ipCooldownSeconds": 9}),
+            "",
+        ),
+        (
+            Kind::FelixConfiguration,
+            json!({"interfacePrefix": "cali", "bpfEnabled": false, "routeRefreshInterval": "90s", "bpfDataIfacePattern": "^eth"}),
+            "spec.bpfEnabled",
+        ),
+    ];
+    for (kind, spec, wanted) in rows {
+        let found = document(kind, &doc(kind, "default", spec.clone()));
+        let texts: Vec<String> = found.warnings.iter().map(ToString::to_string).collect();
+        match wanted {
+            "" => assert!(texts.is_empty(), "{spec}: {texts:?}"),
+            paths => {
+                assert_eq!(texts, [format!("stored, not active: {paths}; no program here acts on that")], "{spec}")
+            }
+        }
+        assert_eq!(found.errors, []);
+    }
+}
+
+/// The fields of Calico's that operators meet: those of its reference, and of earlier versions.
+#[test]
+fn a_felix_configuration_takes_calicos_fields_and_no_others() {
+    let names = "interfacePrefix interfaceExclude routeRefreshInterval interfaceRefreshInterval deviceRouteProtocol deviceRouteSourceAddress \
+                 deviceRouteSourceAddressIPv6 removeExternalRoutes routeTableRanges ipForwarding routeSource programClusterRoutes \
+                 ipv4NormalRoutePriority ipv6NormalRoutePriority ipv4ElevatedRoutePriority ipv6ElevatedRoutePriority \
+                 liveMigrationRouteConvergenceTime serviceLoopPrevention localSubnetL2Reachability externalNodesList netlinkTimeout \
+                 healthPort prometheusMetricsPort bpfEnabled bpfExternalServiceMode bpfDSROptoutCIDRs bpfConnectTimeLoadBalancing \
+                 bpfHostNetworkedNATWithoutCTLB bpfKubeProxyMinSyncPeriod bpfKubeProxyHealthzPort bpfKubeProxyIptablesCleanupEnabled \
+                 bpfPSNATPorts bpfMapSizeNATFrontend bpfMapSizeNATBackend bpfMapSizeNATAffinity bpfMapSizeRoute bpfMapSizeConntrack \
+                 bpfMapSizeIPSets bpfMapSizeIfState bpfMapSizeConntrackScaling bpfMapSizeConntrackCleanupQueue bpfConntrackMode \
+                 bpfConntrackCleanupMode bpfConntrackTimeouts bpfMaglevMaxEndpointsPerService bpfMaglevMaxServices \
+                 bpfExcludeCIDRsFromNAT bpfEnforceRPF bpfAttachType bpfDataIfacePattern bpfRedirectToPeer bpfHostConntrackBypass \
+                 bpfIPFragmentReassembly bpfIPFragmentReassemblyEnabled bpfJITHardening bpfLogLevel iptablesLockFilePath \
+                 iptablesLockTimeout bpfKubeProxyEndpointSlicesEnabled";
+    let spec = crate::schema::of(Kind::FelixConfiguration).field("spec").and_then(|f| f.kind.object()).unwrap();
+    let missing: Vec<&str> = names.split_whitespace().filter(|name| spec.field(name).is_none()).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for (written, advice) in [
+        ("interfacePrefx", "did you mean interfacePrefix?"),
+        ("InterfacePrefix", "it is spelled interfacePrefix"),
+        ("bpfMapSizeNATFrontent", "did you mean bpfMapSizeNATFrontend?"),
+        ("zzz", "the nearest fields are "),
+    ] {
+        let got = messages(Kind::FelixConfiguration, "default", json!({ written: 1 }));
+        let message = format!("field in document is not recognized or is in the wrong location: {written}; {advice}");
+        assert!(got.contains(&message) && got.len() < message.len() + 120, "{got}");
+    }
+    let active = spec.fields.iter().filter(|f| !f.is_inert).map(|f| f.name).collect::<Vec<_>>();
+    assert_eq!(active, ["routeRefreshInterval", "interfacePrefix", "bpfDataIfacePattern"]);
 }
 
 #[test]

@@ -228,8 +228,9 @@ fn of_field(object: &Object, field: &Field) -> Value {
         if let Some((.., default)) = SERVER_DEFAULTS.iter().find(is_this) {
             schema.insert("default".into(), (*default).into());
         }
-        if !field.about.is_empty() {
-            schema.insert("description".into(), field.about.into());
+        let text = field.text();
+        if !text.is_empty() {
+            schema.insert("description".into(), text.into());
         }
         add_rules(schema, field.rules);
     }

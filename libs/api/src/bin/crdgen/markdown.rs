@@ -13,7 +13,9 @@ Written by crdgen from `libs/api/src/schema`: change it there.
 
 Every document has `apiVersion`, `kind`, `metadata` (`name`, and `namespace` where the kind has one; `labels`, `annotations`) and
 what stands below. A kind of `projectcalico.org/v3` may also be written as `crd.projectcalico.org/v1`. A field that is not
-listed is an error that names it, except where the kind says that it is kept. A default is what counts where the field is absent.
+listed is an error that names it and the nearest right one, except where the kind says that it is kept. A default is what counts where the field is absent.
+What is *stored, not active* is a setting of Calico's on which no program here acts: `apply` takes it, says so in one line for each document, and
+keeps it for the way back.
 ";
 
 /// The page.
@@ -94,7 +96,7 @@ fn row(rows: &mut String, prefix: &str, field: &Field) {
     if !is_spec {
         let required = if field.required { "**required** " } else { "" };
         let default = if field.default.is_empty() { String::new() } else { code(&escaped(field.default)) };
-        let about = escaped(field.about);
+        let about = escaped(&field.text());
         let cells = format!("| `{path}` | {} | {default} | {required}{about}", values(field.kind));
         let _ = writeln!(rows, "{} |", cells.trim_end());
     }

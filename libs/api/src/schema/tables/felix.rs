@@ -1,10 +1,15 @@
-//! FelixConfiguration (Calico `api/pkg/apis/projectcalico/v3/felixconfig.go`). What no program here acts on is kept and checked
-//! all the same; a field that the table lacks is kept with a warning where its name is near to one of these.
+//! FelixConfiguration (Calico `api/pkg/apis/projectcalico/v3/felixconfig.go`, the fields of all its versions since v3.20). Felix acts on
+//! those that are [`active`]; the others are checked, stored, and told to whoever applies them.
 
 use super::super::Format::*;
 use super::super::Type::*;
 use super::super::{Field, Object, Pattern, Type};
-use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, UINT8, f, object, req};
+use super::{LOG_LEVEL, PORT, PORT_OR_NONE, ROUTE_PRIORITY, TEXT, UINT8, f as active, object, req};
+
+/// A field that felix does not act on.
+const fn f(name: &'static str, kind: Type) -> Field {
+    active(name, kind).inert()
+}
 
 const fn matches(pattern: &'static Pattern) -> Type {
     Text(Matches(pattern))
@@ -69,16 +74,20 @@ static CONNTRACK_TIMEOUTS: Object = object(
     ],
 );
 
+const CONNTRACK_MODE: Type = Text(OneOf(&["Auto", "Userspace", "BPFProgram"]));
+
 pub(super) static FIELDS: &[Field] = &[
     f("nodeSelector", Text(Selector)),
     f("useInternalDataplaneDriver", Bool),
     f("dataplaneDriver", TEXT),
     f("dataplaneWatchdogTimeout", Text(Duration)),
     f("ipv6Support", Bool),
-    f("routeRefreshInterval", Text(Duration)).or("90s").is("how often the kernel's routes are read in full"),
+    active("routeRefreshInterval", Text(Duration)).or("90s").is("how often the kernel's routes are read in full"),
     f("interfaceRefreshInterval", Text(Duration)).or("90s"),
     f("iptablesRefreshInterval", Text(Duration)).or("10s"),
     f("iptablesPostWriteCheckInterval", Text(Duration)).or("1s"),
+    f("iptablesLockFilePath", TEXT).or("/run/xtables.lock"),
+    f("iptablesLockTimeout", Text(Duration)).or("0s"),
     f("iptablesLockProbeInterval", Text(Duration)).or("50ms"),
     f("featureDetectOverride", matches(&FEATURES)),
     f("featureGates", matches(&GATES)),
@@ -90,7 +99,7 @@ pub(super) static FIELDS: &[Field] = &[
     f("metadataAddr", TEXT).or("127.0.0.1"),
     f("metadataPort", PORT_OR_NONE).or("8775"),
     f("openstackRegion", TEXT),
-    f("interfacePrefix", matches(&INTERFACE_PREFIXES))
+    active("interfacePrefix", matches(&INTERFACE_PREFIXES))
         .or("cali")
         .is("prefixes of workload interfaces, comma between them"),
     f("interfaceExclude", Text(InterfacePatterns)).or("kube-ipvs0"),
@@ -183,12 +192,13 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfJITHardening", Text(OneOf(&["Auto", "Strict"]))).or("Auto"),
     f("bpfLogLevel", Text(AnyCase(&["Off", "Info", "Debug"]))).or("Off"),
     f("bpfConntrackLogLevel", Text(OneOf(&["Off", "Debug"]))).or("Off"),
-    f("bpfConntrackMode", Text(OneOf(&["Auto", "Userspace", "BPFProgram"]))).or("Userspace"),
+    f("bpfConntrackMode", CONNTRACK_MODE).or("Userspace"),
+    f("bpfConntrackCleanupMode", CONNTRACK_MODE).or("Userspace"),
     f("bpfConntrackTimeouts", Object(&CONNTRACK_TIMEOUTS)),
     f("bpfIPFragTimeout", Text(Duration)),
     f("bpfLogFilters", Map),
     f("bpfCTLBLogFilter", TEXT),
-    f("bpfDataIfacePattern", Text(Regex))
+    active("bpfDataIfacePattern", Text(Regex))
         .or("^((en|wl|ww|sl|ib)[Popsx].*|(eth|wlan|wwan|bond).*)")
         .is("regular expression of the uplinks"),
     f("bpfL3IfacePattern", Text(Regex)),
@@ -200,6 +210,7 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfExtToServiceConnmark", Int(0, 4294967295)).or("0"),
     f("bpfKubeProxyIptablesCleanupEnabled", Bool).or("true"),
     f("bpfKubeProxyMinSyncPeriod", Text(Duration)).or("1s"),
+    f("bpfKubeProxyEndpointSlicesEnabled", Bool).or("true"),
     f("bpfKubeProxyHealthzPort", PORT_OR_NONE).or("10256"),
     f("bpfPSNATPorts", PortRange).or("20000:29999"),
     f("bpfMapSizeNATFrontend", Int(0, i32::MAX as i64)).or("65536"),
@@ -213,6 +224,7 @@ pub(super) static FIELDS: &[Field] = &[
     f("bpfMapSizeIPSets", Int(0, i32::MAX as i64)).or("1048576"),
     f("bpfMapSizeIfState", Int(0, i32::MAX as i64)).or("1000"),
     f("bpfHostConntrackBypass", Bool).or("false"),
+    f("bpfIPFragmentReassembly", Bool).or("true"),
     f("bpfIPFragmentReassemblyEnabled", Bool).or("true"),
     f("bpfEnforceRPF", Text(AnyCase(&["Disabled", "Strict", "Loose"]))).or("Loose"),
     f("bpfPolicyDebugEnabled", Bool),

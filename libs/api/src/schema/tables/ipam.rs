@@ -51,7 +51,7 @@ static IPAM_CONFIG_SPEC: Object = object(
         req("strictAffinity", Bool),
         req("autoAllocateBlocks", Bool),
         f("maxBlocksPerHost", Int(0, i32::MAX as i64)),
-        f("kubeVirtVMAddressPersistence", ENABLED),
+        f("kubeVirtVMAddressPersistence", ENABLED).is("no virtual machine is known").inert(),
         f("ipCooldownSeconds", Int(0, 1200)),
     ],
 );
