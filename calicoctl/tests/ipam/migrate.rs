@@ -271,6 +271,43 @@ fn an_import_that_is_killed_midway_is_run_again_to_the_end() {
     assert_eq!(to.all(), before, "a further import writes nothing");
 }
 
+/// Whoever imports a large fleet sees how far it is, and after an interruption that only the rest is written.
+#[test]
+fn an_import_tells_how_far_it_is() {
+    const MORE: usize = 2_500;
+    let from = filled();
+    from.ok(&["datastore", "migrate", "lock"]);
+    let file = from.ok(&["datastore", "migrate", "export"]);
+    let (rest, ipam) = file.rsplit_once("===\n").unwrap();
+    let mut ipam: Value = serde_json::from_str(ipam).unwrap();
+    let handle = |n: usize| format!("/calico/ipam/v2/handle/more.{n:04}");
+    let more = (0..MORE).map(|n| json!({"Key": handle(n), "Value": {"block": {}, "deleted": false}, "TTL": 0}));
+    ipam["handles"].as_array_mut().unwrap().extend(more);
+    let to = Fleet::new();
+    std::fs::write(to.path("export.yaml"), format!("{rest}===\n{ipam}")).unwrap();
+    let import = || {
+        let outcome = to.run(&["datastore", "migrate", "import", "-f", "export.yaml"]);
+        assert_eq!(outcome.code, 0, "{}", outcome.stderr);
+        (outcome.stderr, outcome.stdout.lines().nth(1).unwrap().to_string())
+    };
+    // 2 affinities, 2 blocks, a handle and the configuration are there besides.
+    let all = MORE + 6;
+    let progress = |counts: &[usize], all: usize| -> String {
+        counts.iter().map(|n| format!("{n} of {all} IPAM resource(s) imported\n")).collect()
+    };
+    assert_eq!(import(), (progress(&[1000, 2000], all), format!("Successfully applied {all} IPAM resource(s)")));
+    // As an interruption leaves it: of the handles only some are there.
+    for n in 0..1200 {
+        to.delete(&handle(n));
+    }
+    let there = all - 1200;
+    assert_eq!(
+        import(),
+        (progress(&[1000], 1200), format!("Successfully applied 1200 IPAM resource(s), {there} were there already"))
+    );
+    assert_eq!(import(), (String::new(), format!("Successfully applied 0 IPAM resource(s), {all} were there already")));
+}
+
 #[test]
 fn an_import_that_does_not_fit_writes_nothing() {
     let from = filled();

@@ -296,13 +296,13 @@ async fn write(store: &DynStore, what: &str, objects: &[&Object]) -> Result<()> 
         let value = go_json::to_vec(&with_identity(object))?;
         if !ops.is_empty() && (ops.len() == chunk || bytes + value.len() > CHUNK_BYTES) {
             commit(store, what, std::mem::take(&mut ops), done, objects.len()).await?;
+            if place / PROGRESS > done / PROGRESS {
+                eprintln!("{place} of {} {what} imported", objects.len());
+            }
             (bytes, done) = (0, place);
         }
         bytes += value.len();
         ops.push(Op::Create(object.key.clone(), value));
-        if (place + 1) % PROGRESS == 0 {
-            eprintln!("{done} of {} {what} imported", objects.len());
-        }
     }
     if ops.is_empty() { Ok(()) } else { commit(store, what, ops, done, objects.len()).await }
 }
