@@ -10,6 +10,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod documents;
+mod kept;
 mod kinds;
 mod output;
 mod pasted;

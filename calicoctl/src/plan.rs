@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use crate::documents::{Document, Problem};
+use crate::kept;
 use crate::retire;
 use crate::stored::{self, Stored};
 
@@ -224,7 +225,7 @@ fn update(document: &Document, present: &Value, id: &str) -> Result<Value, Vec<F
     if document.is_kubernetes_node {
         add_kubernetes_node(&mut wanted, &document.value);
     } else {
-        keep(document.kind, present, &mut wanted);
+        kept::keep(document.kind, present, &mut wanted);
         set::keep_unknown(document.kind, present, &mut wanted);
         validate::fill_defaults(document.kind, &mut wanted);
     }
@@ -267,58 +268,6 @@ fn add_kubernetes_node(node: &mut Value, kubernetes: &Value) {
         .collect();
     if !addresses.is_empty() {
         node["spec"]["addresses"] = addresses.into();
-    }
-}
-
-/// What an update keeps of the stored object: identity, who must agree to its deletion, status, and what the controller assigned
-/// (Kubernetes' API server keeps clusterIP and nodePort the same way).
-fn keep(kind: Kind, stored: &Value, wanted: &mut Value) {
-    for field in ["uid", "creationTimestamp"] {
-        if let Some(value) = stored["metadata"].get(field) {
-            wanted["metadata"][field] = value.clone();
-        }
-    }
-    for field in ["finalizers", "ownerReferences"] {
-        if let (Some(value), None) = (stored["metadata"].get(field), wanted["metadata"].get(field)) {
-            wanted["metadata"][field] = value.clone();
-        }
-    }
-    if wanted.get("status").is_none()
-        && let Some(status) = stored.get("status")
-    {
-        wanted["status"] = status.clone();
-    }
-    if kind == Kind::IpPool
-        && wanted["spec"].get("blockSize").is_none()
-        && let Some(size) = stored["spec"].get("blockSize")
-    {
-        wanted["spec"]["blockSize"] = size.clone();
-    }
-    if kind == Kind::Service {
-        keep_service(&stored["spec"], &mut wanted["spec"]);
-    }
-}
-
-fn keep_service(stored: &Value, wanted: &mut Value) {
-    let service_type = wanted["type"].as_str().unwrap_or("ClusterIP").to_string();
-    if service_type != "ExternalName" && wanted.get("clusterIP").is_none() {
-        for field in ["clusterIP", "clusterIPs"] {
-            if let (Some(value), None) = (stored.get(field), wanted.get(field)) {
-                wanted[field] = value.clone();
-            }
-        }
-    }
-    if !matches!(service_type.as_str(), "NodePort" | "LoadBalancer") {
-        return;
-    }
-    let old = stored["ports"].as_array().cloned().unwrap_or_default();
-    let id = |p: &Value| (p["protocol"].as_str().unwrap_or("TCP").to_string(), p["port"].as_u64());
-    for port in wanted["ports"].as_array_mut().into_iter().flatten() {
-        if port.get("nodePort").is_none()
-            && let Some(number) = old.iter().find(|o| id(o) == id(port)).and_then(|o| o.get("nodePort"))
-        {
-            port["nodePort"] = number.clone();
-        }
     }
 }
 
@@ -511,23 +460,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn an_update_keeps_who_must_agree_to_a_deletion() {
-        let stored =
-            json!({"metadata": {"name": "a", "uid": "u", "finalizers": ["f"], "ownerReferences": [{"name": "o"}]}});
-        for (own, finalizers) in
-            [(json!({"name": "a"}), json!(["f"])), (json!({"name": "a", "finalizers": []}), json!([]))]
-        {
-            let mut wanted = json!({ "metadata": own });
-            keep(Kind::BgpPeer, &stored, &mut wanted);
-            assert_eq!(wanted["metadata"]["finalizers"], finalizers);
-            assert_eq!(
-                (&wanted["metadata"]["uid"], &wanted["metadata"]["ownerReferences"][0]["name"]),
-                (&json!("u"), &json!("o"))
-            );
-        }
-    }
 
     #[test]
     fn only_the_resource_version_may_differ() {

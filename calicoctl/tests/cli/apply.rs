@@ -1,6 +1,6 @@
 //! Applying: what is checked, kept and written.
 
-use crate::fleet::{Fleet, pool, put, service, value};
+use crate::fleet::{Fleet, pool, put, revision, service, value};
 
 #[test]
 fn the_examples_apply_in_both_versions() {
@@ -257,6 +257,65 @@ fn an_update_keeps_what_others_wrote() {
         "{}",
         stale.stderr
     );
+}
+
+/// As `kubectl get -o yaml --show-managed-fields` prints it, and as its owner wrote it at first: neither asks for anything new.
+#[test]
+fn a_clusters_own_document_that_changes_nothing_writes_nothing() {
+    let fleet = Fleet::new();
+    let service = "/tortie/resources/services/default/web";
+    let namespace = "/tortie/resources/namespaces/web";
+    put(
+        &fleet,
+        service,
+        r#"{"kind":"Service","apiVersion":"v1","metadata":{"name":"web","namespace":"default","uid":"u1","creationTimestamp":"2026-08-22T10:00:00Z"},"spec":{"type":"LoadBalancer","clusterIP":"10.96.0.7","clusterIPs":["10.96.0.7"],"ports":[{"port":80,"protocol":"TCP","targetPort":80,"nodePort":30007}],"selector":{"app":"web"},"sessionAffinity":"None","internalTrafficPolicy":"Cluster","externalTrafficPolicy":"Cluster","allocateLoadBalancerNodePorts":true,"ipFamilies":["IPv4"],"ipFamilyPolicy":"SingleStack"},"status":{"loadBalancer":{"ingress":[{"ip":"172.31.0.1","ipMode":"VIP"}]}}}"#,
+    );
+    put(
+        &fleet,
+        namespace,
+        r#"{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"web","uid":"u2","creationTimestamp":"2026-08-22T10:00:00Z","labels":{"kubernetes.io/metadata.name":"web"}},"spec":{"finalizers":["kubernetes"]},"status":{"phase":"Active"}}"#,
+    );
+    let before = (revision(&fleet, service), revision(&fleet, namespace));
+    fleet.apply(
+        r#"
+apiVersion: v1
+kind: Service
+metadata: {name: web, creationTimestamp: null}
+spec: {type: LoadBalancer, ports: [{port: 80}], selector: {app: web}}
+status: {loadBalancer: {}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: web}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: web
+  namespace: default
+  uid: elsewhere
+  creationTimestamp: "2026-01-01T00:00:00Z"
+  generation: 3
+  managedFields: [{manager: kubectl, operation: Update}]
+spec:
+  type: LoadBalancer
+  clusterIP: 10.96.0.7
+  clusterIPs: [10.96.0.7]
+  ports: [{port: 80, protocol: TCP, targetPort: 80, nodePort: 30007}]
+  selector: {app: web}
+  sessionAffinity: None
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: web, generation: 1, managedFields: [], labels: {kubernetes.io/metadata.name: web}}
+spec: {finalizers: [kubernetes]}
+status: {phase: Active}
+"#,
+    );
+    assert_eq!((revision(&fleet, service), revision(&fleet, namespace)), before);
+    fleet.apply("apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: LoadBalancer, ports: [{port: 80}], selector: {app: new}}\n");
+    assert!(revision(&fleet, service) > before.0);
+    assert!(value(&fleet, service).contains(r#""ip":"172.31.0.1""#));
 }
 
 #[test]

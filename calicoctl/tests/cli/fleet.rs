@@ -106,11 +106,19 @@ pub fn keys(fleet: &Fleet) -> Vec<String> {
 
 /// What a key holds, byte for byte.
 pub fn value(fleet: &Fleet, key: &str) -> String {
+    String::from_utf8(stored(fleet, key).value).unwrap()
+}
+
+/// The revision of a key's last write.
+pub fn revision(fleet: &Fleet, key: &str) -> u64 {
+    stored(fleet, key).mod_revision
+}
+
+fn stored(fleet: &Fleet, key: &str) -> datastore::KeyValue {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let path = fleet.dir.path().join("store.db");
         let store = datastore::config::StoreConfig::Sqlite { path }.open().await.unwrap();
-        let found = store.get(&api::Key::parse(key).unwrap()).await.unwrap().unwrap();
-        String::from_utf8(found.value.to_vec()).unwrap()
+        store.get(&api::Key::parse(key).unwrap()).await.unwrap().unwrap()
     })
 }
