@@ -1,31 +1,41 @@
 //! The ClusterInformation: whose datastore this is, and whether it is locked (Calico `clientv3/client.go` `EnsureInitialized`).
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use api::go_json;
 use api::kind::{CALICO_V3, Kind};
 use datastore::{Error, KeyValue, Op, Store, Txn};
 use ipam::check::report::Cluster;
 use ipam::lock::{self, key};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+
+use crate::stored::Unreadable;
 
 /// How often a change is made again when somebody else writes at the same time.
 const ATTEMPTS: u32 = 20;
 
 /// What it says; nothing where there is none. The version is the cluster's, by which Calico's tools recognise a report, or ours.
 pub async fn read(store: &dyn Store) -> Result<Cluster> {
+    Ok(read_any(store).await??)
+}
+
+/// As [`read`]; why there is none that can be read stands in its place.
+pub async fn read_any(store: &dyn Store) -> Result<Result<Cluster, Unreadable>> {
     let Some(kv) = store.get(&key()).await? else {
-        return Ok(Cluster { version: env!("CARGO_PKG_VERSION").into(), ..Cluster::default() });
+        return Ok(Ok(Cluster { version: env!("CARGO_PKG_VERSION").into(), ..Cluster::default() }));
     };
-    let value = document(&kv)?;
+    let value = match document(&kv) {
+        Ok(value) => value,
+        Err(unreadable) => return Ok(Err(unreadable)),
+    };
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_string();
     let version = Some(text("/spec/calicoVersion")).filter(|v| !v.is_empty());
-    Ok(Cluster {
+    Ok(Ok(Cluster {
         version: version.unwrap_or_else(|| env!("CARGO_PKG_VERSION").into()),
         guid: text("/spec/clusterGUID"),
         is_locked: lock::is_locked(&kv.value),
         revision: kv.mod_revision.to_string(),
         cluster_type: text("/spec/clusterType"),
-    })
+    }))
 }
 
 /// Changes the `spec`, and leaves the rest of the record as it is. Where there is none, it is made with a GUID of its own. Writes nothing
@@ -53,8 +63,10 @@ pub async fn change(store: &dyn Store, change: impl Fn(&mut Value)) -> Result<()
     bail!("gave up after {ATTEMPTS} attempts, others write {} too", key())
 }
 
-fn document(kv: &KeyValue) -> Result<Value> {
-    serde_json::from_slice(&kv.value).with_context(|| format!("{} holds what cannot be read", kv.key))
+fn document(kv: &KeyValue) -> Result<Value, Unreadable> {
+    let unreadable =
+        |e: serde_json::Error| Unreadable { key: kv.key.clone(), revision: kv.mod_revision, reason: e.to_string() };
+    serde_json::from_slice::<Map<String, Value>>(&kv.value).map(Value::Object).map_err(unreadable)
 }
 
 fn new() -> Value {

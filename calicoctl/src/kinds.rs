@@ -25,17 +25,25 @@ impl Context {
     /// Reads what tables of this kind need.
     pub async fn read(store: &dyn Store, kind: Kind) -> Result<Self> {
         let mut default_as = DEFAULT_AS_NUMBER.to_string();
-        if matches!(kind, Kind::BgpPeer | Kind::Node)
-            && let Some(found) = stored::get(store, Kind::BgpConfiguration, None, "default").await?
-            && let Some(number) = found.value["spec"].get("asNumber")
-        {
-            default_as = shown(number);
+        if matches!(kind, Kind::BgpPeer | Kind::Node) {
+            match stored::get_any(store, Kind::BgpConfiguration, None, "default").await? {
+                Some(Ok(found)) => {
+                    if let Some(number) = found.value["spec"].get("asNumber") {
+                        default_as = shown(number);
+                    }
+                }
+                Some(Err(error)) => {
+                    eprintln!("warning: {error}; the AS number of what names none is not known");
+                    default_as = "unknown".into();
+                }
+                None => {}
+            }
         }
         let mut conflicting = BTreeSet::new();
         if kind == Kind::LoadBalancerIpPool {
-            let stored = stored::list(store, kind, None).await?.0;
+            let stored = stored::list_any(store, kind, None).await?.0;
             let pools: Vec<LoadBalancerIpPool> =
-                stored.into_iter().filter_map(|s| serde_json::from_value(s.value).ok()).collect();
+                stored.into_iter().flatten().filter_map(|s| serde_json::from_value(s.value).ok()).collect();
             conflicting.extend(lb::conflicts(&pools, []).into_keys().map(str::to_string));
         }
         Ok(Self { default_as, now: jiff::Timestamp::now(), conflicting })

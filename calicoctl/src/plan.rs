@@ -17,7 +17,7 @@ use serde_json::{Map, Value};
 use crate::documents::{Document, Problem};
 use crate::kept;
 use crate::retire;
-use crate::stored::{self, Stored};
+use crate::stored::{self, Stored, Unreadable};
 
 /// Most changes of one transaction; etcd's limit is 128 (`--max-txn-ops`).
 pub const CHUNK: usize = 100;
@@ -128,9 +128,9 @@ async fn plan(store: &DynStore, documents: &[Document<'_>], verb: Verb) -> Resul
                 let found = if listed.contains(&kind) {
                     None
                 } else {
-                    stored::get(store.as_ref(), kind, namespace, name).await?
+                    stored::get_any(store.as_ref(), kind, namespace, name).await?
                 };
-                plan.add(key, kind, found)
+                plan.add(key, kind, found.map(|found| readable(found, kind)).transpose()?)
             }
         };
         let slot = &mut plan.slots[slot];
@@ -158,13 +158,24 @@ async fn prefetch(store: &DynStore, documents: &[Document<'_>], plan: &mut Plan)
     let mut listed = HashSet::new();
     for (kind, count) in counts {
         if kind != Kind::IpamConfiguration && (count > MANY || matches!(kind, Kind::IpPool | Kind::Service)) {
-            for found in stored::list(store.as_ref(), kind, None).await?.0 {
+            for found in stored::list_any(store.as_ref(), kind, None).await?.0 {
+                let found = readable(found, kind)?;
                 plan.add(found.key.clone(), kind, Some(found));
             }
             listed.insert(kind);
         }
     }
     Ok(listed)
+}
+
+/// What is stored; what cannot be read counts as empty, to be written anew or deleted, but for a pool: others are checked against it.
+fn readable(found: Result<Stored, Unreadable>, kind: Kind) -> Result<Stored> {
+    match found {
+        Err(unreadable) if kind != Kind::IpPool => {
+            Ok(Stored { key: unreadable.key, value: Value::Null, revision: unreadable.revision })
+        }
+        found => Ok(found?),
+    }
 }
 
 impl Plan {
@@ -202,7 +213,7 @@ fn change(slot: &mut Slot, document: &Document, verb: Verb) -> Vec<FieldError> {
         (Verb::Replace, None) => {
             return vec![FieldError::text("metadata.name", "", missing(&id), "use apply or create to make it")];
         }
-        (_, None) => slot.wanted = Some(new_object(document)),
+        (_, None | Some(Value::Null)) => slot.wanted = Some(new_object(document)),
         (_, Some(present)) => match update(document, present, &id) {
             Ok(wanted) => slot.wanted = Some(wanted),
             Err(errors) => return errors,
@@ -433,18 +444,26 @@ fn operation(slot: &Slot, now: &str) -> Result<Op> {
     };
     Ok(match (&slot.stored, &slot.wanted) {
         (Some(stored), Some(wanted)) => {
-            let wanted = api::go_json::in_order_of(wanted, &stored.value);
+            let mut wanted = api::go_json::in_order_of(wanted, &stored.value);
+            if stored.value.is_null() {
+                identify(&mut wanted, now);
+            }
             Op::Update(stored.key.clone(), stored::encode(slot.kind, &wanted)?, stored.revision)
         }
         (Some(stored), None) => Op::Delete(stored.key.clone(), Some(stored.revision)),
         (None, Some(wanted)) => {
             let mut value = wanted.clone();
-            value["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
-            value["metadata"]["creationTimestamp"] = now.into();
+            identify(&mut value, now);
             Op::Create(key_of(wanted), stored::encode(slot.kind, &value)?)
         }
         (None, None) => anyhow::bail!("a key that is neither stored nor wanted"),
     })
+}
+
+/// Gives a new object its identity.
+fn identify(value: &mut Value, now: &str) {
+    value["metadata"]["uid"] = uuid::Uuid::new_v4().to_string().into();
+    value["metadata"]["creationTimestamp"] = now.into();
 }
 
 /// `IPPool(x)`, `WorkloadEndpoint(ns/x)`: how Calico's messages name an object.

@@ -28,21 +28,29 @@ pub async fn get(args: GetArgs) -> Result<()> {
     };
     let wanted = wanted(&args)?;
     let store = open_store().await?;
-    let mut missing = Vec::new();
+    // Neither keeps the others from being shown.
+    let (mut missing, mut unreadable) = (Vec::new(), Vec::new());
     for (kind, names) in &wanted {
-        let (items, revision) = match names {
-            Names::All(namespace) => stored::list(store.as_ref(), *kind, namespace.as_deref()).await?,
+        let (found, revision) = match names {
+            Names::All(namespace) => stored::list_any(store.as_ref(), *kind, namespace.as_deref()).await?,
             Names::These(these) => {
-                let mut items = Vec::new();
+                let mut found = Vec::new();
                 for (namespace, name) in these {
-                    match stored::get(store.as_ref(), *kind, namespace.as_deref(), name).await? {
-                        Some(found) => items.push(found),
+                    match stored::get_any(store.as_ref(), *kind, namespace.as_deref(), name).await? {
+                        Some(one) => found.push(one),
                         None => missing.push(plan::missing(&plan::identity(*kind, namespace.as_deref(), name))),
                     }
                 }
-                (items, 0)
+                (found, 0)
             }
         };
+        let mut items = Vec::with_capacity(found.len());
+        for one in found {
+            match one {
+                Ok(item) => items.push(item),
+                Err(error) => unreadable.push(format!("{error}; apply it anew, or delete it by its name")),
+            }
+        }
         let is_list = matches!(names, Names::All(_)) || items.len() != 1;
         if items.is_empty() && matches!(names, Names::These(_)) {
             continue;
@@ -57,6 +65,7 @@ pub async fn get(args: GetArgs) -> Result<()> {
             Output::Json => println!("{}", serde_json::to_string_pretty(&document(*kind, items, revision, is_list))?),
         }
     }
+    missing.extend(unreadable);
     if missing.is_empty() { Ok(()) } else { bail!("failed to get resources: {}", missing.join("\n")) }
 }
 

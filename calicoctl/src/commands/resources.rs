@@ -39,11 +39,17 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
     }
     let store = open_store().await?;
     let mut missing = Vec::new();
-    let mut going = Vec::new();
+    let (mut going, mut unreadable) = (Vec::new(), Vec::new());
     let names: BTreeSet<&String> = args.names.iter().collect();
     for name in names {
-        match crate::stored::get(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
-            Some(found) => going.push(found),
+        match crate::stored::get_any(store.as_ref(), kind, args.namespace.as_deref(), name).await? {
+            Some(Ok(found)) => going.push(found),
+            // What it says does not matter, but for a pool, whose blocks go with it.
+            Some(Err(error)) if kind != Kind::IpPool => {
+                eprintln!("warning: {error}; it is deleted as it is");
+                unreadable.push(error.key);
+            }
+            Some(Err(error)) => return Err(error.into()),
             None if args.skip_not_exists => {}
             None => {
                 let namespace = args.namespace.as_deref().or(Some("default"));
@@ -56,11 +62,12 @@ async fn delete_named(kind: Kind, args: &DeleteArgs) -> Result<()> {
         let s = if args.names.len() > 1 { "s" } else { "" };
         bail!("failed to delete {plural}{kind}' resource{s}: [{}]", missing.join(" "));
     }
-    let count = going.len();
+    let count = going.len() + unreadable.len();
     if kind == Kind::IpPool {
         retire::pools(&store, &going).await?;
     }
-    let ops: Vec<_> = going.into_iter().map(|found| datastore::Op::Delete(found.key, None)).collect();
+    let keys = going.into_iter().map(|found| found.key).chain(unreadable);
+    let ops: Vec<_> = keys.map(|key| datastore::Op::Delete(key, None)).collect();
     let most = if store.has_transactions() { plan::CHUNK } else { 1 };
     for ops in ops.chunks(most) {
         store.txn(datastore::Txn { ops: ops.to_vec() }).await?;

@@ -102,6 +102,70 @@ fn an_export_is_what_calicos_import_reads() {
     assert_eq!(others, [WEP, "/tortie/resources/services/default/web"]);
 }
 
+/// (what is no JSON, the command, what is said, the exit code)
+#[test]
+fn what_is_no_json_is_named_and_keeps_nobody_from_the_rest() {
+    const SLICE: &str = "/tortie/resources/endpointslices/default/broken";
+    let garbage = |fleet: &Fleet, path: &str| {
+        fleet.runtime.block_on(fleet.store.put(Key::parse(path).unwrap(), b"no JSON".into())).unwrap();
+    };
+    let fleet = filled();
+    fleet.put(
+        "/tortie/resources/endpointslices/default/web",
+        &json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": {"name": "web", "namespace": "default"},
+            "addressType": "IPv4", "endpoints": []}),
+    );
+    garbage(&fleet, SLICE);
+    let said = format!("{SLICE} holds what cannot be read: expected ident at line 1 column 2");
+    let shown = fleet.fails(&["get", "endpointslices"]);
+    assert!(shown.stdout.contains("web    IPv4"), "{}", shown.stdout);
+    assert_eq!(shown.stderr, format!("failed to get resources: {said}; apply it anew, or delete it by its name\n"),);
+    let one = fleet.fails(&["get", "endpointslice", "broken", "web", "-o", "yaml"]);
+    assert!(one.stdout.contains("name: web") && one.stderr.contains(&said), "{}{}", one.stdout, one.stderr);
+    fleet.ok(&["datastore", "migrate", "lock"]);
+    let refused = fleet.fails(&["datastore", "migrate", "export"]);
+    assert!(refused.stderr.contains(&said) && refused.stdout.is_empty(), "{}", refused.stderr);
+    let deleted = fleet.run(&["delete", "endpointslice", "broken"]);
+    assert_eq!((deleted.code, deleted.stderr), (0, format!("warning: {said}; it is deleted as it is\n")));
+    let file = fleet.ok(&["datastore", "migrate", "export"]);
+    std::fs::write(fleet.path("a.yaml"), &file).unwrap();
+    fleet.ok(&["datastore", "migrate", "unlock"]);
+
+    // What is in the way of no key of the file does not stop an import; what is, does.
+    let to = Fleet::new();
+    garbage(&to, SLICE);
+    let import = |to: &Fleet| to.run(&["datastore", "migrate", "import", "-f", &fleet.path("a.yaml")]);
+    garbage(&to, CLUSTER);
+    let before = to.all();
+    let stopped = import(&to);
+    let said = format!("{CLUSTER} holds what cannot be read: expected ident at line 1 column 2");
+    assert_eq!((stopped.code, stopped.stderr), (1, format!("{said}\n")));
+    assert_eq!(to.all(), before);
+    to.delete(CLUSTER);
+    assert_eq!(import(&to).code, 0);
+
+    garbage(&fleet, CLUSTER);
+    for command in
+        [["datastore", "migrate", "lock"], ["datastore", "migrate", "unlock"], ["datastore", "migrate", "export"]]
+    {
+        let refused = fleet.fails(&command);
+        assert!(refused.stderr.contains(&said) && refused.stdout.is_empty(), "{command:?}: {}", refused.stderr);
+    }
+    assert!(fleet.fails(&["get", "clusterinfo"]).stderr.contains(&said));
+    let checked = fleet.fails(&["ipam", "check"]);
+    assert!(checked.stdout.contains("Found 1 records that cannot be read."), "{}", checked.stdout);
+    assert!(checked.stdout.contains(&format!("  {CLUSTER} cannot be read: expected ident at line 1 column 2.\n")));
+    assert_eq!(checked.stderr, "1 problem\n", "the rest is checked, and right");
+    let unknown = fleet.fails(&["ipam", "check", "-o", &fleet.path("report.json")]);
+    assert!(unknown.stderr.contains("no report is written") && unknown.stderr.contains(CLUSTER), "{}", unknown.stderr);
+    let mended = "apiVersion: projectcalico.org/v3\nkind: ClusterInformation\nmetadata: {name: default}\nspec: {clusterGUID: guid-1}\n";
+    std::fs::write(fleet.path("cluster.yaml"), mended).unwrap();
+    fleet.ok(&["apply", "-f", &fleet.path("cluster.yaml")]);
+    let cluster = fleet.get(CLUSTER).unwrap();
+    assert!(cluster["spec"]["clusterGUID"] == "guid-1" && cluster["metadata"]["uid"].is_string(), "{cluster}");
+    fleet.ok(&["ipam", "check"]);
+}
+
 /// Kinds and keys that this program does not have are not in the file, and nobody shall learn that from what is missing afterwards.
 #[test]
 fn an_export_tells_what_it_leaves_out() {

@@ -142,6 +142,11 @@ impl Snapshot {
         self.unreadable.iter().find(|u| u.key.kind().is_some_and(|k| USERS.contains(&k)))
     }
 
+    /// Whether the record of a key is there and cannot be read.
+    pub fn is_unreadable(&self, key: &Key) -> bool {
+        self.unreadable.iter().any(|u| u.key == *key)
+    }
+
     /// Whether Services are kept elsewhere, as far as one can tell: Calico on etcd leaves them in Kubernetes.
     pub fn lacks_services(&self) -> bool {
         !self.users.iter().any(|u| u.kind == UserKind::Service)
@@ -211,6 +216,8 @@ impl Snapshot {
             Key::Resource { kind, namespace, name } => {
                 let namespace = namespace.clone().unwrap_or_default();
                 let (user_kind, read): (_, fn(&Value) -> Seen) = match kind {
+                    // Whoever checks reads what it says; here it only has to be one.
+                    Kind::ClusterInformation => return self::read::<serde_json::Map<String, Value>>(kv).map(drop),
                     Kind::Node => (UserKind::Node, node),
                     Kind::WorkloadEndpoint => (UserKind::Workload, endpoint),
                     Kind::Pod => (UserKind::Workload, pod),

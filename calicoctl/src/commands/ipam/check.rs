@@ -13,6 +13,7 @@ use ipam::check::repair::{self, Circumstances, Left, Mend};
 use ipam::check::report::{Cluster, Report};
 use ipam::check::snapshot::{Snapshot, UserKind};
 use ipam::check::{self, Findings, Problem};
+use ipam::lock;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ const TOP_NODES: usize = 20;
 
 /// Checks, reports and, where asked, repairs. Fails where problems are left.
 pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
-    let mut cluster = cluster::read(store.as_ref()).await?;
+    let mut cluster = cluster(&store).await?;
     let (mut objects, mut snapshot, mut findings) = observe_twice(&store, args.repair).await?;
     let before = (snapshot.clone(), findings.clone());
     let first = findings.problems.len();
@@ -48,7 +49,9 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
         let mut known = BTreeSet::new();
         let mut vain = 0;
         loop {
-            let circumstances = Circumstances { is_locked: cluster.is_locked, cooldown };
+            // Who cannot read the lock is not to rely on it.
+            let is_locked = cluster.is_locked && !snapshot.is_unreadable(&lock::key());
+            let circumstances = Circumstances { is_locked, cooldown };
             let (mends, cannot) = repair::plan(&snapshot, &findings, circumstances);
             left = cannot;
             if mends.is_empty() {
@@ -83,7 +86,7 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
                 snapshot = Snapshot::new(&objects, Timestamp::now());
                 findings = check::check(&snapshot);
             } else {
-                cluster = cluster::read(store.as_ref()).await?;
+                cluster = self::cluster(&store).await?;
                 (objects, snapshot, findings) = observe_twice(&store, true).await?;
             }
         }
@@ -105,6 +108,9 @@ pub async fn check(store: DynStore, args: &CheckArgs) -> Result<()> {
                 user.key,
                 user.reason
             );
+        }
+        if snapshot.is_unreadable(&lock::key()) {
+            bail!("no report is written: {} cannot be read, and whose report it is, is not known", lock::key());
         }
         let report = Report::new(&cluster, &snapshot, &findings);
         let text = serde_json::to_string_pretty(&report)?;
@@ -135,9 +141,25 @@ async fn observe_twice(store: &DynStore, repairs: bool) -> Result<(Vec<KeyValue>
     Ok((objects, snapshot, second))
 }
 
+/// What the ClusterInformation says. One that cannot be read is a problem among the others, and locks, as for every program.
+async fn cluster(store: &DynStore) -> Result<Cluster> {
+    match cluster::read_any(store.as_ref()).await? {
+        Ok(cluster) => Ok(cluster),
+        Err(_) => Ok(Cluster { version: env!("CARGO_PKG_VERSION").into(), is_locked: true, ..Cluster::default() }),
+    }
+}
+
 async fn observe(store: &DynStore) -> Result<Vec<KeyValue>> {
     // Users last: an address is assigned before its workload is written.
-    let kinds = [Kind::IpPool, Kind::LoadBalancerIpPool, Kind::Node, Kind::Service, Kind::WorkloadEndpoint, Kind::Pod];
+    let kinds = [
+        Kind::ClusterInformation,
+        Kind::IpPool,
+        Kind::LoadBalancerIpPool,
+        Kind::Node,
+        Kind::Service,
+        Kind::WorkloadEndpoint,
+        Kind::Pod,
+    ];
     let ranges = [KeyRange::Handles, KeyRange::HostAffinities, KeyRange::VirtualAffinities, KeyRange::Blocks];
     let mut objects: Vec<KeyValue> = Vec::new();
     for range in ranges.into_iter().chain(kinds.map(KeyRange::Kind)) {

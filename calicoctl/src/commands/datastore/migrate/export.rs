@@ -216,5 +216,12 @@ fn rename_in_block(block: &mut Value, nodes: &BTreeMap<String, String>) {
 }
 
 fn value(kv: &KeyValue) -> Result<Value> {
-    serde_json::from_slice(&kv.value).map_err(|e| anyhow::anyhow!("{} holds what cannot be read: {e}", kv.key))
+    let unreadable = |e| {
+        anyhow::anyhow!(
+            "{} holds what cannot be read: {e}; nothing is exported: apply it anew, or delete it, and export again",
+            kv.key
+        )
+    };
+    let value: Value = serde_json::from_slice(&kv.value).map_err(unreadable)?;
+    Ok(value)
 }
