@@ -15,6 +15,10 @@ use serde_json::{Map, json};
 use super::{Action, family_name, family_of, named_families};
 use crate::state::{Name, Pod, State, addresses_of};
 
+/// Endpoints of one slice: the default of Kubernetes' endpoint-slice controller (`--max-endpoints-per-slice`). Its API allows 1,000; with
+/// fewer, less is written when one endpoint changes.
+pub const MAX_ENDPOINTS: usize = 100;
+
 /// Plans the slices of one service: the difference between those there are and those there should be.
 pub fn plan(state: &State, name: &Name, actions: &mut Vec<Action>) {
     let is_foreign = state.slices_of(name).any(|(_, slice)| !is_ours(slice));
@@ -53,8 +57,8 @@ fn is_ours(slice: &EndpointSlice) -> bool {
     slice.metadata.labels.get(LABEL_MANAGED_BY).map(String::as_str) == Some(MANAGED_BY_TORTIE)
 }
 
-/// The slices of one service: one for each family, unless workloads give a named port different numbers; then one for each
-/// combination. A combination keeps the slice that it has, so that no endpoint is without one between two writes.
+/// The slices of one service: those of each family, and where workloads give a named port different numbers, those of each
+/// combination.
 fn slices_of(name: &Name, service: &Service, state: &State) -> Vec<EndpointSlice> {
     let spec = &service.body.spec;
     let families = families(spec);
@@ -78,34 +82,93 @@ fn slices_of(name: &Name, service: &Service, state: &State) -> Vec<EndpointSlice
             groups.insert((family, numbers), BTreeMap::new());
         }
     }
-    let bodies: Vec<EndpointSliceBody> = groups
-        .into_iter()
-        .map(|((family, numbers), endpoints)| {
-            let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
-                let (name, protocol) = (port.name.clone(), port.protocol);
-                Some(EndpointPort { name, protocol, port: Some(number?), ..EndpointPort::default() })
-            });
-            let (endpoints, ports) = (endpoints.into_values().collect(), ports.collect());
-            EndpointSliceBody { address_type: family_name(family).into(), endpoints, ports }
-        })
-        .collect();
-    let is_same = |a: &EndpointSliceBody, b: &EndpointSliceBody| a.address_type == b.address_type && a.ports == b.ports;
-    let of_service = state.slices_of(name).map(|(_, slice)| slice).filter(|s| is_ours(s));
-    let mut kept: Vec<&EndpointSlice> =
-        of_service.filter(|slice| bodies.iter().any(|body| is_same(body, &slice.body))).collect();
-    let taken: BTreeSet<&str> = kept.iter().map(|slice| slice.metadata.name.as_str()).collect();
+    let present: Vec<&EndpointSlice> = state.slices_of(name).map(|(_, slice)| slice).filter(|s| is_ours(s)).collect();
+    let mut parts: Vec<(Option<&str>, EndpointSliceBody)> = Vec::new();
+    for ((family, numbers), endpoints) in groups {
+        let ports = spec.ports.iter().zip(numbers).filter_map(|(port, number)| {
+            let (name, protocol) = (port.name.clone(), port.protocol);
+            Some(EndpointPort { name, protocol, port: Some(number?), ..EndpointPort::default() })
+        });
+        let body =
+            EndpointSliceBody { address_type: family_name(family).into(), endpoints: vec![], ports: ports.collect() };
+        let same = present.iter().filter(|s| s.body.address_type == body.address_type && s.body.ports == body.ports);
+        for part in divided(endpoints, same) {
+            let endpoints = part.endpoints.into_values().collect();
+            parts.push((part.name, EndpointSliceBody { endpoints, ..body.clone() }));
+        }
+    }
+    let taken: BTreeSet<&str> = parts.iter().filter_map(|(own, _)| *own).collect();
     let names = (1..).map(|n| if n == 1 { format!("{}-tortie", name.1) } else { format!("{}-tortie-{n}", name.1) });
     let mut free = names.filter(|n| !taken.contains(n.as_str()));
     let mut slices = Vec::new();
-    for body in bodies {
-        let own = kept.iter().position(|slice| is_same(&body, &slice.body)).map(|at| kept.remove(at));
-        let own = own.map(|slice| slice.metadata.name.clone()).or_else(|| free.next());
+    for (own, body) in parts {
+        let own = own.map(ToString::to_string).or_else(|| free.next());
         let mut metadata = Metadata::namespaced(&name.0, own.expect("the numbers do not end"));
         metadata.labels.insert(LABEL_SERVICE_NAME.into(), name.1.clone());
         metadata.labels.insert(LABEL_MANAGED_BY.into(), MANAGED_BY_TORTIE.into());
         slices.push(EndpointSlice::new(metadata, body));
     }
     slices
+}
+
+/// The endpoints of one slice.
+struct Part<'a> {
+    /// Of the slice that has most of them already.
+    name: Option<&'a str>,
+    endpoints: BTreeMap<IpAddr, Endpoint>,
+    /// It differs from what is stored.
+    is_changed: bool,
+}
+
+impl Part<'_> {
+    fn room(&self) -> usize {
+        MAX_ENDPOINTS - self.endpoints.len()
+    }
+}
+
+/// Endpoints in slices of [`MAX_ENDPOINTS`] at most; one slice, if there are none. An endpoint stays in the slice that it is in. New ones
+/// go where something changes anyhow, then into what has least room, then into new slices: no more slices are written than
+/// endpoints have changed.
+fn divided<'a>(
+    mut endpoints: BTreeMap<IpAddr, Endpoint>,
+    present: impl Iterator<Item = &'a &'a EndpointSlice>,
+) -> Vec<Part<'a>> {
+    let mut parts: Vec<Part<'a>> = Vec::new();
+    for slice in present {
+        let mut part = Part { name: Some(slice.metadata.name.as_str()), endpoints: BTreeMap::new(), is_changed: false };
+        for stored in &slice.body.endpoints {
+            let ip = stored.addresses.first().and_then(|ip| ip.parse::<IpAddr>().ok());
+            match ip.filter(|_| part.room() > 0).and_then(|ip| Some((ip, endpoints.remove(&ip)?))) {
+                Some((ip, endpoint)) => {
+                    part.is_changed |= endpoint != *stored;
+                    part.endpoints.insert(ip, endpoint);
+                }
+                None => part.is_changed = true,
+            }
+        }
+        parts.push(part);
+    }
+    parts.sort_by_key(|part| (!part.is_changed, part.room(), part.name));
+    let mut left = endpoints.into_iter().peekable();
+    for part in &mut parts {
+        let room = part.room();
+        part.endpoints.extend(left.by_ref().take(room));
+    }
+    while left.peek().is_some() {
+        let endpoints = left.by_ref().take(MAX_ENDPOINTS).collect();
+        parts.push(Part { name: None, endpoints, is_changed: true });
+    }
+    // What is empty goes, but for one, whose name is the first.
+    if parts.iter().any(|part| !part.endpoints.is_empty()) {
+        parts.retain(|part| !part.endpoints.is_empty());
+    } else {
+        parts.sort_by_key(|part| part.name);
+        parts.truncate(1);
+    }
+    if parts.is_empty() {
+        parts.push(Part { name: None, endpoints: BTreeMap::new(), is_changed: true });
+    }
+    parts
 }
 
 /// The families of which a service has endpoints: those it names, else those of its cluster IPs, else IPv4.

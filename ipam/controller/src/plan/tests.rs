@@ -9,6 +9,7 @@ use super::*;
 
 mod incremental;
 mod load_balancer;
+mod slices;
 mod world;
 
 const NOW: &str = "2026-08-22T10:00:00Z";
