@@ -1,10 +1,11 @@
 //! Carries out what [`crate::gc`] decided: each release is checked against the store once more, and conditional on what was observed.
 
+mod endpoints;
+
 use std::net::IpAddr;
 
 use api::ipam::{AllocationBlock, IpamHandle, attr};
 use api::key::AffinityOwner;
-use api::workload::{cni_endpoint_name, k8s_endpoint_name};
 use api::{Key, Kind};
 use datastore::{DynStore, Op, Revision, Txn};
 use futures::{StreamExt, stream};
@@ -16,9 +17,8 @@ use crate::gc::{PodView, Reason, Release, Settings};
 use crate::handle;
 use crate::lock::Gate;
 use crate::release::ReleaseRequest;
+use endpoints::{Suspects, suspect};
 
-/// The interface of a workload's first endpoint.
-const FIRST_ENDPOINT: &str = "eth0";
 /// Reads and writes that are under way at the same time.
 const PARALLEL: usize = 64;
 
@@ -34,7 +34,7 @@ pub async fn execute(
     for release in releases {
         checks.push(is_true(store, ipam, settings, release));
     }
-    let checked = together(checks).await;
+    let checked = endpoints::unused(store, releases, together(checks).await).await;
     let requests_of = |release: &Release, is_true: &Result<bool, Error>| match release {
         Release::Addresses { handle, addresses, .. } if matches!(is_true, Ok(true)) => {
             release_requests(handle, addresses)
@@ -51,13 +51,18 @@ pub async fn execute(
     together(parts).await
 }
 
-/// Whether what was observed is still so; of records that is a condition of their deletion.
-async fn is_true(store: &DynStore, ipam: &Ipam, settings: Settings, release: &Release) -> Result<bool, Error> {
+/// What is still as it was observed, but for endpoints: the addresses that these may have. Of records that is a condition of their
+/// deletion.
+async fn is_true(
+    store: &DynStore,
+    ipam: &Ipam,
+    settings: Settings,
+    release: &Release,
+) -> Result<Option<Suspects>, Error> {
     match release {
-        Release::Addresses { handle, addresses, reason } => {
-            Ok(!is_alive(store, reason).await? && revalidate(store, ipam, settings, handle, addresses).await?)
-        }
-        _ => Ok(true),
+        Release::Addresses { reason, .. } if is_alive(store, reason).await? => Ok(None),
+        Release::Addresses { handle, addresses, .. } => revalidate(store, ipam, settings, handle, addresses).await,
+        _ => Ok(Some(Suspects::new())),
     }
 }
 
@@ -183,33 +188,30 @@ pub async fn delete_of_node(ipam: &Ipam, node: &str, key: &Key, revision: Option
     }
 }
 
-/// Whether the store still says what was observed: the handle's addresses, without the workload that they are for.
+/// Whether the store still says what was observed: the handle's addresses, which are returned.
 async fn revalidate(
     store: &DynStore,
     ipam: &Ipam,
     settings: Settings,
     handle: &str,
     addresses: &[(IpAddr, Option<u64>)],
-) -> Result<bool, Error> {
+) -> Result<Option<Suspects>, Error> {
+    let mut suspects = Suspects::new();
     for (ip, _) in addresses {
         let Some(info) = ipam.ip_info(*ip).await? else { continue };
         if info.handle.as_deref() != Some(handle) {
-            return Ok(false);
-        }
-        for key in endpoints_of(&info, handle) {
-            if store.get(&key).await?.is_some_and(|kv| has_address(&kv.value, *ip)) {
-                return Ok(false);
-            }
+            return Ok(None);
         }
         // Each kind is watched by itself: that of the pods may be behind that of the blocks.
         if settings.has_kubernetes
             && let Some(pod) = pod_of(&info)
             && store.get(&pod).await?.is_some_and(|kv| may_run(&kv.value, *ip))
         {
-            return Ok(false);
+            return Ok(None);
         }
+        suspect(&mut suspects, &info);
     }
-    Ok(true)
+    Ok(Some(suspects))
 }
 
 /// The pod that an address was given to.
@@ -227,30 +229,11 @@ fn may_run(pod: &[u8], ip: IpAddr) -> bool {
 /// Whether the node or service that was gone is there again.
 async fn is_alive(store: &DynStore, reason: &Reason) -> Result<bool, Error> {
     let key = match reason {
-        Reason::NodeGone(node) => Key::resource(Kind::Node, None, node),
+        Reason::NodeGone(node) | Reason::NodeLongGone(node) => Key::resource(Kind::Node, None, node),
         Reason::NoService((namespace, name)) => Key::resource(Kind::Service, Some(namespace), name),
         _ => return Ok(false),
     };
     Ok(store.get(&key).await?.is_some())
-}
-
-/// Where the endpoint of the workload that was given an address would be.
-fn endpoints_of(info: &IpInfo, handle: &str) -> Vec<Key> {
-    let text = |key: &str| info.attributes.get(key).map(String::as_str);
-    let Some(node) = text(attr::NODE) else { return vec![] };
-    let endpoint = |namespace: &str, name: String| Key::resource(Kind::WorkloadEndpoint, Some(namespace), &name);
-    match (text(attr::NAMESPACE), text(attr::POD), handle.rsplit_once('.')) {
-        (Some(namespace), Some(pod), _) => vec![endpoint(namespace, k8s_endpoint_name(node, pod, FIRST_ENDPOINT))],
-        (_, _, Some((_, id))) => vec![endpoint("default", cni_endpoint_name(node, id, FIRST_ENDPOINT))],
-        _ => vec![],
-    }
-}
-
-fn has_address(endpoint: &[u8], ip: IpAddr) -> bool {
-    // One that cannot be read may have it.
-    let Ok(document) = serde_json::from_slice::<serde_json::Value>(endpoint) else { return true };
-    let mut networks = document["spec"]["ipNetworks"].as_array().into_iter().flatten().filter_map(|n| n.as_str());
-    networks.any(|n| n.parse::<IpNet>().is_ok_and(|n| n.addr() == ip) || n.parse::<IpAddr>().is_ok_and(|a| a == ip))
 }
 
 fn read_block(value: &[u8]) -> Option<Block> {

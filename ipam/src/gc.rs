@@ -20,7 +20,6 @@ use std::sync::Arc;
 
 use api::ipam::{AllocationAttribute, attr};
 use api::key::AffinityOwner;
-use api::workload::endpoint_prefix;
 use ipnet::IpNet;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
@@ -28,8 +27,8 @@ use serde_json::Value;
 use crate::block::Block;
 use crate::pool::Family;
 
-pub use view::Usage;
 use view::{BlockView, HandleView, Holder, Record, Slot, holder, withheld};
+pub use view::{Usage, node_of_endpoint};
 
 /// How long a leaked address is kept (Calico `leakGracePeriod`).
 pub const DEFAULT_GRACE: SignedDuration = SignedDuration::from_mins(15);
@@ -107,7 +106,10 @@ pub enum Subject {
 /// Why nobody needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
+    /// At once: no endpoint of the node is there, or each could be read.
     NodeGone(String),
+    /// The same of a node with an endpoint that cannot be read, after a grace period since the node's end.
+    NodeLongGone(String),
     NoWorkload(Option<Name>),
     NoMachine(Name),
     NoService(Name),
@@ -122,6 +124,9 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NodeGone(node) => write!(f, "node {node} does not exist"),
+            Self::NodeLongGone(node) => {
+                write!(f, "node {node} does not exist, and an endpoint of it that cannot be read counts no longer")
+            }
             Self::NoWorkload(Some((namespace, pod))) => write!(f, "pod {namespace}/{pod} has no workload endpoint"),
             Self::NoWorkload(None) => f.write_str("its container has no workload endpoint"),
             Self::NoMachine((namespace, name)) => {
@@ -221,8 +226,8 @@ pub struct Collector {
     of_service: HashMap<Name, Vec<Arc<str>>>,
     of_address: HashMap<IpAddr, Arc<str>>,
     workloads: HashMap<Name, Vec<IpAddr>>,
-    /// Endpoints that cannot be read: what they have of their nodes, which their names begin with, is not known.
-    unreadable_workloads: BTreeSet<Name>,
+    /// Endpoints that cannot be read, by their nodes, with which their names begin: what they have is not known.
+    unreadable_workloads: BTreeMap<String, BTreeSet<Name>>,
     in_use: HashMap<IpAddr, usize>,
     pods: HashMap<Name, PodView>,
     nodes: HashSet<String>,
@@ -371,22 +376,46 @@ impl Collector {
     }
 
     fn set_unreadable_workload(&mut self, name: &Name, is_unreadable: bool) {
+        let node = node_of_endpoint(&name.1);
         let is_other = match is_unreadable {
-            true => self.unreadable_workloads.insert(name.clone()),
-            false => self.unreadable_workloads.remove(name),
+            true => self.unreadable_workloads.entry(node).or_default().insert(name.clone()),
+            false => {
+                let Some(of_node) = self.unreadable_workloads.get_mut(&node) else { return };
+                let is_other = of_node.remove(name);
+                if of_node.is_empty() {
+                    self.unreadable_workloads.remove(&node);
+                }
+                is_other
+            }
         };
         if is_other {
-            self.dirty.extend(self.handles.keys().map(|h| Subject::Handle(h.to_string())));
+            self.touch_all_handles();
         }
     }
 
-    /// Whether an endpoint that cannot be read may have an address that was given on this node.
-    fn may_be_in_use(&self, node: Option<&str>) -> bool {
-        if self.unreadable_workloads.is_empty() {
-            return false;
-        }
-        let prefix = node.map(endpoint_prefix).unwrap_or_default();
-        self.unreadable_workloads.iter().any(|(_, name)| name.starts_with(&prefix))
+    /// Whether an endpoint of this node cannot be read: it may have an address that was given there.
+    fn has_unreadable(&self, node: Option<&String>) -> bool {
+        node.is_some_and(|node| self.unreadable_workloads.contains_key(node))
+    }
+
+    /// Whether an endpoint of a node that is there cannot be read: it may have an address that is of no node. A name that tells of no
+    /// node counts as that of one which is there.
+    fn has_unreadable_somewhere(&self) -> bool {
+        self.unreadable_workloads.keys().any(|node| !self.is_gone(node))
+    }
+
+    fn is_gone(&self, node: &str) -> bool {
+        !node.is_empty() && !self.nodes.contains(node)
+    }
+
+    /// Whether a workload has an address, as far as is known: an endpoint that can be read, or one that could be and is of a node that
+    /// is there. `None`: only endpoints that cannot be read any more, of nodes that are gone.
+    fn is_in_use(&self, ip: IpAddr) -> Option<bool> {
+        let Some(all) = self.in_use.get(&ip) else { return Some(false) };
+        let of_gone = self.unreadable_workloads.iter().filter(|(node, _)| self.is_gone(node));
+        let addresses = of_gone.flat_map(|(_, names)| names).filter_map(|name| self.workloads.get(name));
+        let doubtful = addresses.flatten().filter(|known| **known == ip).count();
+        (*all > doubtful).then_some(true)
     }
 
     pub fn delete_workload(&mut self, name: &Name) {
@@ -422,6 +451,10 @@ impl Collector {
         if self.nodes.remove(name) {
             self.touch_node(name);
         }
+    }
+
+    fn touch_all_handles(&mut self) {
+        self.dirty.extend(self.handles.keys().map(|h| Subject::Handle(h.to_string())));
     }
 
     pub fn put_service(&mut self, name: &Name) {
@@ -547,7 +580,9 @@ impl Collector {
             self.due.remove(&(before.due, subject.clone()));
         }
         let Some((Verdict::Leaked { reason, wait }, print)) = found else { return };
-        let same = before.filter(|b| b.print == print);
+        // An endpoint that cannot be read has a grace period of its own.
+        let is_later = |b: &Candidate| b.reason != reason && matches!(reason, Reason::NodeLongGone(_));
+        let same = before.filter(|b| b.print == print && !is_later(b));
         let (since, retry) = same.map_or((now, None), |b| (b.since, b.retry));
         let addresses = match &print {
             Fingerprint::Addresses(addresses) => addresses.iter().map(|(ip, _)| *ip).collect(),
@@ -579,7 +614,8 @@ impl Collector {
 
     fn judge_address(&self, ip: IpAddr, holder: &Holder) -> Verdict {
         // Whoever it was given to: a workload has it.
-        if self.in_use.contains_key(&ip) {
+        let in_use = self.is_in_use(ip);
+        if in_use == Some(true) {
             return Verdict::Kept;
         }
         let gone =
@@ -596,12 +632,22 @@ impl Collector {
             Holder::Service(name) => {
                 Verdict::Leaked { reason: Reason::NoService(name.clone()), wait: self.settings.interval() }
             }
-            Holder::Machine(_) if self.may_be_in_use(None) => Verdict::Kept,
-            Holder::Workload { node, .. } if self.may_be_in_use(node.as_deref()) => Verdict::Kept,
+            Holder::Machine(_) if self.has_unreadable_somewhere() => Verdict::Kept,
             Holder::Machine(name) => after(Reason::NoMachine(name.clone()), self.settings.grace.max(MIN_VM_GRACE)),
             Holder::Workload { pod: Some(pod), .. } if self.runs(pod, ip) => Verdict::Kept,
-            Holder::Workload { node: Some(node), .. } if !self.nodes.contains(node) => gone(node),
-            Holder::Workload { pod, .. } => after(Reason::NoWorkload(pod.clone()), self.settings.grace),
+            Holder::Workload { node, pod } => {
+                let is_doubtful = in_use.is_none() || self.has_unreadable(node.as_ref());
+                match node {
+                    Some(node) if !self.nodes.contains(node) && is_doubtful => Verdict::Leaked {
+                        reason: Reason::NodeLongGone(node.clone()),
+                        wait: self.settings.grace.max(self.settings.interval()),
+                    },
+                    Some(node) if !self.nodes.contains(node) => gone(node),
+                    Some(_) if self.has_unreadable(node.as_ref()) => Verdict::Kept,
+                    None if self.has_unreadable_somewhere() => Verdict::Kept,
+                    _ => after(Reason::NoWorkload(pod.clone()), self.settings.grace),
+                }
+            }
         }
     }
 
@@ -830,6 +876,9 @@ impl Collector {
         let affinities = self.affinities.get(&owner).into_iter().flat_map(BTreeMap::keys);
         self.dirty.extend(affinities.map(|cidr| Subject::Affinity(owner.clone(), *cidr)));
         self.touch_all(self.of_node.get(name).cloned());
+        if self.unreadable_workloads.contains_key(name) {
+            self.touch_all_handles();
+        }
     }
 
     fn touch_records_of(&mut self, cidr: IpNet) {

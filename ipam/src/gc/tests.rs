@@ -350,6 +350,65 @@ fn with_kubernetes_a_node_that_is_gone_keeps_the_blocks_of_what_runs() {
     assert!(left.iter().any(|w| w == "block 10.0.0.0/30 false"), "{left:?}");
 }
 
+#[test]
+fn an_endpoint_that_cannot_be_read_keeps_what_it_may_have_until_a_grace_period_after_its_nodes_end() {
+    let workload = ("test".to_string(), "a-k8s-p-eth0".to_string());
+    for had_some in [false, true] {
+        let (mut collector, _) = lab();
+        if had_some {
+            collector.put_workload(&workload, vec![ip("10.0.0.0")]);
+        }
+        collector.put_unreadable_workload(&workload);
+        assert_eq!(collector.observe(at(0)), []);
+        assert_eq!(collector.candidates().count(), 0);
+        collector.delete_node("a");
+        let releases = words(&collector.observe(at(1)));
+        assert_eq!(releases, ["block 10.0.0.0/30 false"], "addresses in use stay when the block goes");
+        collector.put_node("a");
+        collector.observe(at(10));
+        assert_eq!(collector.candidates().count(), 0, "the node is there again");
+        collector.delete_node("a");
+        collector.observe(at(20));
+        let (_, candidate) = collector.candidates().find(|(s, _)| matches!(s, Subject::Handle(_))).unwrap();
+        assert_eq!((candidate.since, candidate.due), (at(20), at(35)));
+        // Mended, it says what it has; deleted, it has nothing.
+        collector.put_workload(&workload, vec![ip("10.0.0.0")]);
+        assert!(!words(&collector.observe(at(40))).iter().any(|w| w.starts_with("net.c1")));
+        collector.put_unreadable_workload(&workload);
+        collector.observe(at(41));
+        assert!(words(&collector.observe(at(56))).iter().any(|w| w.starts_with("net.c1")));
+        collector.put_workload(&workload, vec![ip("10.0.0.0")]);
+        collector.observe(at(57));
+        collector.put_unreadable_workload(&workload);
+        collector.observe(at(58));
+        collector.delete_workload(&workload);
+        assert!(words(&collector.observe(at(58))).iter().any(|w| w.starts_with("net.c1")));
+    }
+}
+
+#[test]
+fn an_endpoint_that_cannot_be_read_keeps_machines_while_its_node_is_there() {
+    let mut collector = Collector::default();
+    let mut block = block("10.0.0.0/30", &host("b"));
+    assign(&mut block, "10.0.0.0", "net.vm", &[("vmi-name", "v"), ("namespace", "test"), ("node", "b")]);
+    ["a", "b"].into_iter().for_each(|node| collector.put_node(node));
+    collector.put_block(&block);
+    collector.put_unreadable_workload(&("test".into(), "a-k8s-virt--launcher-eth0".into()));
+    collector.observe(at(0));
+    assert_eq!(collector.candidates().count(), 0);
+    collector.delete_node("a");
+    collector.observe(at(1));
+    assert_eq!(collector.next_due(), Some(at(16)));
+}
+
+#[test]
+fn the_name_of_an_endpoint_begins_with_its_node() {
+    let rows = [("a-k8s-p-eth0", "a"), ("node--1-k8s-web--0-eth0", "node-1"), ("a--b-cni-c1-eth0", "a-b"), ("w1", "")];
+    for (name, node) in rows {
+        assert_eq!(node_of_endpoint(name), node, "{name}");
+    }
+}
+
 /// What the store holds, in a small world.
 #[derive(Clone, Debug, Default)]
 struct World {

@@ -142,3 +142,17 @@ pub fn holder(attribute: &AllocationAttribute) -> Holder {
     };
     found.unwrap_or(Holder::Unknown)
 }
+
+/// The node that the name of a workload endpoint begins with, `<node>-<orchestrator>-...`; dashes inside each part are doubled. Empty for a
+/// name without parts.
+pub fn node_of_endpoint(name: &str) -> String {
+    let mut node = String::new();
+    let mut rest = name.chars().peekable();
+    while let Some(c) = rest.next() {
+        if c == '-' && rest.next_if_eq(&'-').is_none() {
+            return node;
+        }
+        node.push(c);
+    }
+    String::new()
+}

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 
 use super::*;
 
+mod endpoints;
+
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
 
 async fn put(store: &DynStore, kind: Kind, namespace: Option<&str>, name: &str, spec: Value) {
