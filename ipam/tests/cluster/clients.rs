@@ -1,7 +1,8 @@
 //! What the clients do, and what they write down: every call with its beginning, its end and its answer.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,16 +13,18 @@ use api::meta::WithSpec;
 use api::{IpPool, Key, Metadata, Node, NodeSpec};
 use datastore::{DynStore, typed};
 use ipam::block::Block;
-use ipam::{AffinityOwner, AssignRequest, Ipam};
+use ipam::{AffinityOwner, AssignRequest, Assignment, Ipam, Queue};
+use ipnet::IpNet;
 
 use crate::history::{self, Action, Event, Handle, Moment};
 
-/// Few addresses for many clients, so that they meet.
-const POOL: &str = "10.0.0.0/26";
-const BLOCK_SIZE: u8 = 28;
+/// Few addresses for many clients, so that they meet: CIDR and block size.
+const POOLS: [(&str, u8); 2] = [("10.0.0.0/26", 28), ("fd00::/122", 124)];
+/// Addresses of one pool.
+const ADDRESSES: u64 = 64;
 const NODES: usize = 8;
-/// How long a client tries to release what it is not sure of, when all members are up again.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a client tries to release what it is not sure of, when all members are up again.
+const LAST_TRIES: usize = 1000;
 
 /// SplitMix64.
 pub struct Random(u64);
@@ -58,10 +61,33 @@ struct Record {
     counts: Counts,
 }
 
+/// How a client asks: it reads the store for each call, as a plugin that is alone; it follows the store; or it shares a queue over an
+/// allocator that follows, with others of its node, as plugins that ask felix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Reads,
+    Follows,
+    Queues,
+}
+
+impl Way {
+    /// Of each node's eight clients, three read, two follow and three queue.
+    fn of(client: usize) -> Self {
+        match client / NODES {
+            0..3 => Self::Reads,
+            3..5 => Self::Follows,
+            _ => Self::Queues,
+        }
+    }
+}
+
 /// How much was done.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    pub assigned: usize,
+    /// Addresses, by the way of who asked: read, follow, queue.
+    pub assigned: [usize; 3],
+    /// Calls that were given an address of each family.
+    pub dual: usize,
     pub released: usize,
     pub read: usize,
     pub refused: usize,
@@ -70,9 +96,20 @@ pub struct Counts {
     pub late: usize,
 }
 
+impl Counts {
+    /// Whether there is enough of everything for the history to mean something.
+    pub fn is_enough(&self) -> bool {
+        self.assigned.iter().all(|n| *n >= 150) && self.dual >= 50 && self.released >= 450 && self.unanswered > 0
+    }
+}
+
 impl Recorder {
     pub fn new() -> Self {
         Self { start: Instant::now(), record: Arc::default() }
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner).counts
     }
 
     fn now(&self) -> Moment {
@@ -90,40 +127,89 @@ impl Record {
     }
 }
 
-/// Nodes and a pool; the nodes' names.
-pub async fn prepare(store: &DynStore) -> Arc<Vec<String>> {
+/// What the clients share.
+pub struct Setting {
+    nodes: Vec<String>,
+    recorder: Recorder,
+    /// The work is done: a client releases what it is not sure of, and ends.
+    is_over: AtomicBool,
+    seed: u64,
+}
+
+impl Setting {
+    pub fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+/// Nodes and a pool of each family.
+pub async fn prepare(store: &DynStore, recorder: &Recorder, seed: u64) -> Arc<Setting> {
     let nodes: Vec<String> = (0..NODES).map(|n| format!("node-{n}")).collect();
     for name in &nodes {
         let node = Node::new(Metadata::named(name), WithSpec { spec: NodeSpec::default(), status: None });
         typed::create(store.as_ref(), &node).await.unwrap();
     }
-    let spec = IpPoolSpec { block_size: Some(BLOCK_SIZE), ..IpPoolSpec::new(POOL.parse().unwrap()) };
-    typed::create(store.as_ref(), &IpPool::new(Metadata::named("pool"), WithSpec { spec, status: None }))
-        .await
-        .unwrap();
-    Arc::new(nodes)
+    for (i, (cidr, size)) in POOLS.into_iter().enumerate() {
+        let spec = IpPoolSpec { block_size: Some(size), ..IpPoolSpec::new(cidr.parse().unwrap()) };
+        let pool = IpPool::new(Metadata::named(format!("pool-{i}")), WithSpec { spec, status: None });
+        typed::create(store.as_ref(), &pool).await.unwrap();
+    }
+    Arc::new(Setting { nodes, recorder: recorder.clone(), is_over: AtomicBool::new(false), seed })
+}
+
+fn all_addresses() -> Vec<IpAddr> {
+    let nth = |pool: &str, n: u64| match pool.parse::<IpNet>().unwrap() {
+        IpNet::V4(net) => IpAddr::from(Ipv4Addr::from_bits(net.addr().to_bits() + n as u32)),
+        IpNet::V6(net) => IpAddr::from(Ipv6Addr::from_bits(net.addr().to_bits() + u128::from(n))),
+    };
+    POOLS.iter().flat_map(|(cidr, _)| (0..ADDRESSES).map(move |n| nth(cidr, n))).collect()
+}
+
+/// The queue of each node, as its felix has one.
+pub async fn queues(setting: &Setting, stores: Vec<DynStore>) -> Vec<Queue> {
+    let mut queues = Vec::new();
+    for (node, store) in setting.nodes.iter().zip(stores.into_iter().cycle()) {
+        let ipam = Ipam::new(store).following([AffinityOwner::Host(node.clone())]);
+        ipam.synced().await;
+        queues.push(Queue::start(ipam));
+    }
+    queues
+}
+
+/// The way of one client to the store.
+struct Client {
+    way: Way,
+    /// Of its own; a client that queues takes it where the queue has given no answer, as a plugin does.
+    ipam: Ipam,
+    queue: Queue,
+    owner: AffinityOwner,
+    setting: Arc<Setting>,
 }
 
 /// One client until the end; what it has then.
-pub async fn run(
-    client: usize,
-    store: DynStore,
-    nodes: Arc<Vec<String>>,
-    recorder: Recorder,
-    end: Instant,
-    seed: u64,
-) -> Vec<(Handle, IpAddr)> {
+pub async fn run(client: usize, store: DynStore, setting: Arc<Setting>, queues: Vec<Queue>) -> Vec<(Handle, IpAddr)> {
+    let way = Way::of(client);
+    let owner = AffinityOwner::Host(setting.nodes[client % NODES].clone());
     let ipam = Ipam::new(store);
-    let owner = AffinityOwner::Host(nodes[client % nodes.len()].clone());
-    let mut random = Random::new(seed.wrapping_mul(1000) + client as u64);
-    let mut held: Vec<(Handle, IpAddr)> = vec![];
+    let ipam = if way == Way::Follows { ipam.following([owner.clone()]) } else { ipam };
+    ipam.synced().await;
+    let queue = queues[client % NODES].clone();
+    let mut random = Random::new(setting.seed.wrapping_mul(1000) + client as u64);
+    let this = Client { way, ipam, queue, owner, setting };
+    let mut held: Vec<(Handle, Vec<IpAddr>)> = vec![];
     // A handle that may have an address: to be released before anything else.
     let mut unsure: Option<Handle> = None;
-    let mut handles = 0;
-    while Instant::now() < end || (unsure.is_some() && Instant::now() < end + PATIENCE) {
+    let (mut handles, mut tries) = (0, 0);
+    while !this.setting.is_over() || unsure.is_some() {
         tokio::time::sleep(Duration::from_millis(random.below(10))).await;
         if let Some(handle) = unsure {
-            if release(&ipam, &recorder, handle).await {
+            tries += usize::from(this.setting.is_over());
+            assert!(tries < LAST_TRIES, "client {client} could not release {handle} in {tries} tries");
+            if this.release(handle, tries > 0 || random.below(4) == 0).await {
                 unsure = None;
             } else {
                 tokio::time::sleep(Duration::from_millis(50 + random.below(100))).await;
@@ -134,89 +220,105 @@ pub async fn run(
             0..5 if held.len() < 2 => {
                 handles += 1;
                 let handle = client as Handle * 100_000 + handles;
-                match assign(&ipam, &recorder, handle, &owner).await {
-                    Ok(addresses) => held.extend(addresses.into_iter().map(|ip| (handle, ip))),
+                let families = [(1, 0), (0, 1), (1, 1), (1, 1)][random.below(4) as usize];
+                match this.assign(handle, families).await {
+                    Ok(addresses) if addresses.is_empty() => {}
+                    Ok(addresses) => held.push((handle, addresses)),
                     Err(()) => unsure = Some(handle),
                 }
             }
             5..9 if !held.is_empty() => {
                 unsure = Some(held.swap_remove(random.below(held.len() as u64) as usize).0);
             }
-            _ => read(&ipam, &recorder, &mut random).await,
+            _ => this.read(&mut random).await,
         }
     }
-    assert!(unsure.is_none(), "client {client} could not release for {PATIENCE:?}");
-    held
+    held.into_iter().flat_map(|(handle, ips)| ips.into_iter().map(move |ip| (handle, ip))).collect()
 }
 
 fn name(handle: Handle) -> String {
     format!("net.{handle}")
 }
 
-async fn assign(ipam: &Ipam, recorder: &Recorder, handle: Handle, owner: &AffinityOwner) -> Result<Vec<IpAddr>, ()> {
-    let request = AssignRequest { num_v4: 1, ..AssignRequest::new(owner.clone(), name(handle)) };
-    let began = recorder.now();
-    let answer = ipam.auto_assign(&request).await;
-    let ended = recorder.now();
-    match answer {
-        Ok(assignment) => {
-            let addresses: Vec<IpAddr> = assignment.v4.iter().map(|net| net.addr()).collect();
-            recorder.write(|r| {
-                r.counts.assigned += addresses.len();
-                r.counts.refused += usize::from(addresses.is_empty());
-                addresses.iter().for_each(|ip| r.add(*ip, Action::Assign(handle), began, Some(ended)));
-            });
-            Ok(addresses)
-        }
-        Err(error) => {
-            assert!(matches!(error, ipam::Error::Store(_)), "{error}");
-            recorder.write(|r| {
-                r.counts.unanswered += 1;
-                r.lost.insert(handle, began);
-            });
-            Err(())
-        }
-    }
-}
-
-/// Releases a handle; whether the store answered.
-async fn release(ipam: &Ipam, recorder: &Recorder, handle: Handle) -> bool {
-    let began = recorder.now();
-    let answer = ipam.release_by_handle(&name(handle)).await;
-    let ended = recorder.now();
-    match answer {
-        Ok(released) => {
-            recorder.write(|r| {
-                r.counts.released += released.len();
-                released.iter().for_each(|ip| r.add(*ip, Action::Release(handle), began, Some(ended)));
-                if released.is_empty() {
-                    r.nothing.push((handle, began, ended));
-                }
-            });
-            true
-        }
-        Err(error) => {
-            assert!(matches!(error, ipam::Error::Store(_)), "{error}");
-            recorder.write(|r| {
-                r.counts.unanswered += 1;
-                r.lost_releases.push((handle, began));
-            });
-            false
+impl Client {
+    /// Asks for addresses of IPv4 and of IPv6.
+    async fn assign(&self, handle: Handle, (num_v4, num_v6): (usize, usize)) -> Result<Vec<IpAddr>, ()> {
+        let recorder = &self.setting.recorder;
+        let request = AssignRequest { num_v4, num_v6, ..AssignRequest::new(self.owner.clone(), name(handle)) };
+        let began = recorder.now();
+        let answer = match self.way {
+            Way::Queues => self.queue.assign(request).await,
+            _ => self.ipam.auto_assign(&request).await,
+        };
+        let ended = recorder.now();
+        match answer {
+            Ok(Assignment { v4, v6, .. }) => {
+                assert!(v4.len() <= num_v4 && v6.len() <= num_v6, "{handle} has {v4:?} and {v6:?}");
+                let addresses: Vec<IpAddr> = v4.iter().chain(&v6).map(|net| net.addr()).collect();
+                recorder.write(|r| {
+                    r.counts.assigned[self.way as usize] += addresses.len();
+                    r.counts.dual += usize::from(!v4.is_empty() && !v6.is_empty());
+                    r.counts.refused += usize::from(addresses.len() < num_v4 + num_v6);
+                    addresses.iter().for_each(|ip| r.add(*ip, Action::Assign(handle), began, Some(ended)));
+                });
+                Ok(addresses)
+            }
+            Err(error) => {
+                assert!(matches!(error, ipam::Error::Store(_)), "{error}");
+                recorder.write(|r| {
+                    r.counts.unanswered += 1;
+                    r.lost.insert(handle, began);
+                });
+                Err(())
+            }
         }
     }
-}
 
-async fn read(ipam: &Ipam, recorder: &Recorder, random: &mut Random) {
-    let ip = IpAddr::from([10, 0, 0, random.below(64) as u8]);
-    let began = recorder.now();
-    let answer = ipam.ip_info(ip).await;
-    let ended = recorder.now();
-    if let Ok(info) = answer {
-        let holder = info.map(|i| handle_of(&i.handle.expect("all are assigned with a handle")));
-        recorder.write(|r| {
-            r.counts.read += 1;
-            r.add(ip, Action::Read(holder), began, Some(ended));
-        });
+    /// Releases a handle; whether the store answered.
+    async fn release(&self, handle: Handle, is_alone: bool) -> bool {
+        let recorder = &self.setting.recorder;
+        let began = recorder.now();
+        let answer = match self.way {
+            Way::Queues if !is_alone => self.queue.release(name(handle)).await,
+            _ => self.ipam.release_by_handle(&name(handle)).await,
+        };
+        let ended = recorder.now();
+        match answer {
+            Ok(released) => {
+                recorder.write(|r| {
+                    r.counts.released += released.len();
+                    released.iter().for_each(|ip| r.add(*ip, Action::Release(handle), began, Some(ended)));
+                    if released.is_empty() {
+                        r.nothing.push((handle, began, ended));
+                    }
+                });
+                true
+            }
+            Err(error) => {
+                assert!(matches!(error, ipam::Error::Store(_)), "{error}");
+                recorder.write(|r| {
+                    r.counts.unanswered += 1;
+                    r.lost_releases.push((handle, began));
+                });
+                false
+            }
+        }
+    }
+
+    async fn read(&self, random: &mut Random) {
+        let recorder = &self.setting.recorder;
+        let addresses = all_addresses();
+        let ip = addresses[random.below(addresses.len() as u64) as usize];
+        let began = recorder.now();
+        let answer = self.ipam.ip_info(ip).await;
+        let ended = recorder.now();
+        if let Ok(info) = answer {
+            let holder = info.map(|i| handle_of(&i.handle.expect("all are assigned with a handle")));
+            recorder.write(|r| {
+                r.counts.read += 1;
+                r.add(ip, Action::Read(holder), began, Some(ended));
+            });
+        }
     }
 }
 
@@ -238,8 +340,7 @@ pub async fn settle(store: &DynStore, recorder: &Recorder, told: Vec<(Handle, Ip
         assert!(record.lost.contains_key(handle), "{ip} is stored for {}, which was told otherwise", name(*handle));
         record.counts.late += 1;
     }
-    for last in 0..64 {
-        let ip = IpAddr::from([10, 0, 0, last]);
+    for ip in all_addresses() {
         record.add(ip, Action::Read(stored.get(&ip).copied()), began, Some(ended));
     }
     // What a lost assignment took shows in who was seen with the address; a lost release concerns what the handle was seen with.

@@ -15,7 +15,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 pub const MEMBERS: usize = 3;
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A member that does not serve by then will not.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// One member. Its namespace lasts as long as `holder`; the server in it comes and goes.
 struct Member {
