@@ -1,6 +1,8 @@
 //! A node in a network namespace: a store, felix and the CNI plugins as processes.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
@@ -13,6 +15,8 @@ use api::meta::WithSpec;
 use api::{IpPoolSpec, Kind, Metadata, NodeSpec, Resource};
 use datastore::{DynStore, typed};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 pub const NODE: &str = "worker01";
@@ -79,6 +83,19 @@ impl Drop for Namespace {
 pub struct Felix(Child);
 
 impl Felix {
+    /// It stops, and what it serves waits.
+    pub fn stop(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.0.id().cast_signed()), signal).unwrap();
+    }
+
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -88,6 +105,23 @@ impl Felix {
 impl Drop for Felix {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A running plugin.
+pub struct Plugin(Child);
+
+impl Plugin {
+    /// Gives it its configuration: it begins.
+    pub fn tell(&mut self, conf: &Value) {
+        self.0.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
+    }
+
+    /// What it answers when it has ended; Ok holds its result, Err its error.
+    pub fn outcome(self) -> Result<Value, Value> {
+        let output = self.0.wait_with_output().unwrap();
+        let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        if output.status.success() { Ok(value) } else { Err(value) }
     }
 }
 
@@ -174,7 +208,16 @@ impl Lab {
 
     pub fn pool(&self, cidr: &str, block_size: u8) {
         let spec = IpPoolSpec { block_size: Some(block_size), ..IpPoolSpec::new(cidr.parse().unwrap()) };
-        self.create(Metadata::named(cidr.replace(['.', '/'], "-")), WithSpec { spec, status: None });
+        self.create(
+            Metadata::named(cidr.replace("::", ":").replace(['.', '/', ':'], "-")),
+            WithSpec { spec, status: None },
+        );
+    }
+
+    /// A Pod, or a Namespace, with annotations.
+    pub fn annotated<B: api::meta::Body + Default>(&self, mut metadata: Metadata, annotations: &[(&str, &str)]) {
+        metadata.annotations = annotations.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+        self.create(metadata, B::default());
     }
 
     /// A load balancer service with one backend.
@@ -268,17 +311,20 @@ impl Lab {
         args: &str,
         netns: Option<&Namespace>,
     ) -> Result<Value, Value> {
+        let mut running = self.start_cni(command, container, args, netns);
+        running.tell(conf);
+        running.outcome()
+    }
+
+    /// Starts a plugin, which waits for its configuration.
+    pub fn start_cni(&self, command: &str, container: &str, args: &str, netns: Option<&Namespace>) -> Plugin {
         let mut process = Command::new("nsenter");
         process.arg(format!("--net={}", self.host.path.display())).arg(plugins().join("tortie"));
         let path = format!("{}:{}", self.dir.path().join("plugins").display(), plugins().display());
         process.env("CNI_COMMAND", command).env("CNI_PATH", path).env("CNI_CONTAINERID", container);
         process.env("CNI_IFNAME", "eth0").env("CNI_ARGS", args);
         process.env("CNI_NETNS", netns.map(|n| n.path.clone()).unwrap_or_default());
-        let mut child = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(conf.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        let value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
-        if output.status.success() { Ok(value) } else { Err(value) }
+        Plugin(process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap())
     }
 
     pub fn add(&self, container: &str, pod: &str, netns: &Namespace) -> Value {
@@ -297,8 +343,24 @@ impl Lab {
         blocks.iter().map(|b| b.allocations.iter().flatten().count()).sum()
     }
 
+    /// Every allocated address with its handle.
+    pub fn holders(&self) -> BTreeMap<IpAddr, String> {
+        let mut holders = BTreeMap::new();
+        for stored in self.runtime.block_on(ipam::Ipam::new(self.store.clone()).blocks()).unwrap() {
+            for (ip, attribute) in ipam::block::Block::from_stored(stored).unwrap().allocated() {
+                assert!(holders.insert(ip, attribute.handle_id.clone().unwrap()).is_none(), "{ip} is in two blocks");
+            }
+        }
+        holders
+    }
+
     pub fn routes(&self) -> Vec<String> {
-        let text = self.host.run("ip route show proto 201");
+        self.routes_of("-4")
+    }
+
+    /// Of a family: `-4` or `-6`.
+    pub fn routes_of(&self, family: &str) -> Vec<String> {
+        let text = self.host.run(&format!("ip {family} route show proto 201"));
         text.lines().map(|l| l.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
     }
 }

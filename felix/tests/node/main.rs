@@ -1,7 +1,9 @@
 //! One node as it runs: the CNI plugins and felix as processes in a network namespace.
 
+mod annotations;
 mod cni;
 mod lab;
+mod many;
 
 use std::time::{Duration, Instant};
 

@@ -99,7 +99,7 @@ pub struct Counts {
 impl Counts {
     /// Whether there is enough of everything for the history to mean something.
     pub fn is_enough(&self) -> bool {
-        self.assigned.iter().all(|n| *n >= 150) && self.dual >= 50 && self.released >= 450 && self.unanswered > 0
+        self.assigned.iter().all(|n| *n >= 30) && self.dual >= 20 && self.released >= 100 && self.unanswered > 0
     }
 }
 
