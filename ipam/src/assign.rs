@@ -351,12 +351,11 @@ impl Batch<'_> {
 
     /// Nothing more is written, nor can come: what has come by now is told, and the rest fails.
     async fn locked(&mut self) {
-        for at in 0..self.open.len() {
-            if self.ipam.happened(&self.open[at].changes).await.unwrap_or(false) {
-                let parts = self.open.swap_remove(at).parts;
-                self.open.clear();
-                self.finish(parts);
-                break;
+        for open in std::mem::take(self.open) {
+            match self.ipam.happened(&open.changes).await {
+                Ok(true) => self.finish(open.parts),
+                Ok(false) if self.ipam.store.has_transactions() => {}
+                _ => self.open.push(open),
             }
         }
         self.fail_all(&Error::Locked);
