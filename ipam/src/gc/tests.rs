@@ -569,25 +569,29 @@ proptest! {
         steps in steps(), seed in any::<u64>(), has_kubernetes in any::<bool>(), grace in 0..3i64,
     ) {
         let settings = Settings { grace: SignedDuration::from_mins(grace * 5), has_kubernetes };
-        let (mut one, mut other) = (Collector::new(settings), Collector::new(settings));
-        let (mut world, mut told_one, mut told_other) = (World::default(), World::default(), World::default());
+        let (mut one, mut other, mut close) = (Collector::new(settings), Collector::new(settings), Collector::new(settings));
+        let (mut world, mut told, mut told_close) = (World::default(), World::default(), World::default());
         let mut minutes = 0;
         for (i, step) in steps.iter().enumerate() {
             world.apply(step);
-            // One hears of every step at once, the other of the outcome of many, in any order.
-            world.tell(&told_one, &mut one, 0);
-            told_one = world.clone();
+            // Two hear of the outcome of many steps, each in an order of its own; one hears of every step.
+            world.tell(&told_close, &mut close, 0);
+            told_close = world.clone();
             let Step::Observe(more) = step else { continue };
             minutes += i64::from(*more);
-            world.tell(&told_other, &mut other, seed.wrapping_add(i as u64));
-            told_other = world.clone();
+            world.tell(&told, &mut one, 0);
+            world.tell(&told, &mut other, seed.wrapping_add(i as u64));
+            told = world.clone();
             let releases = one.observe(at(minutes));
             prop_assert_eq!(&releases, &other.observe(at(minutes)));
             prop_assert_eq!(&one.candidates, &other.candidates);
+            close.observe(at(minutes));
+            prop_assert!(one.candidates.iter().all(|(s, c)| close.candidates[s].since >= c.since), "what came and went waits anew");
             let mut anew = Collector::new(settings);
             world.tell(&World::default(), &mut anew, seed);
             anew.observe(at(minutes));
             let subjects = |c: &Collector| c.candidates.iter().map(|(s, k)| (s.clone(), k.reason.clone())).collect::<Vec<_>>();
+            prop_assert_eq!(subjects(&one), subjects(&close));
             prop_assert_eq!(subjects(&one), subjects(&anew), "what is a candidate is a function of the present");
             for release in releases {
                 match release {
