@@ -314,12 +314,10 @@ impl Ipam {
         let mut retries = Retries::new(self, format!("release handle {first}"));
         while !todo.is_empty() {
             let ids: Vec<String> = todo.keys().cloned().collect();
-            let held = {
-                let mut reads = Vec::new();
-                for id in &ids {
-                    reads.push(self.handle(id));
-                }
-                join_all(reads).await
+            // One key at a time: blocks are written before it is seen that the handle counts others by now. So it is read truly.
+            let held = match self.store.has_transactions() {
+                true => join_all(ids.iter().map(|id| self.handle(id))).await,
+                false => join_all(ids.iter().map(|id| self.stored_handle(id))).await,
             };
             let mut changes = fence.changes();
             let mut blocks: BTreeMap<IpNet, Option<Versioned<Block>>> = BTreeMap::new();

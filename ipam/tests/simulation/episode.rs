@@ -365,7 +365,7 @@ impl Episode {
         let told = self.judge.told().iter().filter(|(_, h)| *h == handle);
         let addresses: Vec<IpAddr> = told.map(|(ip, _)| *ip).collect();
         let op = self.life.as_mut().and_then(|life| life.start(handle, &addresses));
-        self.judge.runs(handle);
+        self.judge.runs_with(handle, &addresses);
         self.write(op.into_iter().collect())
     }
 

@@ -109,6 +109,8 @@ pub struct Judge {
     returned: BTreeMap<String, Moment>,
     /// Handles with an endpoint, or whose service or pod is there.
     running: BTreeSet<String>,
+    /// What their endpoints have.
+    endpoints: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Handles that nobody stands behind any more, and since when; with their node, or alone.
     over: BTreeMap<String, Timestamp>,
     doomed: BTreeSet<String>,
@@ -134,6 +136,7 @@ impl Judge {
             absent: BTreeSet::new(),
             returned: BTreeMap::new(),
             running: BTreeSet::new(),
+            endpoints: BTreeMap::new(),
             over: BTreeMap::new(),
             doomed: BTreeSet::new(),
             collections: BTreeMap::new(),
@@ -210,9 +213,16 @@ impl Judge {
         self.running.insert(handle.into());
     }
 
+    /// The same with an endpoint.
+    pub fn runs_with(&mut self, handle: &str, addresses: &[IpAddr]) {
+        self.runs(handle);
+        self.endpoints.insert(handle.into(), addresses.iter().copied().collect());
+    }
+
     /// Nobody stands behind a handle any more, since that time.
     pub fn ends(&mut self, handle: &str, since: Timestamp) {
         self.running.remove(handle);
+        self.endpoints.remove(handle);
         if Holder::of(handle).is_collected() {
             self.over.entry(handle.into()).or_insert(since);
             self.told.retain(|_, holder| holder != handle);
@@ -270,12 +280,15 @@ impl Judge {
         let home = self.homes.get(handle).map(String::as_str).unwrap_or_default();
         let was_absent = self.absent.contains(home) || self.returned.get(home).is_some_and(|at| *at >= began);
         let is_node_gone = self.doomed.contains(handle) || was_absent;
+        // Where endpoints are the truth: one that its endpoint does not have, and of which it was not told.
+        let has_other = self.endpoints.get(handle).is_some_and(|addresses| !addresses.contains(&ip));
+        let is_beside = has_other && !rules.has_kubernetes && self.told.get(&ip).is_none_or(|h| h != handle);
         match Holder::of(handle) {
             Holder::ByHand | Holder::Plain => refuse("it was taken by hand"),
             Holder::Tunnel if is_node_gone => Ok(()),
             Holder::Tunnel => refuse("its node is there"),
             Holder::Pod | Holder::Container | Holder::Service
-                if self.running.contains(handle) && !self.doomed.contains(handle) =>
+                if self.running.contains(handle) && !self.doomed.contains(handle) && !is_beside =>
             {
                 refuse("it runs")
             }

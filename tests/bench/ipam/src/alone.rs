@@ -19,7 +19,7 @@ pub async fn measure(kind: Kind, data: &Path) -> Result<Vec<Row>, String> {
     let lab = Lab::start(kind, data).await?;
     let store = lab.open().await.map_err(|e| e.to_string())?;
     prepare(store.bare(), 1).await?;
-    let ipam = ipam::Ipam::new(store.clone() as DynStore).following([node(0)]);
+    let ipam = ipam::Ipam::new(store.clone() as DynStore).heeding_lock().following([node(0)]);
     ipam.synced().await;
     let (mut ours, mut bare, mut transactions) = (Times::default(), Times::default(), 0);
     let mut twins = Twins { bare: store.bare().clone(), kept: vec![], made: 0 };

@@ -60,12 +60,12 @@ impl Filled {
         let store: DynStore = lab.open().await.map_err(|e| e.to_string())?;
         let nodes = size.div_ceil(OF_NODE);
         prepare(&store, 1 + nodes).await?;
-        let filling = Ipam::new(store.clone()).following((1..=nodes).map(node));
+        let filling = Ipam::new(store.clone()).heeding_lock().following((1..=nodes).map(node));
         filling.synced().await;
         for filled in (0..size).step_by(BATCH) {
             fill(&filling, filled).await?;
         }
-        let ipam = Ipam::new(store).following([node(0)]);
+        let ipam = Ipam::new(store).heeding_lock().following([node(0)]);
         ipam.synced().await;
         Ok(Self { ipam, assigning: Times::default(), releasing: Times::default(), _lab: lab })
     }

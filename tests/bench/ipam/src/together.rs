@@ -50,7 +50,7 @@ pub async fn one_node(kind: Kind, data: &Path) -> Result<Vec<Row>, String> {
     let lab = Lab::start(kind, data).await?;
     let store = lab.open().await.map_err(|e| e.to_string())?;
     prepare(store.bare(), 1).await?;
-    let ipam = Ipam::new(store.clone() as DynStore).following([node(0)]);
+    let ipam = Ipam::new(store.clone() as DynStore).heeding_lock().following([node(0)]);
     ipam.synced().await;
     let queue = Queue::start(ipam);
     let mut most = [0, 0];
@@ -102,7 +102,7 @@ pub async fn some_nodes(data: &Path) -> Result<Vec<Row>, String> {
     let mut nodes = vec![];
     for number in 0..SOME_NODES {
         let store = lab.open().await.map_err(|e| e.to_string())?;
-        let ipam = Ipam::new(store as DynStore).following([node(number)]);
+        let ipam = Ipam::new(store as DynStore).heeding_lock().following([node(number)]);
         ipam.synced().await;
         nodes.push(ipam);
     }
@@ -116,7 +116,8 @@ pub async fn many_nodes(data: &Path) -> Result<Vec<Row>, String> {
         stores.push(lab.open().await.map_err(|e| e.to_string())?);
     }
     prepare(stores[0].bare(), MANY_NODES).await?;
-    let nodes = (0..MANY_NODES).map(|n| Ipam::new(stores[n % CONNECTIONS].clone() as DynStore)).collect();
+    let nodes =
+        (0..MANY_NODES).map(|n| Ipam::new(stores[n % CONNECTIONS].clone() as DynStore).heeding_lock()).collect();
     at_once('d', nodes, 1, "1,000 first addresses, failures", "1,000 first addresses, 99th percentile").await
 }
 
