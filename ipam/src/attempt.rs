@@ -647,7 +647,22 @@ impl<'a> Attempt<'a> {
             self.count(item.handle, cidr, count);
             return Ok(Some(in_block(ip, cidr)));
         }
-        let mut block = match self.holding(ip, cidr).await? {
+        let is_mine = |block: &Versioned<Block>| {
+            block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(item.handle))
+        };
+        let held = match self.holding(ip, cidr).await? {
+            // What is followed may be a moment old, and nothing is written that would tell.
+            Some(block) if self.snapshot.is_some() && is_mine(&block) => {
+                let at = block.value.cidr();
+                self.give_back(block);
+                match context.ipam.reading().block(at).await? {
+                    Some(block) if is_mine(&block) => return Ok(Some(in_block(ip, at))),
+                    stored => stored,
+                }
+            }
+            held => held,
+        };
+        let mut block = match held {
             Some(block) => block,
             None => {
                 if self.ask(|index| index.overlaps(&cidr)) {
@@ -660,8 +675,7 @@ impl<'a> Attempt<'a> {
             }
         };
         let net = in_block(ip, block.value.cidr());
-        if block.value.attribute_of(ip).is_some_and(|a| a.handle_id.as_deref() == Some(item.handle)) {
-            self.give_back(block);
+        if is_mine(&block) {
             return Ok(Some(net));
         }
         if self.is_without_room(block.value.stored_len() + block.value.growth(1, item.assignee())) {

@@ -68,7 +68,7 @@ fn clients_of_a_store_that_reads_the_past() {
 /// no answer; one taken by hand, after whoever took it had died; a block that was claimed in vain and followed with its new owner; an
 /// endpoint whose address somebody else has; an endpoint that came and went between two observations; a release of what another had
 /// released, which was followed a moment late; a pod that was there before the collector saw it; an address whose handle was not there, in
-/// a read of the past; a release by a handle that was followed a moment late.
+/// a read of the past; a release by a handle that was followed a moment late; an address that was asked for, and the handle had had.
 #[test]
 fn seeds_that_failed() {
     let ordered = [9, 10, 201, 203, 684].map(|seed| (Kind::Ordered, seed));
@@ -84,6 +84,7 @@ fn seeds_that_failed() {
         (Kind::Collected, 64),
         (Kind::Collected, 252),
         (Kind::CollectedOrdered, 2),
+        (Kind::CollectedOrdered, 12),
         (Kind::CollectedOrdered, 15),
         (Kind::CollectedOrdered, 32),
         (Kind::CollectedOrdered, 35),
@@ -96,6 +97,7 @@ fn seeds_that_failed() {
         (Kind::Stale, 52),
         (Kind::Stale, 71),
         (Kind::Stale, 83),
+        (Kind::Stale, 152),
         (Kind::Stale, 165),
     ];
     for (kind, seed) in ordered.into_iter().chain(others) {

@@ -120,7 +120,7 @@ impl Episode {
         // A node that came back has its tunnels' addresses still. What was taken by hand, of a caller that died, comes late.
         let is_kept = |h: &&String| match Holder::of(h) {
             Holder::Tunnel => self.judge.is_at_home(h) && !self.judge.told().values().any(|t| t == *h),
-            Holder::ByHand | Holder::Plain => self.judge.standing(h) == Some(Standing::Gone),
+            Holder::ByHand | Holder::Plain => self.judge.standing(h) != Some(Standing::Live),
             Holder::Pod | Holder::Container | Holder::Service => false,
         };
         let kept: BTreeSet<String> = self.judge.owners().values().filter(is_kept).cloned().collect();
