@@ -54,13 +54,18 @@ async fn what_was_got_before_an_error_is_told() {
 async fn a_second_look_keeps_what_the_first_got() {
     let (memory, store, _) = single_addresses().await;
     let watched = Watched::new(memory);
-    let ipam = Ipam::new(watched.clone()).following([host("a")]);
-    ipam.synced().await;
+    let following = async || {
+        let ipam = Ipam::new(watched.clone()).following([host("a")]);
+        ipam.synced().await;
+        ipam
+    };
+    let ipam = following().await;
     watched.next_writes([Write::Done, Write::Refused(StoreError::Invalid("too much".into()))]);
     let got = ipam.auto_assign(&forty("x")).await.unwrap();
     assert_eq!((got.v4.len(), got.message.clone()), (40, None));
     assert_eq!(audit(&store).await["x"], addresses(&got));
-    // And once more where it does no better.
+    // And once more where it does no better. What the second look has written, the first did not know yet.
+    let ipam = following().await;
     let refused = || Write::Refused(StoreError::Invalid("too much".into()));
     watched.next_writes([Write::Done, refused(), refused()]);
     let got = ipam.auto_assign(&forty("y")).await.unwrap();
