@@ -178,7 +178,7 @@ impl Snapshot {
         self.state().config.clone()
     }
 
-    /// Whether the datastore is locked.
+    /// The datastore's lock.
     pub fn lock(&self) -> Lock {
         self.state().lock
     }
